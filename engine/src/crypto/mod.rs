@@ -1,0 +1,31 @@
+//! The layer of cryptography: typed keys and the few operations the engine needs.
+//!
+//! Sectors are encrypted with AES-256-XTS, because it is the fastest here and because integrity does not
+//! depend on the cipher: every sector's ciphertext is hashed with BLAKE3 and the hash stands, under a
+//! signature, beside the pointer. Small items are sealed with AES-256-GCM. Signatures are Ed25519.
+//!
+//! Invariants:
+//! 1. No (key, nonce) pair is ever used twice: nonces are random, drawn from the operating system's generator
+//!    at the moment of use, so that copies and rolled-back images of a store cannot repeat them.
+//! 2. Secrets are zeroized when dropped and have no `Debug` that shows them.
+
+mod certificate;
+mod hash;
+mod keyslot;
+mod sealed;
+mod secret;
+mod sectors;
+mod sign;
+
+pub use certificate::{Certificate, CertificateError, Rights};
+pub use hash::{Hash, hash, hash_sectors, tagged_hash};
+pub use keyslot::{KdfCost, KeySlotError, seal_keyslot, unseal_keyslot};
+pub use sealed::{open_item, open_key, seal_item, wrap_key};
+pub use secret::{Secret, random};
+pub use sectors::{ExtentKey, open_sectors, seal_sectors};
+pub use sign::{Principal, PrincipalId, PublicKeys, verify};
+
+/// Ciphertext that does not open: altered, or the wrong key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("does not open under this key")]
+pub struct Unopenable;

@@ -1,0 +1,39 @@
+//! The layer of bytes: every structure that stands on a disk, and nothing else.
+//!
+//! All are little-endian, unaligned and without padding; their sizes are asserted here and drawn in
+//! `docs/FORMAT.md`, and a test compares the two. Nothing here does I/O or cryptography.
+
+mod block;
+mod extent;
+mod key;
+mod keyslot;
+mod node;
+mod record;
+mod space;
+mod superblock;
+
+pub use block::{BlockHeader, WRAPPED_KEY_BYTES};
+pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
+pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
+pub use keyslot::{CertificateBytes, KeySlotHeader, KeySlotSecrets};
+pub use node::{CHILD_BYTES, NODE_MAGIC, NodeHeader, NodePtr, SLOT_BYTES};
+pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
+pub use space::{SpaceEntry, SpaceTable};
+pub use superblock::{Layout, SUPERBLOCK_MAGIC, Superblock};
+
+/// The version that this code writes, and the only one it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Bytes that are not what they claim to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed {what}: {why}")]
+pub struct Malformed {
+    /// Which structure.
+    pub what: &'static str,
+    /// Which rule it breaks.
+    pub why: &'static str,
+}
+
+pub(crate) const fn malformed(what: &'static str, why: &'static str) -> Malformed {
+    Malformed { what, why }
+}

@@ -1,0 +1,14 @@
+//! The sector engine of Blocktree: a copy-on-write, log-structured store of encrypted, hashed and signed
+//! sectors. It knows blocks, items and sectors; it knows no names, no paths and no POSIX.
+
+pub mod crypto;
+pub mod device;
+mod error;
+pub mod format;
+pub mod limits;
+mod store;
+
+pub use error::{Error, Result};
+pub use store::{
+    Block, CreateOptions, Item, OpenError, OpenOptions, Seq, SnapshotInfo, Store, Transaction, Usage,
+};

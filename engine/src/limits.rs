@@ -1,0 +1,72 @@
+//! Every size and bound of the engine, in one place, derived from each other and asserted.
+
+/// The unit of encryption, hashing and I/O, in bytes.
+pub const SECTOR_BYTES: usize = 4096;
+/// The longest run of sectors that one extent item covers.
+pub const EXTENT_SECTORS_MAX: usize = 32;
+/// One node of the index, in bytes and in sectors.
+pub const NODE_BYTES: usize = 16 * 1024;
+pub const NODE_SECTORS: usize = NODE_BYTES / SECTOR_BYTES;
+/// The longest value of one index item, so that a leaf always holds at least four.
+pub const ITEM_BYTES_MAX: usize = 4000;
+/// What sealing an item adds to its clear and its secret part: a length, a nonce and a tag.
+pub const ITEM_SEAL_BYTES: usize = 2 + 12 + 16;
+/// The longest attributes that an upper layer may store with a block, in bytes.
+pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
+
+/// Space is accounted in regions; a region's bitmap is exactly one sector.
+pub const REGION_SECTORS: u64 = (SECTOR_BYTES * 8) as u64;
+/// Sectors at the start of each region that hold the space table.
+pub const REGION_HEADER_SECTORS: u64 = 8;
+/// The part of each region, at its end, that only index nodes may use: 1/32.
+pub const REGION_NODE_SECTORS: u64 = REGION_SECTORS / 32;
+/// Entries of one sector of the space table.
+pub const SPACE_FANOUT: usize = 100;
+/// Levels of the space table above the bitmaps: 100^3 regions of 128 MiB are 122 TiB.
+pub const SPACE_LEVELS: usize = 3;
+
+/// A store is never smaller than this.
+pub const STORE_SECTORS_MIN: u64 = (32 << 20) / SECTOR_BYTES as u64;
+/// Nor larger: what the space table can address.
+pub const STORE_SECTORS_MAX: u64 = REGION_SECTORS * 1_000_000;
+/// A store that may grow is lengthened by at least this much at a time.
+pub const GROW_SECTORS: u64 = (64 << 20) / SECTOR_BYTES as u64;
+
+/// The log zone is a power of two between these.
+pub const LOG_SECTORS_MIN: u64 = (8 << 20) / SECTOR_BYTES as u64;
+pub const LOG_SECTORS_MAX: u64 = (64 << 20) / SECTOR_BYTES as u64;
+/// One record is never longer than this.
+pub const RECORD_SECTORS_MAX: u64 = LOG_SECTORS_MIN / 4;
+
+/// A checkpoint starts when the deltas in memory or the log in use pass these.
+pub const MEMTABLE_BYTES_MAX: usize = 48 << 20;
+/// Decrypted index nodes kept in memory.
+pub const NODE_CACHE_BYTES: usize = 96 << 20;
+/// Block keys kept expanded when nobody uses the block.
+pub const BLOCK_CACHE_COUNT: usize = 64 << 10;
+
+/// Plain data that waits to be sealed; a writer that passes it waits.
+pub const DIRTY_BYTES_MAX: usize = 32 << 20;
+/// A commit starts in the background when this much has gathered.
+pub const DIRTY_BYTES_COMMIT: usize = 8 << 20;
+/// Mutated index bytes in one commit: sealed, they still fit one record.
+pub const PENDING_BYTES_COMMIT: usize = 512 << 10;
+/// Ciphertext on its way to the device.
+pub const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// A write of at least this many whole sectors is sealed at once instead of gathered.
+pub const DIRECT_WRITE_SECTORS: usize = 16;
+/// Extents that one transaction removes at once; more are reclaimed in the background, in steps of this.
+pub const RECLAIM_STEP: usize = 1024;
+
+/// Argon2id parameters from a disk are refused above these: an attacker must not exhaust memory.
+pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
+pub const KDF_PASSES_MAX: u32 = 64;
+
+const _: () = assert!(NODE_BYTES == NODE_SECTORS * SECTOR_BYTES);
+const _: () = assert!(4 * (ITEM_BYTES_MAX + 21) + 32 <= NODE_BYTES);
+const _: () = assert!(EXTENT_SECTORS_MAX * 32 + 128 <= ITEM_BYTES_MAX);
+const _: () = assert!(ATTRIBUTES_BYTES_MAX + 256 <= ITEM_BYTES_MAX);
+const _: () = assert!(LOG_SECTORS_MAX + 4096 < REGION_SECTORS);
+const _: () = assert!(SPACE_FANOUT * 40 <= SECTOR_BYTES);
+/// One transaction clones at most this many sectors.
+pub const CLONE_SECTORS_MAX: u64 = (64 << 20) / SECTOR_BYTES as u64;
