@@ -18,7 +18,7 @@ pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
 pub const REGION_SECTORS: u64 = (SECTOR_BYTES * 8) as u64;
 /// Sectors at the start of each region that hold the space table.
 pub const REGION_HEADER_SECTORS: u64 = 8;
-/// The part of each region, at its end, that only index nodes may use: 1/32.
+/// The part of each region, right behind its header, that only index nodes may use: 1/32.
 pub const REGION_NODE_SECTORS: u64 = REGION_SECTORS / 32;
 /// Entries of one sector of the space table.
 pub const SPACE_FANOUT: usize = 100;
@@ -45,12 +45,14 @@ pub const NODE_CACHE_BYTES: usize = 96 << 20;
 /// Block keys kept expanded when nobody uses the block.
 pub const BLOCK_CACHE_COUNT: usize = 64 << 10;
 
-/// Plain data that waits to be sealed; a writer that passes it waits.
-pub const DIRTY_BYTES_MAX: usize = 32 << 20;
-/// A commit starts in the background when this much has gathered.
-pub const DIRTY_BYTES_COMMIT: usize = 8 << 20;
-/// Mutated index bytes in one commit: sealed, they still fit one record.
-pub const PENDING_BYTES_COMMIT: usize = 512 << 10;
+/// What one commit may weigh: an estimate of its record's length in bytes. Past the first, a commit starts in
+/// the background; past the second, whoever adds more waits for it.
+pub const BATCH_WEIGHT_COMMIT: usize = 512 << 10;
+pub const BATCH_WEIGHT_MAX: usize = 1 << 20;
+/// What a dirty sector adds to a record at most: its extent, and two remainders of the extent it cuts.
+pub const DIRTY_SECTOR_WEIGHT: usize = 1400;
+/// Dirty data is written back, and made durable, at least this often.
+pub const WRITE_BACK_SECONDS: u64 = 5;
 /// Ciphertext on its way to the device.
 pub const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 /// A write of at least this many whole sectors is sealed at once instead of gathered.
@@ -70,3 +72,5 @@ const _: () = assert!(LOG_SECTORS_MAX + 4096 < REGION_SECTORS);
 const _: () = assert!(SPACE_FANOUT * 40 <= SECTOR_BYTES);
 /// One transaction clones at most this many sectors.
 pub const CLONE_SECTORS_MAX: u64 = (64 << 20) / SECTOR_BYTES as u64;
+/// A range with more extents than this is not emptied in one transaction.
+pub const PUNCH_EXTENTS_MAX: usize = 8 * RECLAIM_STEP;

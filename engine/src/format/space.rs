@@ -6,7 +6,7 @@
 //! that the last checkpoint does not use. So writing the table never allocates, and never harms what the last
 //! checkpoint needs.
 
-use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::limits::{REGION_SECTORS, SECTOR_BYTES, SPACE_FANOUT, SPACE_LEVELS};
@@ -17,8 +17,9 @@ use crate::limits::{REGION_SECTORS, SECTOR_BYTES, SPACE_FANOUT, SPACE_LEVELS};
 pub struct SpaceEntry {
     /// BLAKE3 of the sector. All zero where nothing was ever written: every sector below is free.
     pub hash: [u8; 32],
-    /// Free sectors below.
-    pub free: U32,
+    /// Of a bitmap: its free sectors, and those of them that only index nodes may use. 0 of a table sector.
+    pub free: U16,
+    pub free_reserve: U16,
     /// Which of the two homes holds it: 0 or 1.
     pub slot: u8,
     pub reserved: [u8; 3],

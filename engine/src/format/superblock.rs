@@ -37,6 +37,8 @@ pub struct Superblock {
     /// Height of the index: 0 where there is none, 1 for a single leaf.
     pub height: U32,
     pub reserved1: U32,
+    /// Nodes of the index.
+    pub nodes: U64,
     /// The space table as of that record and this checkpoint's own nodes.
     pub space: SpaceEntry,
     /// The next block to be made.
@@ -46,7 +48,7 @@ pub struct Superblock {
     /// Hash of the root principal's public keys, and the public signing key of the node that signs.
     pub root_principal: [u8; 32],
     pub author: [u8; 32],
-    pub reserved2: [u8; SECTOR_BYTES - 360],
+    pub reserved2: [u8; SECTOR_BYTES - 368],
     /// Ed25519 over `blake3("blocktree superblock v1", everything before)`.
     pub signature: [u8; 64],
 }

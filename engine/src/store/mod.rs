@@ -1,42 +1,61 @@
 //! The layer of the store: blocks, their items and their bytes, changed by transactions and made durable by
 //! commits.
+//!
+//! [`Store`] is what the layers above see. Its paths read top-down: `read.rs` is the read path, `commit.rs` the
+//! write path, `checkpoint.rs` how deltas become index, `open.rs` how a store comes up after whatever happened.
 
+mod background;
+mod batch;
+mod block;
+mod checkpoint;
+mod commit;
+mod create;
+mod freed;
+mod layers;
+mod log;
+mod open;
+mod overlay;
+mod read;
+mod reclaim;
+mod resolve;
+mod snapshot;
+mod transaction;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Condvar, Mutex, RwLock};
+use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
-use crate::crypto::{KdfCost, Secret};
+use crate::crypto::{Hash, KdfCost, Principal, Secret, open_item};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::{BlockId, ItemKind, WRAPPED_KEY_BYTES};
+use crate::format::{BlockHeader, BlockId, CertificateBytes, ItemKind, Key, KeyBytes, Layout};
+use crate::limits::{MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
+use crate::space::Space;
+use crate::tree::Tree;
+
+pub use block::Block;
+pub use open::OpenError;
+pub use snapshot::{SnapshotError, SnapshotInfo};
+pub use transaction::Transaction;
+
+use background::Background;
+use batch::Change;
+use block::{BlockState, OpenBlocks};
+use freed::Freed;
+use layers::{Found, Layers};
+use snapshot::Snapshots;
+use transaction::Reclaim;
 
 /// An open store. Cheap to clone; all methods may be called from many threads.
 #[derive(Clone)]
-pub struct Store {}
-
-/// A handle on a block: its id and its keys. Cheap to clone. Two handles on one block share their state.
-#[derive(Clone)]
-pub struct Block {}
-
-impl Block {
-    pub fn id(&self) -> BlockId {
-        unimplemented!()
-    }
-
-    /// Sectors that the block's extents cover, with those not yet sealed counted as new.
-    pub fn sectors(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// A hash of `name` that only holders of the block's key can compute.
-    pub fn name_hash(&self, _name: &[u8]) -> u64 {
-        unimplemented!()
-    }
-
-    /// This block's key, wrapped for the holders of `parent`'s.
-    pub fn wrap_for(&self, _parent: &Block) -> [u8; WRAPPED_KEY_BYTES] {
-        unimplemented!()
-    }
+pub struct Store {
+    core: Arc<Core>,
+    background: Arc<Background>,
 }
 
 /// An item: a part that the structure key shows, and a part that only the block's key opens.
@@ -53,7 +72,7 @@ pub struct Seq(pub u64);
 /// How much the store holds, in sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// What it may grow to.
+    /// What data and index can take in all.
     pub capacity: u64,
     /// What new data may still take.
     pub free: u64,
@@ -62,11 +81,29 @@ pub struct Usage {
 }
 
 /// How to open a store.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct OpenOptions {
     pub read_only: bool,
     /// Show the tree as it was when this snapshot was made; implies `read_only`.
     pub snapshot: Option<String>,
+    /// Decrypted index nodes that are kept in memory, and deltas that wait there for a checkpoint, in bytes.
+    pub cache_bytes: usize,
+    pub memtable_bytes: usize,
+    /// Threads that commit, check-point and reclaim on their own. Without them, who needs that to happen calls
+    /// [`Store::checkpoint`]: a test repeats exactly.
+    pub background: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            snapshot: None,
+            cache_bytes: NODE_CACHE_BYTES,
+            memtable_bytes: MEMTABLE_BYTES_MAX,
+            background: true,
+        }
+    }
 }
 
 /// What a new store is like.
@@ -77,190 +114,274 @@ pub struct CreateOptions {
     pub kdf: KdfCost,
 }
 
-/// A snapshot, as listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotInfo {
-    pub name: String,
-    /// Nanoseconds since 1970.
-    pub time_ns: u64,
-    pub seq: u64,
+/// The keys of an open store.
+struct Keys {
+    store_id: [u8; 16],
+    owner: Secret,
+    structure: Secret,
+    node: Principal,
+    root_principal: Hash,
+    certificate: CertificateBytes,
 }
 
-/// Why a store does not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("placeholder")]
-    Placeholder,
+/// Who makes records, one at a time.
+struct Sealer {
+    /// The newest record and its hash.
+    seq: u64,
+    previous: Hash,
+    /// Where the next record goes in the log zone, and all sectors that records ever took there.
+    position: u64,
+    appended: u64,
+}
+
+impl Sealer {
+    /// Takes room for a record; returns its place in a log zone of `log_sectors`.
+    fn place(&mut self, sectors: u64, log_sectors: u64) -> u64 {
+        if self.position + sectors > log_sectors {
+            self.appended += log_sectors - self.position;
+            self.position = 0;
+        }
+        let at = self.position;
+        self.position = (at + sectors) % log_sectors;
+        self.appended += sectors;
+        at
+    }
+}
+
+/// What all handles on a store share.
+struct Core {
+    device: Arc<dyn Device>,
+    keys: Keys,
+    layout: Layout,
+    options: OpenOptions,
+    capacity_sectors: u64,
+    tree: Tree,
+    open_blocks: OpenBlocks,
+    layers: RwLock<Layers>,
+    sealer: Mutex<Sealer>,
+    /// Who flushes.
+    leader: Mutex<()>,
+    /// One checkpoint at a time; holds the generation of the last.
+    checkpoint: Mutex<u64>,
+    space: Mutex<Space>,
+    freed: Mutex<Freed>,
+    snapshots: Mutex<Snapshots>,
+    reclaims: RwLock<BTreeMap<BlockId, Reclaim>>,
+    in_flight: Mutex<checkpoint::InFlight>,
+    /// Nodes of the index as of the last checkpoint.
+    nodes: AtomicU64,
+    next_block: AtomicU64,
+    next_op: AtomicU64,
+    durable_op: AtomicU64,
+    durable_seq: AtomicU64,
+    /// Sectors of the log that were appended before the last checkpoint.
+    log_tail: AtomicU64,
+    poisoned: AtomicBool,
+    closed: AtomicBool,
+    signal: Signal,
+}
+
+/// What background threads wait for.
+#[derive(Default)]
+struct Signal {
+    state: Mutex<SignalState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct SignalState {
+    commit_wanted: bool,
+    checkpoint_wanted: bool,
+    reclaim_wanted: bool,
+    /// Counts checkpoints that ended, well or not.
+    checkpoints: u64,
+    stop: bool,
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Store {
-    /// Makes a store on a device and opens it. Its root block does not exist yet: see [`Store::root_id`].
-    pub fn create(
-        _device: Arc<dyn Device>,
-        _passphrase: &[u8],
-        _options: &CreateOptions,
-    ) -> std::result::Result<Self, OpenError> {
-        unimplemented!()
-    }
-
-    pub fn open(
-        _device: Arc<dyn Device>,
-        _passphrase: &[u8],
-        _options: &OpenOptions,
-    ) -> std::result::Result<Self, OpenError> {
-        unimplemented!()
-    }
-
-    /// Makes everything durable, writes a checkpoint and ends the background work. Later calls fail.
-    pub fn close(&self) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// The id that the first block ever made gets (1): the root of the layer above.
+    /// The id that the first block ever made gets: the root of the layer above.
     pub const ROOT: BlockId = 1;
 
     /// A handle on a block, through the owner key. `None` where there is no such block.
-    pub fn block(&self, _id: BlockId) -> Result<Option<Block>> {
-        unimplemented!()
+    pub fn block(&self, id: BlockId) -> Result<Option<Block>> {
+        self.core.block(id)
     }
 
     /// The attributes that the layer above keeps with a block.
-    pub fn attributes(&self, _block: &Block) -> Result<Zeroizing<Vec<u8>>> {
-        unimplemented!()
+    pub fn attributes(&self, block: &Block) -> Result<Zeroizing<Vec<u8>>> {
+        let key = Key::new(block.id(), ItemKind::HEADER, 0);
+        let missing = Error::Corrupt { what: "block header", sector: 0 };
+        match self.core.find(&key)? {
+            Some(Found::Change(Change::Attributes(plain))) => Ok((*plain).clone()),
+            Some(Found::Value(value)) => {
+                let sealed = value.get(size_of::<BlockHeader>()..).ok_or(missing)?;
+                open_at(block, &key, sealed)
+            }
+            _ => Err(missing),
+        }
     }
 
     /// One item of a block.
-    pub fn get(&self, _block: &Block, _kind: ItemKind, _offset: u64) -> Result<Option<Item>> {
-        unimplemented!()
+    pub fn get(&self, block: &Block, kind: ItemKind, offset: u64) -> Result<Option<Item>> {
+        let key = Key::new(block.id(), kind, offset);
+        self.core.find(&key)?.map(|found| open_found(block, &key, &found)).transpose()
     }
 
     /// Up to `limit` items of one kind with offsets from `from` on, in order.
-    pub fn scan(
-        &self,
-        _block: &Block,
-        _kind: ItemKind,
-        _from: u64,
-        _limit: usize,
-    ) -> Result<Vec<(u64, Item)>> {
-        unimplemented!()
+    pub fn scan(&self, block: &Block, kind: ItemKind, from: u64, limit: usize) -> Result<Vec<(u64, Item)>> {
+        let to = Key::new(block.id(), kind, u64::MAX);
+        let (mut items, _) = self.core.range(Key::new(block.id(), kind, from), to, limit)?;
+        items.truncate(limit);
+        items.iter().map(|(key, found)| Ok((key.offset, open_found(block, key, found)?))).collect()
     }
 
     /// Fills `bytes` from the block's data; holes and what lies past the last extent read as zeros.
-    pub fn read(&self, _block: &Block, _offset: u64, _bytes: &mut [u8]) -> Result<()> {
-        unimplemented!()
+    pub fn read(&self, block: &Block, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.core.read(block, offset, bytes)
     }
 
-    /// The first byte at or after `offset` (a multiple of a sector, rounded down) that is data (or, with
-    /// `hole`, that is a hole), or `None` if there is none before `end`.
-    pub fn seek(&self, _block: &Block, _offset: u64, _end: u64, _hole: bool) -> Result<Option<u64>> {
-        unimplemented!()
+    /// The first byte at or after `offset`, rounded down to a sector, that is data (or, with `hole`, that is a
+    /// hole), or `None` if there is none before `end`.
+    pub fn seek(&self, block: &Block, offset: u64, end: u64, hole: bool) -> Result<Option<u64>> {
+        let sector = SECTOR_BYTES as u64;
+        let found = self.core.seek(block, offset / sector, end.div_ceil(sector), hole)?;
+        Ok(found.map(|found| found * sector))
     }
 
     /// Starts a transaction: a set of changes that happens wholly or not at all.
     pub fn transaction(&self) -> Transaction {
-        unimplemented!()
+        Transaction::new(self.core.clone())
     }
 
     /// Returns once every operation up to `seq` is durable.
-    pub fn sync(&self, _seq: Seq) -> Result<()> {
-        unimplemented!()
+    pub fn sync(&self, seq: Seq) -> Result<()> {
+        self.core.sync(seq)
     }
 
     /// The newest operation.
     pub fn newest(&self) -> Seq {
-        unimplemented!()
+        Seq(self.core.next_op.load(Ordering::Acquire) - 1)
     }
 
+    /// How full the store is.
     pub fn usage(&self) -> Usage {
-        unimplemented!()
+        self.core.usage()
     }
 
     /// Blocks that were made orphans and not destroyed: after a crash, the layer above destroys them.
     pub fn orphans(&self) -> Result<Vec<BlockId>> {
-        unimplemented!()
+        let first = Key::new(crate::format::SYSTEM_BLOCK, ItemKind::ORPHAN, 0);
+        let last = Key::new(crate::format::SYSTEM_BLOCK, ItemKind::ORPHAN, u64::MAX);
+        let (items, _) = self.core.range(first, last, usize::MAX / 2)?;
+        Ok(items.iter().map(|(key, _)| key.offset).collect())
     }
 
-    pub fn snapshot_create(&self, _name: &str) -> Result<()> {
-        unimplemented!()
+    /// Writes a checkpoint: the log starts anew, and what was freed can be used again.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.core.sync(self.newest())?;
+        self.core.run_checkpoint()
     }
 
-    pub fn snapshot_list(&self) -> Result<Vec<SnapshotInfo>> {
-        unimplemented!()
+    /// Removes what large blocks left behind, now instead of in the background.
+    pub fn reclaim(&self) -> Result<()> {
+        self.core.reclaim_all()
     }
 
-    pub fn snapshot_delete(&self, _name: &str) -> Result<bool> {
-        unimplemented!()
-    }
-}
-
-/// Changes that happen wholly or not at all, in memory at once and on disk with the next commit.
-///
-/// Reads through [`Store`] do not see a transaction before [`Transaction::apply`]. Two transactions that
-/// change the same block must not run at the same time; the layer above has locks for that. Dropping one
-/// changes nothing.
-pub struct Transaction {}
-
-impl Transaction {
-    /// Makes a block with a new id and a new random key.
-    pub fn create(&mut self, _attributes: &[u8]) -> Block {
-        unimplemented!()
-    }
-
-    pub fn set_attributes(&mut self, _block: &Block, _attributes: &[u8]) {
-        unimplemented!()
-    }
-
-    /// Puts an item; `clear` and `secret` together are at most [`crate::limits::ITEM_BYTES_MAX`] less
-    /// [`crate::limits::ITEM_SEAL_BYTES`] long.
-    pub fn put(&mut self, _block: &Block, _kind: ItemKind, _offset: u64, _clear: &[u8], _secret: &[u8]) {
-        unimplemented!()
-    }
-
-    pub fn delete(&mut self, _block: &Block, _kind: ItemKind, _offset: u64) {
-        unimplemented!()
-    }
-
-    /// Writes bytes at any offset. Whole sectors cost no read; parts of sectors are read and filled up.
-    pub fn write(&mut self, _block: &Block, _offset: u64, _bytes: &[u8]) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Makes the sectors `from..to` a hole. `to` may be `u64::MAX / 4096`: everything from there on.
-    pub fn punch(&mut self, _block: &Block, _from: u64, _to: u64) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Lets `sectors` sectors of `target` from `target_sector` on be those of `source` from `source_sector` on,
-    /// without copying them. The ranges may be of one block but must not overlap. At most
-    /// [`crate::limits::CLONE_SECTORS_MAX`] at once.
-    pub fn clone_range(
-        &mut self,
-        _source: &Block,
-        _source_sector: u64,
-        _target: &Block,
-        _target_sector: u64,
-        _sectors: u64,
-    ) -> Result<()> {
-        unimplemented!()
-    }
-
-    /// Marks a block that lost its last name but is still open.
-    pub fn orphan(&mut self, _block: &Block) {
-        unimplemented!()
-    }
-
-    /// Removes a block and everything it holds; a large one in the background, in bounded steps. Also ends its
-    /// being an orphan.
-    pub fn destroy(&mut self, _block: &Block) {
-        unimplemented!()
-    }
-
-    /// Makes the changes visible, in one step. Fails with [`Error::NoSpace`] before anything is changed;
-    /// transactions that only remove succeed on a full store.
-    pub fn apply(self) -> Result<Seq> {
-        Err(Error::Poisoned)
+    /// Makes everything durable, writes a checkpoint and ends the background work. A second call does nothing.
+    pub fn close(&self) -> Result<()> {
+        self.background.stop(&self.core);
+        if self.core.closed.swap(true, Ordering::AcqRel) || self.core.options.read_only {
+            return Ok(());
+        }
+        let closed = self.checkpoint();
+        self.core.poisoned.store(true, Ordering::Release);
+        closed
     }
 }
 
-#[allow(unused)]
-fn placeholder(_: Secret) {}
+impl Core {
+    fn block(&self, id: BlockId) -> Result<Option<Block>> {
+        if self.reclaims.read().get(&id).is_some_and(|reclaim| reclaim.destroy) {
+            return Ok(None);
+        }
+        self.block_even_dying(id)
+    }
+
+    fn block_even_dying(&self, id: BlockId) -> Result<Option<Block>> {
+        if let Some(block) = self.open_blocks.get(id) {
+            // A handle may outlive its block.
+            let key = Key::new(id, ItemKind::HEADER, 0);
+            return Ok(self.find(&key)?.map(|_| block));
+        }
+        match self.find(&Key::new(id, ItemKind::HEADER, 0))? {
+            None => Ok(None),
+            // A block in a batch is open, unless its last handle was dropped just now and the batch was sealed.
+            Some(Found::Change(_)) => self.block_even_dying(id),
+            Some(Found::Value(value)) => {
+                let corrupt = Error::Corrupt { what: "block header", sector: 0 };
+                let Ok((header, _)) = BlockHeader::ref_from_prefix(&value) else { return Err(corrupt) };
+                let state = BlockState::open(id, header, &self.keys.owner).map_err(|_| corrupt)?;
+                Ok(Some(self.open_blocks.insert(state)))
+            }
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let space = self.space.lock();
+        let room = self.device.room().min(self.capacity_sectors - space.volume_sectors());
+        let free = space.available() + room;
+        let capacity = space.volume_sectors() + room - self.layout.reserved_end();
+        Usage { capacity, free: free.min(capacity), used: capacity.saturating_sub(free) }
+    }
+
+    /// Fails unless changes may be made.
+    fn check_writable(&self) -> Result<()> {
+        if self.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(Error::Poisoned);
+        }
+        Ok(())
+    }
+
+    /// Takes no more changes from now on.
+    fn poison(&self, what: &'static str) {
+        if !self.poisoned.swap(true, Ordering::AcqRel) {
+            tracing::error!("{what} failed: the store takes no more changes until it is opened anew");
+        }
+        self.signal.changed.notify_all();
+    }
+
+    fn poison_with(&self, what: &'static str, error: &std::io::Error) -> Error {
+        tracing::error!("{what}: {error}");
+        self.poison(what);
+        Error::Poisoned
+    }
+}
+
+fn open_found(block: &Block, key: &Key, found: &Found) -> Result<Item> {
+    let corrupt = Error::Corrupt { what: "item", sector: 0 };
+    match found {
+        Found::Change(Change::Item(item)) => Ok((**item).clone()),
+        Found::Change(_) => Err(corrupt),
+        Found::Value(value) => {
+            let (length, rest) = value.split_at_checked(2).ok_or(corrupt)?;
+            let length = usize::from(u16::from_le_bytes(length.try_into().expect("2 bytes")));
+            let corrupt = Error::Corrupt { what: "item", sector: 0 };
+            let (clear, sealed) = rest.split_at_checked(length).ok_or(corrupt)?;
+            Ok(Item { clear: clear.to_vec(), secret: open_at(block, key, sealed)? })
+        }
+    }
+}
+
+/// Opens what is sealed under a block's item key at a key of the index.
+fn open_at(block: &Block, key: &Key, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    open_item(&block.0.item_key, KeyBytes::from(*key).as_bytes(), sealed)
+        .map_err(|_| Error::Corrupt { what: "sealed item", sector: 0 })
+}

@@ -1,0 +1,339 @@
+//! The layer of space: which sectors are free.
+//!
+//! [`Space`] is the live allocator: what it calls used is in use by data or index, on its way there, or was
+//! freed by a change that is not yet safe to build on. [`table`] is the same knowledge as of a checkpoint, on
+//! disk. Bitmaps are read when an allocation first needs their region, so that opening a large store is as
+//! quick as opening a small one.
+//!
+//! Invariants:
+//! 1. A sector is handed out only when its bit is clear, and its bit is set in the same step.
+//! 2. Data never takes a region's reserve: whatever fills the store, index nodes have room left, so that
+//!    deleting always works.
+
+mod bitmap;
+mod table;
+
+use std::sync::Arc;
+
+pub(crate) use bitmap::Bitmap;
+pub(crate) use table::{Table, TableError};
+
+use crate::device::Device;
+use crate::format::Layout;
+use crate::limits::{NODE_SECTORS, REGION_HEADER_SECTORS, REGION_NODE_SECTORS, REGION_SECTORS};
+
+/// A run of sectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Run {
+    pub(crate) sector: u64,
+    pub(crate) sectors: u64,
+}
+
+/// A run that changed hands, in the order in which it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delta {
+    pub(crate) run: Run,
+    pub(crate) used: bool,
+}
+
+#[derive(Debug, Default)]
+struct Region {
+    /// Free sectors outside and inside the reserve.
+    free: u32,
+    free_reserve: u32,
+    bitmap: Option<Box<Bitmap>>,
+    /// No run of [`LONG_RUN`] was found since the last time something was freed here.
+    fragmented: bool,
+}
+
+/// Bulk data looks for runs of at least this many sectors before it takes shorter ones.
+const LONG_RUN: u64 = 8;
+
+/// The live allocator.
+pub(crate) struct Space {
+    device: Arc<dyn Device>,
+    table: Table,
+    layout: Layout,
+    volume_sectors: u64,
+    regions: Vec<Region>,
+    free: u64,
+    free_reserve: u64,
+    /// Promised to transactions, not yet allocated.
+    promised: u64,
+    /// Where the next search starts: for data, and for nodes.
+    data_cursor: u64,
+    node_cursor: u64,
+}
+
+impl Space {
+    /// Starts from a table, on a volume of this length.
+    pub(crate) fn load(
+        device: Arc<dyn Device>,
+        table: Table,
+        layout: Layout,
+        volume_sectors: u64,
+    ) -> Result<Self, TableError> {
+        let mut space = Self {
+            device,
+            table,
+            layout,
+            volume_sectors: 0,
+            regions: Vec::new(),
+            free: 0,
+            free_reserve: 0,
+            promised: 0,
+            data_cursor: 0,
+            node_cursor: 0,
+        };
+        space.lengthen(volume_sectors);
+        space.table.visit_regions(|index, entry| {
+            if let Some(region) = space.regions.get_mut(index as usize) {
+                space.free -= u64::from(region.free);
+                space.free_reserve -= u64::from(region.free_reserve);
+                region.free_reserve = u32::from(entry.free_reserve.get());
+                region.free = u32::from(entry.free.get()).saturating_sub(region.free_reserve);
+                space.free += u64::from(region.free);
+                space.free_reserve += u64::from(region.free_reserve);
+            }
+        })?;
+        Ok(space)
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// A checkpoint wrote this table.
+    pub(crate) fn set_table(&mut self, table: Table) {
+        self.table = table;
+    }
+
+    pub(crate) fn volume_sectors(&self) -> u64 {
+        self.volume_sectors
+    }
+
+    /// Data sectors that may still be promised.
+    pub(crate) fn available(&self) -> u64 {
+        self.free.saturating_sub(self.promised)
+    }
+
+    /// Nodes that could still be allocated: all of the reserve, and half of what data could take.
+    pub(crate) fn available_nodes(&self) -> u64 {
+        (self.free_reserve + self.available() / 2) / NODE_SECTORS as u64
+    }
+
+    /// Promises sectors to a transaction, if there are so many.
+    pub(crate) fn promise(&mut self, sectors: u64) -> bool {
+        let granted = sectors <= self.available();
+        if granted {
+            self.promised += sectors;
+        }
+        granted
+    }
+
+    /// Takes back a promise.
+    pub(crate) fn release_promise(&mut self, sectors: u64) {
+        self.promised = self.promised.checked_sub(sectors).expect("a promise is released once");
+    }
+
+    /// The volume is this long now.
+    pub(crate) fn lengthen(&mut self, volume_sectors: u64) {
+        assert!(volume_sectors >= self.volume_sectors);
+        let old = self.volume_sectors;
+        self.volume_sectors = volume_sectors;
+        let count = volume_sectors.div_ceil(REGION_SECTORS) as usize;
+        let first = (old / REGION_SECTORS) as usize;
+        self.regions.resize_with(count, Region::default);
+        for index in first..count {
+            let start = index as u64 * REGION_SECTORS;
+            let added = Run {
+                sector: old.max(self.first_usable(index)),
+                sectors: volume_sectors
+                    .min(start + REGION_SECTORS)
+                    .saturating_sub(old.max(self.first_usable(index))),
+            };
+            if added.sectors == 0 {
+                continue;
+            }
+            let reserve_end = self.reserve(index).sector + self.reserve(index).sectors;
+            let in_reserve = reserve_end.min(added.sector + added.sectors).saturating_sub(added.sector);
+            let region = &mut self.regions[index];
+            region.free_reserve += in_reserve as u32;
+            region.free += (added.sectors - in_reserve) as u32;
+            region.fragmented = false;
+            self.free_reserve += in_reserve;
+            self.free += added.sectors - in_reserve;
+            if let Some(bitmap) = &mut region.bitmap {
+                bitmap.set_range(added.sector - start, added.sectors, false);
+            }
+        }
+    }
+
+    /// Allocates data sectors in runs of at most `run_max`. Together they are as many as were asked for.
+    /// The caller holds a promise for them, which this uses up.
+    pub(crate) fn allocate(&mut self, sectors: u64, run_max: u64) -> Result<Vec<Run>, TableError> {
+        assert!(sectors <= self.promised && sectors <= self.free);
+        let mut runs = Vec::new();
+        let mut missing = sectors;
+        let mut run_min = LONG_RUN.min(sectors);
+        let mut looked_at = 0;
+        while missing > 0 {
+            let index = (self.data_cursor / REGION_SECTORS) as usize;
+            let worth_it = self.regions.get(index).is_some_and(|region| {
+                u64::from(region.free) >= run_min && !(region.fragmented && run_min == LONG_RUN)
+            });
+            let found = if worth_it { self.find(index, missing.min(run_max), run_min)? } else { None };
+            match found {
+                Some(run) => {
+                    self.mark(run, true)?;
+                    self.data_cursor = run.sector + run.sectors;
+                    missing -= run.sectors;
+                    // The promise shrinks with what it was for.
+                    self.promised -= run.sectors;
+                    runs.push(run);
+                }
+                None => {
+                    if worth_it && run_min == LONG_RUN && self.data_cursor % REGION_SECTORS == 0 {
+                        self.regions[index].fragmented = true;
+                    }
+                    looked_at += 1;
+                    let next = (index + 1) % self.regions.len();
+                    self.data_cursor = next as u64 * REGION_SECTORS;
+                    if looked_at > self.regions.len() {
+                        assert!(run_min > 1, "the count of free sectors matches the bitmaps");
+                        run_min = 1;
+                        looked_at = 0;
+                    }
+                }
+            }
+        }
+        Ok(runs)
+    }
+
+    /// The next free run of the region at or behind the cursor.
+    fn find(&mut self, index: usize, wanted: u64, run_min: u64) -> Result<Option<Run>, TableError> {
+        let start = index as u64 * REGION_SECTORS;
+        let reserve = self.reserve(index);
+        let first = (reserve.sector + reserve.sectors).max(self.data_cursor) - start;
+        let bitmap = self.bitmap(index)?;
+        Ok(bitmap
+            .find_free(first, run_min.min(wanted), wanted)
+            .map(|(at, sectors)| Run { sector: start + at, sectors }))
+    }
+
+    /// Allocates the sectors of one index node: from a reserve, else where data could go.
+    pub(crate) fn allocate_node(&mut self) -> Result<Option<u64>, TableError> {
+        let count = self.regions.len();
+        let wanted = NODE_SECTORS as u64;
+        let first = (self.node_cursor / REGION_SECTORS) as usize;
+        for in_reserve in [true, false] {
+            for step in 0..=count {
+                let index = (first + step) % count;
+                let region = &self.regions[index];
+                let free = if in_reserve { region.free_reserve } else { region.free };
+                if u64::from(free) < wanted || (!in_reserve && self.available() < wanted) {
+                    continue;
+                }
+                let start = index as u64 * REGION_SECTORS;
+                let reserve = self.reserve(index);
+                let (from, to) = if in_reserve {
+                    (reserve.sector - start, reserve.sector + reserve.sectors - start)
+                } else {
+                    (reserve.sector + reserve.sectors - start, REGION_SECTORS)
+                };
+                // Within the region it goes on where the last search ended, so that nodes are neighbours.
+                let cursor = if step == 0 && in_reserve { (self.node_cursor % REGION_SECTORS).max(from) } else { from };
+                if let Some(at) = self.bitmap(index)?.find_free_aligned(cursor, to, wanted) {
+                    let run = Run { sector: start + at, sectors: wanted };
+                    self.mark(run, true)?;
+                    self.node_cursor = run.sector + wanted;
+                    return Ok(Some(run.sector));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Marks a run as used or free. Errors if any of it already was: the caller's books are wrong.
+    pub(crate) fn mark(&mut self, run: Run, used: bool) -> Result<(), TableError> {
+        let mut sector = run.sector;
+        let end = run.sector + run.sectors;
+        if end > self.volume_sectors {
+            return Err(TableError::Inconsistent { sector });
+        }
+        while sector < end {
+            let index = (sector / REGION_SECTORS) as usize;
+            let start = index as u64 * REGION_SECTORS;
+            let part = end.min(start + REGION_SECTORS) - sector;
+            if sector < self.first_usable(index) {
+                return Err(TableError::Inconsistent { sector });
+            }
+            let reserve_end = self.reserve(index).sector + self.reserve(index).sectors;
+            let in_reserve = reserve_end.min(sector + part).saturating_sub(sector);
+            let bitmap = self.bitmap(index)?;
+            if !bitmap.set_range(sector - start, part, used) {
+                return Err(TableError::Inconsistent { sector });
+            }
+            let region = &mut self.regions[index];
+            if used {
+                region.free_reserve -= in_reserve as u32;
+                region.free -= (part - in_reserve) as u32;
+                self.free_reserve -= in_reserve;
+                self.free -= part - in_reserve;
+            } else {
+                region.free_reserve += in_reserve as u32;
+                region.free += (part - in_reserve) as u32;
+                region.fragmented = false;
+                self.free_reserve += in_reserve;
+                self.free += part - in_reserve;
+            }
+            sector += part;
+        }
+        Ok(())
+    }
+
+    /// The live bitmap of a region, read from the table at first.
+    fn bitmap(&mut self, index: usize) -> Result<&mut Bitmap, TableError> {
+        if self.regions[index].bitmap.is_none() {
+            let mut bitmap = self.table.read_bitmap(&*self.device, index as u64)?;
+            let start = index as u64 * REGION_SECTORS;
+            // What is not the allocator's to give counts as used.
+            bitmap.fill_range(0, self.first_usable(index) - start, true);
+            let end = self.volume_sectors.min(start + REGION_SECTORS) - start;
+            bitmap.fill_range(end, REGION_SECTORS - end, true);
+            let reserve = self.reserve(index);
+            let free_reserve = bitmap.count_free(reserve.sector - start, reserve.sectors);
+            let free = bitmap.count_free(0, REGION_SECTORS) - free_reserve;
+            let region = &mut self.regions[index];
+            self.free = self.free - u64::from(region.free) + free;
+            self.free_reserve = self.free_reserve - u64::from(region.free_reserve) + free_reserve;
+            region.free = free as u32;
+            region.free_reserve = free_reserve as u32;
+            region.bitmap = Some(Box::new(bitmap));
+        }
+        Ok(self.regions[index].bitmap.as_mut().expect("just read"))
+    }
+
+    /// The first sector of a region that may be allocated.
+    fn first_usable(&self, index: usize) -> u64 {
+        first_usable(self.layout, index as u64)
+    }
+
+    fn reserve(&self, index: usize) -> Run {
+        reserve(self.layout, index as u64, self.volume_sectors)
+    }
+}
+
+/// The first sector of a region that may be allocated.
+pub(crate) fn first_usable(layout: Layout, index: u64) -> u64 {
+    match index {
+        0 => layout.reserved_end(),
+        _ => index * REGION_SECTORS + REGION_HEADER_SECTORS,
+    }
+}
+
+/// The sectors of a region that only nodes may use.
+pub(crate) fn reserve(layout: Layout, index: u64, volume_sectors: u64) -> Run {
+    let sector = first_usable(layout, index).next_multiple_of(NODE_SECTORS as u64).min(volume_sectors);
+    Run { sector, sectors: REGION_NODE_SECTORS.min(volume_sectors - sector) }
+}

@@ -1,0 +1,102 @@
+//! A batch: the changes that one commit makes durable together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zeroize::Zeroizing;
+
+use super::overlay::{Content, Overlay, Segment};
+use super::{Block, Item, Seq};
+use crate::device::Completion;
+use crate::format::{BlockId, Key};
+use crate::limits::{DIRTY_SECTOR_WEIGHT, EXTENT_SECTORS_MAX};
+use crate::space::Run;
+
+/// What a batch does to one key of the index.
+#[derive(Clone)]
+pub(super) enum Change {
+    /// An item, sealed when the batch is.
+    Item(Arc<Item>),
+    /// A block's attributes, sealed into its header.
+    Attributes(Arc<Zeroizing<Vec<u8>>>),
+    /// A value of the store's own.
+    Raw(Arc<[u8]>),
+    Delete,
+}
+
+/// Changes in memory that the index does not contain yet.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) items: BTreeMap<Key, Change>,
+    pub(super) data: Overlay,
+    /// The blocks whose keys sealing needs.
+    pub(super) blocks: HashMap<BlockId, Block>,
+    /// Allocated by writes of this batch, and those of them that later writes made useless.
+    pub(super) allocated: Vec<Run>,
+    pub(super) useless: Vec<Run>,
+    /// Sectors promised for dirty pages.
+    pub(super) promised: u64,
+    /// Estimated length of the record, in bytes.
+    pub(super) weight: usize,
+    /// The newest operation in it.
+    pub(super) newest: Seq,
+    /// Data writes under way.
+    pub(super) completions: Vec<Completion>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.data.is_empty() && self.allocated.is_empty()
+    }
+
+    pub(super) fn put(&mut self, key: Key, change: Change) {
+        self.weight += 32
+            + match &change {
+                Change::Item(item) => item.clear.len() + item.secret.len() + 32,
+                Change::Attributes(plain) => plain.len() + 100,
+                Change::Raw(value) => value.len(),
+                Change::Delete => 0,
+            };
+        self.items.insert(key, change);
+    }
+
+    /// Puts data over a range of a block. Returns how many promised sectors that made needless.
+    pub(super) fn put_data(&mut self, block: &Block, segment: Segment) -> u64 {
+        let mut needless = 0;
+        self.weight += match &segment.content {
+            Content::Plain(_) => DIRTY_SECTOR_WEIGHT,
+            Content::Sealed { .. } | Content::Clone { .. } => 4 * EXTENT_SECTORS_MAX * 32,
+            Content::Hole | Content::Reclaimed => 2 * EXTENT_SECTORS_MAX * 32,
+        };
+        self.blocks.entry(block.id()).or_insert_with(|| block.clone());
+        match &segment.content {
+            Content::Plain(_) => {
+                self.promised += 1;
+                block.0.unsealed.fetch_add(1, Ordering::Relaxed);
+            }
+            Content::Sealed { extent, completion } => {
+                self.allocated.push(Run { sector: extent.sector(), sectors: extent.sectors() });
+                self.completions.push(completion.clone());
+                block.0.unsealed.fetch_add(segment.sectors, Ordering::Relaxed);
+            }
+            Content::Clone { .. } | Content::Hole | Content::Reclaimed => {}
+        }
+        for old in self.data.insert(block.id(), segment) {
+            match &old.content {
+                Content::Plain(_) => {
+                    needless += 1;
+                    self.weight -= DIRTY_SECTOR_WEIGHT;
+                    block.0.unsealed.fetch_sub(1, Ordering::Relaxed);
+                }
+                Content::Sealed { extent, .. } => {
+                    self.useless.push(Run { sector: extent.sector(), sectors: extent.sectors() });
+                    block.0.unsealed.fetch_sub(old.sectors, Ordering::Relaxed);
+                }
+                Content::Clone { .. } | Content::Hole | Content::Reclaimed => {}
+            }
+        }
+        self.promised -= needless;
+        needless
+    }
+}

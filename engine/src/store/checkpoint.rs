@@ -1,0 +1,392 @@
+//! Checkpoints: the deltas become index, the log starts anew; and how much room there is.
+//!
+//! A checkpoint runs beside everything else. It takes the deltas at the edge of a record, merges them into a
+//! new index, writes the space table to its other homes, and then the superblock: two copies, a flush, the other
+//! two, a flush. Until the first flush is done the old superblock counts, and nothing it needs is overwritten.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zerocopy::FromZeros;
+
+use super::{Core, now_ns};
+use crate::crypto::{Hash, tagged_hash};
+use crate::device::{Completion, Write};
+use crate::error::{Error, Result};
+use crate::format::{FORMAT_VERSION, NodePtr, SUPERBLOCK_MAGIC, SpaceEntry, Superblock};
+use crate::limits::{
+    BATCH_WEIGHT_COMMIT, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES, NODE_SECTORS,
+};
+use crate::space::{Delta, Run, TableError};
+use crate::tree::{NodeBytes, NodeSink, Root};
+
+/// Data writes that nobody waits for yet.
+#[derive(Default)]
+pub(super) struct InFlight {
+    writes: VecDeque<(usize, Completion)>,
+    bytes: usize,
+}
+
+impl From<TableError> for Error {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Read { source, .. } => Self::Read(source),
+            TableError::Corrupt { sector } | TableError::Inconsistent { sector } => {
+                Self::Corrupt { what: "space table", sector }
+            }
+        }
+    }
+}
+
+/// What a superblock says of the moment it stands for.
+pub(super) struct Moment {
+    pub(super) generation: u64,
+    pub(super) seq: u64,
+    pub(super) record_hash: Hash,
+    pub(super) log_position: u64,
+    pub(super) volume_sectors: u64,
+    pub(super) next_block: u64,
+    pub(super) root: Root,
+    pub(super) nodes: u64,
+    pub(super) space: SpaceEntry,
+}
+
+impl Core {
+    /// Makes and installs a checkpoint of all records sealed so far.
+    pub(super) fn run_checkpoint(&self) -> Result<()> {
+        let mut generation = self.checkpoint.lock();
+        let result = self.checkpoint_locked(&mut generation);
+        drop(generation);
+        if result.is_err() {
+            self.poison("checkpoint");
+        }
+        self.signal.state.lock().checkpoints += 1;
+        self.signal.changed.notify_all();
+        result
+    }
+
+    fn checkpoint_locked(&self, generation: &mut u64) -> Result<()> {
+        self.check_writable()?;
+        // The edge of a record: everything before it is in the deltas, nothing behind it.
+        let (mut moment, appended, old_root, deltas) = {
+            let sealer = self.sealer.lock();
+            let mut layers = self.layers.write();
+            let frozen = Arc::new(std::mem::take(&mut layers.active));
+            layers.frozen = Some(frozen.clone());
+            let moment = Moment {
+                generation: *generation + 1,
+                seq: sealer.seq,
+                record_hash: sealer.previous,
+                log_position: sealer.position,
+                volume_sectors: self.space.lock().volume_sectors(),
+                next_block: self.next_block.load(Ordering::Acquire),
+                root: Root::EMPTY,
+                nodes: self.nodes.load(Ordering::Acquire),
+                space: SpaceEntry::new_zeroed(),
+            };
+            (moment, sealer.appended, layers.root, frozen)
+        };
+
+        let mut sink = Sink::new(self, moment.seq);
+        let changes = deltas.items.iter().map(|(key, value)| (*key, value.as_deref()));
+        moment.root = self.tree.merge(&old_root, moment.seq, changes, &mut sink)?;
+        moment.nodes = (moment.nodes + sink.allocated).saturating_sub(sink.replaced);
+        let (node_deltas, freed) = sink.finish()?;
+
+        let table = self.space.lock().table().clone();
+        let all: Vec<Delta> = deltas.space.iter().chain(&node_deltas).copied().collect();
+        let (table, writes) = table.apply(&*self.device, self.layout, moment.volume_sectors, &all)?;
+        moment.space = table.top();
+        self.write_and_wait(writes)?;
+        // What the superblock names must be durable before it is, the records' own data included.
+        self.finish_writes(moment.seq)?;
+        self.flush()?;
+        self.write_superblock(&moment)?;
+
+        {
+            let mut layers = self.layers.write();
+            layers.root = moment.root;
+            layers.frozen = None;
+        }
+        *generation = moment.generation;
+        self.durable_seq.fetch_max(moment.seq, Ordering::AcqRel);
+        self.nodes.store(moment.nodes, Ordering::Release);
+        self.log_tail.store(appended, Ordering::Release);
+        let mut space = self.space.lock();
+        space.set_table(table);
+        for run in freed.into_iter().chain(self.freed.lock().on_checkpoint(moment.seq)) {
+            space.mark(run, false)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all four copies; from the middle on, this is what a crash leads to.
+    pub(super) fn write_superblock(&self, moment: &Moment) -> Result<()> {
+        let superblock = self.superblock(moment);
+        for copies in self.layout.superblocks().chunks(2) {
+            let write = |sector: &u64| {
+                let mut bytes = self.device.buffer(1);
+                bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&superblock));
+                Write { sector: *sector, bytes }
+            };
+            self.write_and_wait(copies.iter().map(write).collect())?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn superblock(&self, moment: &Moment) -> Superblock {
+        let mut superblock = Superblock::new_zeroed();
+        superblock.magic = SUPERBLOCK_MAGIC;
+        superblock.version = FORMAT_VERSION.into();
+        superblock.store_id = self.keys.store_id;
+        superblock.generation = moment.generation.into();
+        superblock.volume_sectors = moment.volume_sectors.into();
+        superblock.capacity_sectors = self.capacity_sectors.into();
+        superblock.written_sectors = moment.volume_sectors.into();
+        superblock.log_sectors = self.layout.log_sectors().into();
+        superblock.log_position = moment.log_position.into();
+        superblock.seq = moment.seq.into();
+        superblock.record_hash = moment.record_hash;
+        superblock.root = moment.root.ptr;
+        superblock.height = moment.root.height.into();
+        superblock.nodes = moment.nodes.into();
+        superblock.space = moment.space;
+        superblock.next_block = moment.next_block.into();
+        superblock.time_ns = now_ns().into();
+        superblock.root_principal = self.keys.root_principal;
+        superblock.author = self.keys.node.public().signing;
+        superblock.signature = self.keys.node.sign(&superblock_hash(&superblock));
+        superblock
+    }
+
+    pub(super) fn write_and_wait(&self, writes: Vec<Write>) -> Result<()> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.device.write(writes).wait().map_err(|error| self.poison_with("write", &error))
+    }
+
+    /// Releases what the records up to `durable` allow to be used again.
+    pub(super) fn release_freed(&self, durable: u64) -> Result<()> {
+        let runs = self.freed.lock().on_durable(durable);
+        if !runs.is_empty() {
+            let mut space = self.space.lock();
+            for run in runs {
+                space.mark(run, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a write may add `bytes` to those in flight.
+    pub(super) fn throttle(&self, bytes: usize) -> Result<()> {
+        loop {
+            let oldest = {
+                let mut in_flight = self.in_flight.lock();
+                while let Some((size, completion)) = in_flight.writes.front()
+                    && completion.is_done()
+                {
+                    in_flight.bytes -= *size;
+                    in_flight.writes.pop_front();
+                }
+                if in_flight.bytes == 0 || in_flight.bytes + bytes <= IN_FLIGHT_BYTES_MAX {
+                    return Ok(());
+                }
+                in_flight.writes.front().map(|(_, completion)| completion.clone())
+            };
+            if let Some(oldest) = oldest {
+                oldest.wait().map_err(|error| self.poison_with("write", &error))?;
+            }
+        }
+    }
+
+    pub(super) fn note_in_flight(&self, bytes: usize, completion: &Completion) {
+        let mut in_flight = self.in_flight.lock();
+        in_flight.bytes += bytes;
+        in_flight.writes.push_back((bytes, completion.clone()));
+    }
+
+    /// Promises sectors to a transaction. Where there are not enough, makes room: lengthens the volume, then
+    /// waits for what was freed.
+    pub(super) fn promise(&self, sectors: u64) -> Result<()> {
+        if sectors == 0 || self.space.lock().promise(sectors) {
+            return Ok(());
+        }
+        self.check_writable()?;
+        self.grow(sectors)?;
+        for _ in 0..3 {
+            if self.space.lock().promise(sectors) {
+                return Ok(());
+            }
+            // A freed sector is free once a record that comes after the one that freed it is durable.
+            self.settle()?;
+        }
+        if self.space.lock().promise(sectors) { Ok(()) } else { Err(Error::NoSpace) }
+    }
+
+    /// Makes what is pending durable and writes a checkpoint, so that everything freed so far is free.
+    fn settle(&self) -> Result<()> {
+        let leader = self.leader.lock();
+        self.commit()?;
+        self.make_durable()?;
+        drop(leader);
+        self.run_checkpoint()
+    }
+
+    /// Lengthens the volume if it may be, by at least `sectors` if it can be.
+    fn grow(&self, sectors: u64) -> Result<()> {
+        let mut space = self.space.lock();
+        if sectors <= space.available() {
+            return Ok(());
+        }
+        let now = space.volume_sectors();
+        // By an eighth at a time, so that a large store grows seldom.
+        let wanted = now + sectors.max(GROW_SECTORS).max(now / 8);
+        for wanted in [wanted, now + sectors.max(GROW_SECTORS)] {
+            let target = wanted.min(self.capacity_sectors);
+            if target <= now {
+                return Ok(());
+            }
+            if self.device.sectors() >= target || self.device.grow(target).is_ok() {
+                space.lengthen(target);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where index nodes could run out: what adds to the store is refused long before what removes.
+    pub(super) fn check_index_space(&self, adds: bool) -> Result<()> {
+        for attempt in 0..3 {
+            let needed = self.nodes_needed();
+            let reserve = if adds { 48 } else { 8 };
+            let available = self.space.lock().available_nodes();
+            if available >= needed + reserve {
+                return Ok(());
+            }
+            if attempt == 0 {
+                self.grow(GROW_SECTORS)?;
+            } else {
+                self.settle()?;
+            }
+        }
+        Err(Error::NoSpace)
+    }
+
+    /// An upper bound on the nodes that merging all deltas writes before it frees the old ones.
+    fn nodes_needed(&self) -> u64 {
+        let layers = self.layers.read();
+        let (items, bytes) = std::iter::once(&layers.active)
+            .chain(layers.frozen.as_deref())
+            .fold((0, 0), |(items, bytes), table| (items + table.items.len(), bytes + table.bytes));
+        let items = (items + layers.pending.items.len() + layers.pending.data.len()) as u64;
+        let bytes = (bytes + layers.pending.weight) as u64;
+        let replaced = items.min(self.nodes.load(Ordering::Acquire));
+        replaced + 2 * bytes / NODE_BYTES as u64 + 4 * u64::from(layers.root.height)
+    }
+
+    /// Wakes who commits in the background when enough has gathered.
+    pub(super) fn wake_committer(&self, weight: usize) {
+        if weight >= BATCH_WEIGHT_COMMIT {
+            let mut state = self.signal.state.lock();
+            if !state.commit_wanted {
+                state.commit_wanted = true;
+                self.signal.changed.notify_all();
+            }
+        }
+    }
+
+    pub(super) fn request_checkpoint(&self) {
+        let mut state = self.signal.state.lock();
+        if !state.checkpoint_wanted {
+            state.checkpoint_wanted = true;
+            self.signal.changed.notify_all();
+        }
+    }
+
+    /// Returns after the next checkpoint.
+    pub(super) fn wait_for_checkpoint(&self) -> Result<()> {
+        if !self.options.background {
+            return self.run_checkpoint();
+        }
+        let mut state = self.signal.state.lock();
+        let seen = state.checkpoints;
+        state.checkpoint_wanted = true;
+        self.signal.changed.notify_all();
+        while state.checkpoints == seen && !state.stop && !self.poisoned.load(Ordering::Acquire) {
+            self.signal.changed.wait(&mut state);
+        }
+        let stopped = state.stop;
+        drop(state);
+        if stopped { self.run_checkpoint() } else { self.check_writable() }
+    }
+}
+
+/// What the signature of a superblock is over.
+pub(super) fn superblock_hash(superblock: &Superblock) -> Hash {
+    tagged_hash("blocktree superblock v1", &[superblock.signed_bytes()])
+}
+
+/// Where a merge puts its nodes.
+struct Sink<'a> {
+    core: &'a Core,
+    seq: u64,
+    deltas: Vec<Delta>,
+    freed: Vec<Run>,
+    allocated: u64,
+    replaced: u64,
+    writes: VecDeque<Completion>,
+}
+
+impl<'a> Sink<'a> {
+    fn new(core: &'a Core, seq: u64) -> Self {
+        Self { core, seq, deltas: Vec::new(), freed: Vec::new(), allocated: 0, replaced: 0, writes: VecDeque::new() }
+    }
+
+    /// Waits for all nodes; returns what happened to space, and what may be used again once the checkpoint is
+    /// durable.
+    fn finish(mut self) -> Result<(Vec<Delta>, Vec<Run>)> {
+        while let Some(write) = self.writes.pop_front() {
+            write.wait().map_err(|error| self.core.poison_with("write", &error))?;
+        }
+        let freed = self.freed.iter().map(|run| Delta { run: *run, used: false });
+        self.deltas.extend(freed);
+        Ok((self.deltas, self.freed))
+    }
+}
+
+impl NodeSink for Sink<'_> {
+    fn allocate(&mut self) -> Result<u64> {
+        let sector = self.core.space.lock().allocate_node()?.ok_or(Error::NoSpace)?;
+        let run = Run { sector, sectors: NODE_SECTORS as u64 };
+        self.deltas.push(Delta { run, used: true });
+        self.allocated += 1;
+        Ok(sector)
+    }
+
+    fn write(&mut self, sector: u64, bytes: &NodeBytes) -> Result<()> {
+        let mut buffer = self.core.device.buffer(NODE_SECTORS);
+        buffer.copy_from_slice(bytes);
+        self.writes.push_back(self.core.device.write(vec![Write { sector, bytes: buffer }]));
+        // Enough to keep the device busy, little enough to keep memory bounded.
+        const QUEUE: usize = (4 << 20) / NODE_BYTES;
+        if self.writes.len() > QUEUE {
+            let oldest = self.writes.pop_front().expect("not empty");
+            oldest.wait().map_err(|error| self.core.poison_with("write", &error))?;
+        }
+        Ok(())
+    }
+
+    fn free(&mut self, ptr: &NodePtr) {
+        let run = Run { sector: ptr.sector.get(), sectors: NODE_SECTORS as u64 };
+        self.replaced += 1;
+        debug_assert!(ptr.birth.get() <= self.seq);
+        // A node that a snapshot holds lives on with it.
+        if self.core.snapshots.lock().pin_node(ptr.birth.get()).is_none() {
+            self.freed.push(run);
+        }
+    }
+}
+

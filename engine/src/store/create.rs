@@ -1,0 +1,108 @@
+//! Making a store.
+
+use std::sync::Arc;
+
+use zerocopy::FromZeros;
+use zeroize::Zeroizing;
+
+use super::checkpoint::Moment;
+use super::open::{OpenError, build};
+use super::{CreateOptions, Keys, OpenOptions, Store};
+use crate::crypto::{Certificate, Principal, Rights, Secret, random, seal_keyslot};
+use crate::device::{Device, Write};
+use crate::format::{BlockId, KeySlotSecrets, Layout, Superblock};
+use crate::limits::{STORE_SECTORS_MAX, STORE_SECTORS_MIN};
+use crate::space::{Space, Table};
+use crate::tree::Root;
+
+/// The block above everything: a writecap for it is one for the whole store.
+const WHOLE_STORE: BlockId = Store::ROOT;
+/// Sectors to one write of zeros: 1 MiB.
+const ZERO_SECTORS: u64 = 256;
+
+impl Store {
+    /// Makes a store on a device and opens it. It has no blocks: the first that is made gets [`Store::ROOT`].
+    pub fn create(
+        device: Arc<dyn Device>,
+        passphrase: &[u8],
+        options: &CreateOptions,
+    ) -> Result<Self, OpenError> {
+        Self::create_with(device, passphrase, options, &OpenOptions::default())
+    }
+
+    /// As [`Store::create`], opened with these options.
+    pub fn create_with(
+        device: Arc<dyn Device>,
+        passphrase: &[u8],
+        options: &CreateOptions,
+        open_options: &OpenOptions,
+    ) -> Result<Self, OpenError> {
+        let capacity = options.capacity_sectors;
+        let volume = device.sectors().min(capacity);
+        if volume < STORE_SECTORS_MIN || capacity > STORE_SECTORS_MAX {
+            return Err(OpenError::Size(volume));
+        }
+        let layout = Layout::for_capacity(volume.max(capacity.min(volume * 16)));
+        let layout = if layout.reserved_end() * 2 > volume { Layout::for_capacity(volume) } else { layout };
+
+        let (root, node) = (Principal::generate(), Principal::generate());
+        let certificate = Certificate::issue(&root, &node.public(), WHOLE_STORE, Rights::ALL);
+        let (owner, structure) = (Secret::random(), Secret::random());
+        let store_id = random();
+        let root_principal = root.public().id();
+        let secrets = KeySlotSecrets {
+            owner_key: *owner.bytes(),
+            structure_key: *structure.bytes(),
+            node_seeds: *node.seeds(),
+            root_seeds: *root.seeds(),
+            root_principal,
+        };
+        let keyslot = seal_keyslot(passphrase, options.kdf, store_id, certificate, &secrets);
+        let keys = Keys { store_id, owner, structure, node, root_principal, certificate };
+
+        clear_log(&*device, layout)?;
+        let mut superblock = Superblock::new_zeroed();
+        superblock.capacity_sectors = capacity.into();
+        superblock.next_block = Store::ROOT.into();
+        let space = Space::load(device.clone(), Table::empty(), layout, volume)?;
+        let core = build(device, layout, keys, open_options.clone(), &superblock, space);
+        let slots = layout.keyslots().map(|sector| {
+            let mut bytes = core.device.buffer(1);
+            bytes.copy_from_slice(&keyslot);
+            Write { sector, bytes }
+        });
+        core.write_and_wait(slots.into())?;
+        core.write_superblock(&Moment {
+            generation: 0,
+            seq: 0,
+            record_hash: [0; 32],
+            log_position: 0,
+            volume_sectors: volume,
+            next_block: Store::ROOT,
+            root: Root::EMPTY,
+            nodes: 0,
+            space: Table::empty().top(),
+        })?;
+        drop(Zeroizing::new(keyslot));
+        Ok(Self::start(core))
+    }
+}
+
+/// Writes the log zone once, so that a record never meets what an older store left there, and a file below
+/// never has to commit new space to its own journal on a flush.
+fn clear_log(device: &dyn Device, layout: Layout) -> Result<(), OpenError> {
+    let mut writes = Vec::new();
+    let end = layout.reserved_end();
+    let mut sector = 0;
+    while sector < end {
+        let sectors = ZERO_SECTORS.min(end - sector);
+        let mut bytes = device.buffer(sectors as usize);
+        bytes.fill(0);
+        writes.push(Write { sector, bytes });
+        sector += sectors;
+        if writes.len() == 8 || sector == end {
+            device.write(std::mem::take(&mut writes)).wait().map_err(OpenError::Write)?;
+        }
+    }
+    Ok(())
+}

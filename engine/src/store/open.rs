@@ -1,0 +1,487 @@
+//! Opening: keys, superblock, space, log; and recovery, which is opening after a crash.
+//!
+//! | step | what it establishes |
+//! | --- | --- |
+//! | key slot | the passphrase opens the secrets; the node's writecap comes from the root principal in them |
+//! | superblock | the newest of which two copies verify under the node's key |
+//! | space | the space table that it names |
+//! | log | records behind it: chained, signed, and, past the last known-durable one, with all their data |
+//! | deltas | the records' changes, in memory as they were before |
+//!
+//! Recovery changes nothing on the disk, so it can be interrupted and repeated.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::{Mutex, RwLock};
+use zeroize::Zeroizing;
+
+use super::background::Background;
+use super::checkpoint::superblock_hash;
+use super::layers::{Layers, MemTable};
+use super::log::Record;
+
+use super::read::verify_extent;
+use super::{Core, Keys, OpenOptions, Sealer, Seq, Store, now_ns};
+use crate::crypto::{
+    Certificate, CertificateError, KeySlotError, Principal, Rights, Secret, unseal_keyslot, verify,
+};
+use crate::device::{Device, Read, SectorBuf};
+use crate::error::Error;
+use crate::format::{Change, Extent, ItemKind, Layout, Malformed, RecordHeader, Superblock};
+use crate::limits::{NODE_SECTORS, RECORD_SECTORS_MAX, SECTOR_BYTES};
+use crate::space::{Delta, Run, Space, Table, TableError};
+use crate::tree::{NodeBytes, NodeReader, Root, Tree};
+
+/// Why a store does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("this is not a Blocktree store, or both copies of its key slot and all of its superblock are destroyed")]
+    NotAStore,
+    #[error("written by another version of Blocktree, which this one cannot read")]
+    Version,
+    #[error("wrong passphrase")]
+    WrongPassphrase,
+    #[error("the key slot is damaged: {0}")]
+    KeySlot(Malformed),
+    #[error("the node may not write to this store")]
+    Certificate(#[from] CertificateError),
+    #[error("no two copies of the superblock are valid: {0}")]
+    Superblock(&'static str),
+    #[error("the volume is shorter ({found} sectors) than the store ({expected} sectors): part of it is missing")]
+    Truncated { expected: u64, found: u64 },
+    #[error("the log is damaged at record {seq}: {why}")]
+    Log { seq: u64, why: &'static str },
+    #[error("cannot read the volume")]
+    Read(#[source] io::Error),
+    #[error("cannot write the volume")]
+    Write(#[source] io::Error),
+    #[error(transparent)]
+    Space(#[from] TableError),
+    #[error("there is no snapshot named {0:?}")]
+    NoSnapshot(String),
+    #[error("a store of {0} sectors is too small or too large")]
+    Size(u64),
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Store {
+    /// Opens the store on a device, whatever happened to it when it was last open.
+    pub fn open(
+        device: Arc<dyn Device>,
+        passphrase: &[u8],
+        options: &OpenOptions,
+    ) -> Result<Self, OpenError> {
+        let mut options = options.clone();
+        options.read_only |= options.snapshot.is_some();
+        let (layout, keys) = open_keys(&*device, passphrase)?;
+        let superblock = newest_superblock(&*device, layout, &keys)?;
+        let volume_sectors = superblock.volume_sectors.get();
+        if device.sectors() < volume_sectors {
+            return Err(OpenError::Truncated { expected: volume_sectors, found: device.sectors() });
+        }
+        let table = Table::read(&*device, superblock.space, volume_sectors)?;
+        let space = Space::load(device.clone(), table, layout, volume_sectors)?;
+        let log = read_log(&*device, layout, &keys, &superblock)?;
+        let mut core = build(device, layout, keys, options, &superblock, space);
+        core.replay(log)?;
+        if !core.options.read_only {
+            // What was read back may still be on its way; from now on it counts as durable.
+            core.device.flush().map_err(OpenError::Write)?;
+        }
+        core.load_system_items()?;
+        if let Some(name) = core.options.snapshot.clone() {
+            core.show_snapshot(&name)?;
+        }
+        Ok(Self::start(core))
+    }
+
+    /// Starts the background work of a store that is ready.
+    pub(super) fn start(core: Core) -> Self {
+        let core = Arc::new(core);
+        let background = Background::start(&core);
+        Self { core, background: Arc::new(background) }
+    }
+}
+
+/// Puts a store together as its superblock describes it.
+pub(super) fn build(
+    device: Arc<dyn Device>,
+    layout: Layout,
+    keys: Keys,
+    options: OpenOptions,
+    superblock: &Superblock,
+    space: Space,
+) -> Core {
+    let seq = superblock.seq.get();
+    let root = Root { ptr: superblock.root, height: superblock.height.get() };
+    let reader = Arc::new(DeviceNodes(device.clone()));
+    let tree = Tree::new(reader, keys.structure.clone(), options.cache_bytes);
+    Core {
+        device,
+        layout,
+        capacity_sectors: superblock.capacity_sectors.get(),
+        tree,
+        open_blocks: Default::default(),
+        layers: RwLock::new(Layers {
+            pending: Default::default(),
+            sealing: None,
+            writing: VecDeque::new(),
+            active: MemTable::default(),
+            frozen: None,
+            root,
+            sealed_seq: seq,
+            sealed_op: Seq(0),
+        }),
+        sealer: Mutex::new(Sealer {
+            seq,
+            previous: superblock.record_hash,
+            position: superblock.log_position.get(),
+            appended: 0,
+        }),
+        leader: Mutex::new(()),
+        checkpoint: Mutex::new(superblock.generation.get()),
+        space: Mutex::new(space),
+        freed: Default::default(),
+        snapshots: Default::default(),
+        reclaims: RwLock::new(BTreeMap::new()),
+        in_flight: Default::default(),
+        nodes: AtomicU64::new(superblock.nodes.get()),
+        next_block: AtomicU64::new(superblock.next_block.get()),
+        next_op: AtomicU64::new(1),
+        durable_op: AtomicU64::new(0),
+        durable_seq: AtomicU64::new(seq),
+        log_tail: AtomicU64::new(0),
+        poisoned: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
+        signal: Default::default(),
+        keys,
+        options,
+    }
+}
+
+/// Index nodes, read from the device.
+struct DeviceNodes(Arc<dyn Device>);
+
+impl NodeReader for DeviceNodes {
+    fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
+        if sector.checked_add(NODE_SECTORS as u64).is_none_or(|end| end > self.0.sectors()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut buffer = self.0.buffer(NODE_SECTORS);
+        self.0.read(&mut [Read { sector, bytes: &mut buffer }])?;
+        bytes.copy_from_slice(&buffer);
+        Ok(())
+    }
+}
+
+fn read_sectors(device: &dyn Device, sector: u64, sectors: u64) -> io::Result<SectorBuf> {
+    let mut bytes = device.buffer(sectors as usize);
+    device.read(&mut [Read { sector, bytes: &mut bytes }])?;
+    Ok(bytes)
+}
+
+/// Finds a key slot that the passphrase opens. Its place depends on the length of the log, so all are tried.
+fn open_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Layout, Keys), OpenError> {
+    let mut error = OpenError::NotAStore;
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    for layout in Layout::candidates() {
+        for sector in layout.keyslots() {
+            if sector + 1 > device.sectors() {
+                continue;
+            }
+            let bytes = read_sectors(device, sector, 1).map_err(OpenError::Read)?;
+            // Guessing is slow on purpose: the same slot is not tried twice.
+            if seen.iter().any(|known| known[..] == bytes[..]) {
+                continue;
+            }
+            match unseal_keyslot(passphrase, &bytes) {
+                Ok((header, secrets)) => {
+                    let keys = Keys::verify(&header, &secrets)?;
+                    let layout = find_layout(device, &keys).ok_or(OpenError::Superblock("none was found"))?;
+                    return Ok((layout, keys));
+                }
+                Err(KeySlotError::WrongPassphrase) => error = OpenError::WrongPassphrase,
+                Err(KeySlotError::Malformed(why)) => {
+                    if why.why == "written by another version of Blocktree" {
+                        error = OpenError::Version;
+                    } else if why.why != "no magic number" && matches!(error, OpenError::NotAStore) {
+                        error = OpenError::KeySlot(why);
+                    }
+                }
+            }
+            seen.push(bytes.to_vec());
+        }
+    }
+    Err(error)
+}
+
+impl Keys {
+    fn verify(
+        header: &crate::format::KeySlotHeader,
+        secrets: &crate::format::KeySlotSecrets,
+    ) -> Result<Self, CertificateError> {
+        let now = now_ns() / 1_000_000_000;
+        let certificate = Certificate::verify(&header.certificate, &secrets.root_principal, now)?;
+        let node = Principal::from_seeds(Zeroizing::new(secrets.node_seeds));
+        if certificate.subject() != node.public() || !certificate.rights().contains(Rights::WRITE) {
+            return Err(CertificateError::Issuer);
+        }
+        Ok(Self {
+            store_id: header.store_id,
+            owner: Secret::new(secrets.owner_key),
+            structure: Secret::new(secrets.structure_key),
+            node,
+            root_principal: secrets.root_principal,
+            certificate: header.certificate,
+        })
+    }
+}
+
+/// How many sectors the log zone has: what any valid copy of the superblock says.
+fn find_layout(device: &dyn Device, keys: &Keys) -> Option<Layout> {
+    let copies = Layout::candidates().flat_map(|layout| layout.superblocks());
+    copies
+        .filter_map(|sector| read_superblock(device, keys, sector).ok())
+        .map(|superblock| Layout::new(superblock.log_sectors.get()))
+        .next()
+}
+
+/// Reads and verifies one copy.
+pub(super) fn read_superblock(
+    device: &dyn Device,
+    keys: &Keys,
+    sector: u64,
+) -> Result<Superblock, &'static str> {
+    if sector >= device.sectors() {
+        return Err("the volume is too short");
+    }
+    let bytes = read_sectors(device, sector, 1).map_err(|_| "cannot be read")?;
+    let superblock = Superblock::decode(&bytes).map_err(|malformed| malformed.why)?;
+    if superblock.store_id != keys.store_id || superblock.root_principal != keys.root_principal {
+        return Err("of another store");
+    }
+    if superblock.author != keys.node.public().signing
+        || !verify(&superblock.author, &superblock_hash(&superblock), &superblock.signature)
+    {
+        return Err("wrong signature");
+    }
+    Ok(superblock)
+}
+
+/// The newest superblock of which two copies are valid.
+fn newest_superblock(device: &dyn Device, layout: Layout, keys: &Keys) -> Result<Superblock, OpenError> {
+    let mut why = "all are too old";
+    let mut valid: Vec<Superblock> = Vec::new();
+    for sector in layout.superblocks() {
+        match read_superblock(device, keys, sector) {
+            Ok(superblock) => valid.push(superblock),
+            Err(reason) => why = reason,
+        }
+    }
+    valid.sort_by_key(|superblock| std::cmp::Reverse(superblock.generation.get()));
+    let pair = valid.windows(2).find(|pair| pair[0] == pair[1]);
+    pair.map(|pair| pair[0].clone()).ok_or(OpenError::Superblock(why))
+}
+
+/// The records behind a superblock, and where the next one goes.
+pub(super) struct Log {
+    records: Vec<Record>,
+    position: u64,
+    appended: u64,
+}
+
+/// Reads the log as far as it is whole.
+fn read_log(
+    device: &dyn Device,
+    layout: Layout,
+    keys: &Keys,
+    superblock: &Superblock,
+) -> Result<Log, OpenError> {
+    let mut log =
+        Log { records: Vec::new(), position: superblock.log_position.get(), appended: 0 };
+    let mut previous = superblock.record_hash;
+    let mut seq = superblock.seq.get() + 1;
+    loop {
+        // A record that did not fit before the end of the zone stands at its start.
+        let found = [log.position, 0].into_iter().find_map(|position| {
+            let record = read_record(device, layout, keys, position).ok().flatten()?;
+            let fits = record.head.seq.get() == seq && record.head.previous == previous;
+            fits.then_some((position, record))
+        });
+        let Some((position, record)) = found else { break };
+        if position != log.position {
+            log.appended += layout.log_sectors() - log.position;
+        }
+        let sectors = u64::from(record.head.sectors.get());
+        log.appended += sectors;
+        if log.appended > layout.log_sectors() {
+            return Err(OpenError::Log { seq, why: "longer than the log zone" });
+        }
+        log.position = (position + sectors) % layout.log_sectors();
+        previous = record.hash;
+        seq += 1;
+        log.records.push(record);
+    }
+    if let Some(later) = later_record(device, layout, keys, log.position, seq).map_err(OpenError::Read)? {
+        return Err(OpenError::Log { seq, why: later });
+    }
+    cut_torn_tail(device, layout, superblock, &mut log)?;
+    Ok(log)
+}
+
+/// The record at a place of the log, if a valid one is there.
+fn read_record(
+    device: &dyn Device,
+    layout: Layout,
+    keys: &Keys,
+    position: u64,
+) -> io::Result<Option<Record>> {
+    let first = read_sectors(device, Layout::LOG_START + position, 1)?;
+    let Ok(head) = RecordHeader::decode(&first) else { return Ok(None) };
+    let sectors = u64::from(head.sectors.get());
+    if position + sectors > layout.log_sectors() {
+        return Ok(None);
+    }
+    let bytes = match sectors {
+        1 => first,
+        _ => read_sectors(device, Layout::LOG_START + position, sectors)?,
+    };
+    Ok(Record::open(keys, head, &bytes).ok())
+}
+
+/// Whether behind the end of the log stands a record that knows record `seq` as durable: then that was not a
+/// torn tail, but damage.
+fn later_record(
+    device: &dyn Device,
+    layout: Layout,
+    keys: &Keys,
+    position: u64,
+    seq: u64,
+) -> io::Result<Option<&'static str>> {
+    let near = (position + 2 * RECORD_SECTORS_MAX).min(layout.log_sectors());
+    let wrapped = 2 * RECORD_SECTORS_MAX - (near - position);
+    for (from, to) in [(position, near), (0, wrapped.min(position))] {
+        let mut at = from;
+        while at < to {
+            let step = (to - at).min(256);
+            let bytes = read_sectors(device, Layout::LOG_START + at, step)?;
+            for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
+                let Ok(head) = RecordHeader::decode(sector) else { continue };
+                if head.seq.get() > seq
+                    && head.durable_seq.get() >= seq
+                    && read_record(device, layout, keys, at + index as u64)?.is_some()
+                {
+                    return Ok(Some("it is damaged, but a later record says that it was durable"));
+                }
+            }
+            at += step;
+        }
+    }
+    Ok(None)
+}
+
+/// Ends the log at the first record whose data did not all reach the disk. Those that are known to be durable
+/// are not asked.
+fn cut_torn_tail(
+    device: &dyn Device,
+    layout: Layout,
+    superblock: &Superblock,
+    log: &mut Log,
+) -> Result<(), OpenError> {
+    let durable = log.records.last().map_or(0, |last| last.head.durable_seq.get());
+    let mut torn = None;
+    for (index, record) in log.records.iter().enumerate() {
+        if record.head.seq.get() > durable && !data_is_whole(device, record)? {
+            torn = Some(index);
+            break;
+        }
+    }
+    if let Some(index) = torn {
+        log.records.truncate(index);
+        let mut position = superblock.log_position.get();
+        let mut appended = 0;
+        for record in &log.records {
+            let sectors = u64::from(record.head.sectors.get());
+            if position + sectors > layout.log_sectors() {
+                appended += layout.log_sectors() - position;
+                position = 0;
+            }
+            appended += sectors;
+            position = (position + sectors) % layout.log_sectors();
+        }
+        (log.position, log.appended) = (position, appended);
+    }
+    Ok(())
+}
+
+/// Whether all data that a record brought is there.
+fn data_is_whole(device: &dyn Device, record: &Record) -> Result<bool, OpenError> {
+    let damaged = |why| OpenError::Log { seq: record.head.seq.get(), why };
+    for change in crate::format::decode_changes(&record.body) {
+        let Ok(change) = change else { return Err(damaged("malformed change")) };
+        let Change::Put(key, value) = change else { continue };
+        if key.kind != ItemKind::EXTENT {
+            continue;
+        }
+        let extent = Extent::decode(value).map_err(|_| damaged("malformed extent"))?;
+        if extent.birth() != record.head.seq.get() {
+            continue;
+        }
+        if extent.sector() + extent.sectors() > device.sectors() {
+            return Ok(false);
+        }
+        let bytes = read_sectors(device, extent.sector(), extent.sectors()).map_err(OpenError::Read)?;
+        if verify_extent(&extent, &bytes).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl Core {
+    /// Applies the records to memory.
+    fn replay(&mut self, log: Log) -> Result<(), OpenError> {
+        let layers = self.layers.get_mut();
+        let space = self.space.get_mut();
+        let sealer = self.sealer.get_mut();
+        (sealer.position, sealer.appended) = (log.position, log.appended);
+        for record in log.records {
+            let seq = record.head.seq.get();
+            let damaged = |why| OpenError::Log { seq, why };
+            let volume = record.head.volume_sectors.get();
+            if volume > self.device.sectors() {
+                return Err(OpenError::Truncated { expected: volume, found: self.device.sectors() });
+            }
+            if volume < space.volume_sectors() {
+                return Err(damaged("the volume shrank"));
+            }
+            space.lengthen(volume);
+            for change in crate::format::decode_changes(&record.body) {
+                match change.map_err(|_| damaged("malformed change"))? {
+                    Change::Put(key, value) => layers.active.insert(key, Some(value.into())),
+                    Change::Delete(key) => layers.active.insert(key, None),
+                    Change::Allocate { sector, sectors } => {
+                        let run = Run { sector, sectors: u64::from(sectors) };
+                        space.mark(run, true)?;
+                        layers.active.space.push(Delta { run, used: true });
+                    }
+                    Change::Free { sector, sectors } => {
+                        let run = Run { sector, sectors: u64::from(sectors) };
+                        space.mark(run, false)?;
+                        layers.active.space.push(Delta { run, used: false });
+                    }
+                }
+            }
+            self.next_block.get_mut().clone_from(&record.head.next_block.get());
+            (sealer.seq, sealer.previous) = (seq, record.hash);
+            layers.sealed_seq = seq;
+            *self.durable_seq.get_mut() = seq;
+        }
+        Ok(())
+    }
+}
+

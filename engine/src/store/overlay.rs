@@ -1,0 +1,151 @@
+//! Data that is newer than the index: what a batch writes to blocks, sector range by sector range.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::device::Completion;
+use crate::format::{BlockId, Extent};
+use crate::limits::SECTOR_BYTES;
+
+/// A plain sector. Shared by readers and the commit that seals it.
+pub(super) type Page = Arc<[u8; SECTOR_BYTES]>;
+
+/// What a segment holds.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// One plain sector.
+    Plain(Page),
+    /// Sealed and on its way to the device.
+    Sealed { extent: Arc<Extent>, completion: Completion },
+    /// Sectors that another extent holds too; the source's block and sector.
+    Clone { extent: Arc<Extent>, source: (BlockId, u64) },
+    /// Nothing: reads as zeros.
+    Hole,
+    /// Reads as zeros; the extents of the index below are removed in the background, not by this batch.
+    Reclaimed,
+}
+
+/// A range of a block's sectors.
+#[derive(Clone)]
+pub(super) struct Segment {
+    pub(super) start: u64,
+    pub(super) sectors: u64,
+    pub(super) content: Content,
+}
+
+impl Segment {
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.sectors
+    }
+
+    /// The part of it between two sectors that it covers.
+    fn slice(&self, from: u64, to: u64) -> Self {
+        let (skip, sectors) = (from - self.start, to - from);
+        let content = match &self.content {
+            Content::Plain(_) | Content::Hole | Content::Reclaimed => self.content.clone(),
+            Content::Sealed { extent, completion } => Content::Sealed {
+                extent: Arc::new(extent.slice(skip, sectors)),
+                completion: completion.clone(),
+            },
+            Content::Clone { extent, source } => Content::Clone {
+                extent: Arc::new(extent.slice(skip, sectors)),
+                source: (source.0, source.1 + skip),
+            },
+        };
+        Self { start: from, sectors, content }
+    }
+}
+
+/// The segments of a batch. They never overlap.
+#[derive(Default)]
+pub(super) struct Overlay {
+    segments: BTreeMap<(BlockId, u64), Segment>,
+}
+
+impl Overlay {
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Puts a segment over whatever was there. Returns what it replaced.
+    pub(super) fn insert(&mut self, block: BlockId, segment: Segment) -> Vec<Segment> {
+        let (from, to) = (segment.start, segment.end());
+        if let Content::Plain(_) = segment.content {
+            // The common case: a dirty sector is written once more.
+            if let Some(old) = self.segments.get_mut(&(block, from))
+                && old.sectors == 1
+            {
+                return vec![std::mem::replace(old, segment)];
+            }
+        }
+        let replaced = self.remove(block, from, to);
+        self.segments.insert((block, from), segment);
+        replaced
+    }
+
+    /// Cuts a range out.
+    fn remove(&mut self, block: BlockId, from: u64, to: u64) -> Vec<Segment> {
+        let touched: Vec<u64> = self.touching(block, from, to).map(|segment| segment.start).collect();
+        let mut removed = Vec::with_capacity(touched.len());
+        for start in touched {
+            let segment = self.segments.remove(&(block, start)).expect("just seen");
+            if segment.start < from {
+                self.segments.insert((block, segment.start), segment.slice(segment.start, from));
+            }
+            if segment.end() > to {
+                self.segments.insert((block, to), segment.slice(to, segment.end()));
+            }
+            removed.push(segment.slice(segment.start.max(from), segment.end().min(to)));
+        }
+        removed
+    }
+
+    /// The segments that overlap a range, in order.
+    pub(super) fn touching(&self, block: BlockId, from: u64, to: u64) -> impl Iterator<Item = &Segment> {
+        let before = self
+            .segments
+            .range((block, 0)..(block, from))
+            .next_back()
+            .map(|(_, segment)| segment)
+            .filter(move |segment| segment.end() > from);
+        before.into_iter().chain(self.segments.range((block, from)..(block, to)).map(|(_, segment)| segment))
+    }
+
+    /// The parts of a range that segments cover, cut to it, in order.
+    pub(super) fn within(&self, block: BlockId, from: u64, to: u64) -> impl Iterator<Item = Segment> {
+        self.touching(block, from, to)
+            .map(move |segment| segment.slice(segment.start.max(from), segment.end().min(to)))
+    }
+
+    /// All segments, block by block.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (BlockId, &Segment)> {
+        self.segments.iter().map(|((block, _), segment)| (*block, segment))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(byte: u8, start: u64) -> Segment {
+        Segment { start, sectors: 1, content: Content::Plain(Arc::new([byte; SECTOR_BYTES])) }
+    }
+
+    #[test]
+    fn newer_segments_cut_older_ones() {
+        let mut overlay = Overlay::default();
+        overlay.insert(1, Segment { start: 0, sectors: 100, content: Content::Hole });
+        assert_eq!(overlay.insert(1, page(1, 10)).len(), 1);
+        overlay.insert(2, page(9, 10));
+        let ranges: Vec<_> = overlay.within(1, 5, 50).map(|s| (s.start, s.sectors)).collect();
+        assert_eq!(ranges, [(5, 5), (10, 1), (11, 39)]);
+        assert_eq!(overlay.insert(1, page(2, 10)).len(), 1);
+        assert_eq!(overlay.len(), 4);
+        overlay.insert(1, Segment { start: 0, sectors: u64::MAX / 4096, content: Content::Hole });
+        assert_eq!(overlay.iter().count(), 2);
+    }
+}

@@ -1,0 +1,266 @@
+//! The read path: locate, read, verify, decrypt.
+
+use std::sync::Arc;
+
+use super::layers::Layers;
+use super::overlay::{Content, Page, Segment};
+use super::{Block, Core};
+use crate::crypto::{ExtentKey, hash, open_key, open_sectors};
+use crate::device::{Completion, Read, SectorBuf};
+use crate::error::{Error, Result};
+use crate::format::{Extent, ItemKind, Key};
+use crate::limits::{EXTENT_SECTORS_MAX, SECTOR_BYTES};
+
+const SECTOR: u64 = SECTOR_BYTES as u64;
+
+/// What stands at a range of a block's sectors.
+#[derive(Clone)]
+pub(super) struct Piece {
+    pub(super) start: u64,
+    pub(super) sectors: u64,
+    pub(super) source: Source,
+}
+
+#[derive(Clone)]
+pub(super) enum Source {
+    Zeros,
+    Page(Page),
+    /// On the device, once the completion (if any) says so.
+    Extent(Arc<Extent>, Option<Completion>),
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start + self.sectors
+    }
+}
+
+impl Core {
+    /// Fills `bytes` from the block's data at `offset`.
+    pub(super) fn read(&self, block: &Block, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let from = offset / SECTOR;
+        let to = (offset + bytes.len() as u64).div_ceil(SECTOR);
+        loop {
+            let pieces = self.locate(block, from, to)?;
+            match self.fetch(block, &pieces, offset, bytes) {
+                // The sectors may have been freed and reused while they were read.
+                Err(Error::Corrupt { .. }) if self.moved(&pieces, &self.locate(block, from, to)?) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn moved(&self, before: &[Piece], after: &[Piece]) -> bool {
+        let sectors = |pieces: &[Piece]| -> Vec<_> {
+            let extents = pieces.iter().map(|piece| match &piece.source {
+                Source::Extent(extent, _) => Some((extent.sector(), extent.header.nonce)),
+                Source::Zeros | Source::Page(_) => None,
+            });
+            extents.collect()
+        };
+        sectors(before) != sectors(after)
+    }
+
+    /// What stands at the sectors `from..to`, in order and without gaps.
+    pub(super) fn locate(&self, block: &Block, from: u64, to: u64) -> Result<Vec<Piece>> {
+        let id = block.id();
+        let (mut pieces, gaps, extents) = self.retry_locate(id, from, to)?;
+        for (gap_from, gap_to) in gaps {
+            let mut at = gap_from;
+            for (start, extent) in &extents {
+                let (cut_from, cut_to) = ((*start).max(at), (start + extent.sectors()).min(gap_to));
+                if cut_from >= cut_to {
+                    continue;
+                }
+                if cut_from > at {
+                    pieces.push(Piece { start: at, sectors: cut_from - at, source: Source::Zeros });
+                }
+                let part = extent.slice(cut_from - start, cut_to - cut_from);
+                let source = Source::Extent(Arc::new(part), None);
+                pieces.push(Piece { start: cut_from, sectors: cut_to - cut_from, source });
+                at = cut_to;
+            }
+            if at < gap_to {
+                pieces.push(Piece { start: at, sectors: gap_to - at, source: Source::Zeros });
+            }
+        }
+        pieces.sort_by_key(|piece| piece.start);
+        self.mask_reclaimed(id, &mut pieces);
+        Ok(pieces)
+    }
+
+    /// What overlays say of a range, the gaps they leave, and the extents of the index in those.
+    #[allow(clippy::type_complexity)]
+    fn retry_locate(
+        &self,
+        id: u64,
+        from: u64,
+        to: u64,
+    ) -> Result<(Vec<Piece>, Vec<(u64, u64)>, Vec<(u64, Extent)>)> {
+        self.retry_with_root(|layers: &Layers| {
+            let mut pieces = Vec::new();
+            let mut gaps = vec![(from, to)];
+            let overlays = std::iter::once(&layers.pending.data)
+                .chain(layers.sealing.as_deref().map(|batch| &batch.data))
+                .chain(layers.writing.iter().rev().map(|written| &written.batch.data));
+            for overlay in overlays.filter(|overlay| !overlay.is_empty()) {
+                let mut left = Vec::new();
+                for (from, to) in gaps {
+                    let mut at = from;
+                    for segment in overlay.within(id, from, to) {
+                        if segment.start > at {
+                            left.push((at, segment.start));
+                        }
+                        at = segment.end();
+                        pieces.push(piece(segment));
+                    }
+                    if at < to {
+                        left.push((at, to));
+                    }
+                }
+                gaps = left;
+            }
+            let range = gaps.first().zip(gaps.last()).map(|(first, last)| {
+                let start = first.0.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1);
+                (Key::new(id, ItemKind::EXTENT, start), Key::new(id, ItemKind::EXTENT, last.1 - 1))
+            });
+            ((pieces, gaps), range)
+        })
+    }
+
+    /// Reads and verifies what the pieces say, into `bytes` that stand at `offset` of the block.
+    fn fetch(&self, block: &Block, pieces: &[Piece], offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let mut reads: Vec<(usize, &Extent, SectorBuf)> = Vec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            match &piece.source {
+                Source::Zeros => target(piece, offset, bytes).0.fill(0),
+                Source::Page(page) => {
+                    let (target, skip) = target(piece, offset, bytes);
+                    target.copy_from_slice(&page[skip..skip + target.len()]);
+                }
+                Source::Extent(extent, completion) => {
+                    if let Some(completion) = completion {
+                        completion.wait().map_err(Error::Read)?;
+                    }
+                    reads.push((index, extent, self.device.buffer(extent.sectors() as usize)));
+                }
+            }
+        }
+        if reads.is_empty() {
+            return Ok(());
+        }
+        let mut batch: Vec<Read<'_>> =
+            reads.iter_mut().map(|(_, extent, bytes)| Read { sector: extent.sector(), bytes }).collect();
+        self.device.read(&mut batch).map_err(Error::Read)?;
+        drop(batch);
+        for (index, extent, sealed) in &mut reads {
+            self.open_extent(block, extent, sealed)?;
+            let (target, skip) = target(&pieces[*index], offset, bytes);
+            target.copy_from_slice(&sealed[skip..skip + target.len()]);
+        }
+        Ok(())
+    }
+
+    /// Verifies and decrypts an extent's sectors in place.
+    pub(super) fn open_extent(&self, block: &Block, extent: &Extent, sealed: &mut [u8]) -> Result<()> {
+        verify_extent(extent, sealed)?;
+        let key = self.extent_key(block, extent)?;
+        open_sectors(&key, extent.header.skip.get(), sealed);
+        Ok(())
+    }
+
+    pub(super) fn extent_key(&self, block: &Block, extent: &Extent) -> Result<ExtentKey> {
+        let corrupt = Error::Corrupt { what: "key of an extent", sector: extent.sector() };
+        let header = &extent.header;
+        if let Some(wrapped) = &extent.foreign_key {
+            let secret = open_key(&block.0.item_key, &header.nonce, wrapped).map_err(|_| corrupt)?;
+            return Ok(ExtentKey::from_secret(&secret));
+        }
+        if header.epoch.get() != block.0.epoch {
+            return Err(corrupt);
+        }
+        Ok(ExtentKey::derive(&block.0.data_key, &header.nonce))
+    }
+
+    /// The first sector in `from..to` that is data, or a hole.
+    pub(super) fn seek(&self, block: &Block, from: u64, to: u64, hole: bool) -> Result<Option<u64>> {
+        // Far enough for the index to be asked seldom, near enough for an answer to be quick.
+        const STEP: u64 = 1 << 12;
+        let mut at = from;
+        while at < to {
+            let mut end = to.min(at + STEP);
+            let mut pieces = self.locate(block, at, end)?;
+            if !hole && pieces.iter().all(|piece| matches!(piece.source, Source::Zeros)) {
+                // Nothing here: go on where the index or an overlay has something again.
+                end = match self.next_data(block, end, to)? {
+                    Some(next) => next,
+                    None => return Ok(None),
+                };
+                pieces.clear();
+            }
+            for piece in &pieces {
+                if matches!(piece.source, Source::Zeros) == hole {
+                    return Ok(Some(piece.start));
+                }
+            }
+            at = end;
+        }
+        Ok(None)
+    }
+
+    /// The first sector at or behind `from` at which some layer has a segment or an extent.
+    fn next_data(&self, block: &Block, from: u64, to: u64) -> Result<Option<u64>> {
+        if from >= to {
+            return Ok(None);
+        }
+        let start = Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
+        let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
+        let (extents, _) = self.range_sealed(start, end, 64)?;
+        let indexed = extents.iter().find_map(|(key, value)| {
+            let extent = Extent::decode(value).ok()?;
+            (key.offset + extent.sectors() > from).then_some(key.offset.max(from))
+        });
+        let layers = self.layers.read();
+        let overlays = std::iter::once(&layers.pending.data)
+            .chain(layers.sealing.as_deref().map(|batch| &batch.data))
+            .chain(layers.writing.iter().map(|written| &written.batch.data));
+        let dirty = overlays.filter_map(|overlay| {
+            let mut segments = overlay.touching(block.id(), from, to);
+            segments.find(|s| !matches!(s.content, Content::Hole | Content::Reclaimed)).map(|s| s.start.max(from))
+        });
+        // More extents than were asked for lie behind those that were seen.
+        let unseen = (extents.len() >= 64 && indexed.is_none()).then(|| extents[63].0.offset.max(from));
+        Ok(dirty.chain(indexed).chain(unseen).min())
+    }
+}
+
+/// Compares the hashes of an extent's sectors.
+pub(super) fn verify_extent(extent: &Extent, sealed: &[u8]) -> Result<()> {
+    for (index, (sector, expected)) in sealed.chunks_exact(SECTOR_BYTES).zip(&extent.hashes).enumerate() {
+        if hash(sector) != *expected {
+            return Err(Error::Corrupt { what: "data", sector: extent.sector() + index as u64 });
+        }
+    }
+    Ok(())
+}
+
+fn piece(segment: Segment) -> Piece {
+    let source = match segment.content {
+        Content::Plain(page) => Source::Page(page),
+        Content::Sealed { extent, completion } => Source::Extent(extent, Some(completion)),
+        Content::Clone { extent, .. } => Source::Extent(extent, None),
+        Content::Hole | Content::Reclaimed => Source::Zeros,
+    };
+    Piece { start: segment.start, sectors: segment.sectors, source }
+}
+
+/// The part of `bytes` (which stand at `offset`) that a piece fills, and how far into the piece it starts.
+fn target<'a>(piece: &Piece, offset: u64, bytes: &'a mut [u8]) -> (&'a mut [u8], usize) {
+    let from = (piece.start * SECTOR).max(offset);
+    let to = (piece.end() * SECTOR).min(offset + bytes.len() as u64);
+    let skip = (from - piece.start * SECTOR) as usize;
+    (&mut bytes[(from - offset) as usize..(to - offset) as usize], skip)
+}

@@ -1,0 +1,435 @@
+//! Transactions: changes gathered by one caller, applied in one step.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zeroize::Zeroizing;
+
+use super::batch::Change;
+use super::block::BlockState;
+use super::overlay::{Content, Page, Segment};
+use super::read::Source;
+use super::{Block, Core, Item, Seq};
+use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, wrap_key};
+use crate::device::Write;
+use crate::error::{Error, Result};
+use crate::format::{BlockId, EXTENT_FOREIGN_KEY, Extent, ExtentHeader, ItemKind, Key, SYSTEM_BLOCK};
+use crate::limits::{
+    ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, DIRECT_WRITE_SECTORS, EXTENT_SECTORS_MAX,
+    ITEM_BYTES_MAX, ITEM_SEAL_BYTES, PUNCH_EXTENTS_MAX, RECLAIM_STEP, SECTOR_BYTES,
+};
+use crate::space::Run;
+
+const SECTOR: u64 = SECTOR_BYTES as u64;
+/// One past the last sector that a block can have.
+const END: u64 = u64::MAX / SECTOR;
+/// Sectors to one write on the device: 1 MiB.
+const WRITE_SECTORS: u64 = 256;
+
+/// Changes that happen wholly or not at all: in memory at once, on disk with the next commit.
+///
+/// Reads through [`super::Store`] do not see a transaction before [`Transaction::apply`]. Two transactions that
+/// change the same block must not run at the same time; the layer above has locks for that. Dropping one
+/// changes nothing.
+pub struct Transaction {
+    core: Arc<Core>,
+    items: Vec<(Key, Change)>,
+    blocks: Vec<Block>,
+    data: Vec<(Block, Segment)>,
+    reclaim: Vec<(BlockId, Reclaim)>,
+    /// Sectors promised for the dirty pages in `data`.
+    promised: u64,
+    /// Adds to what the store holds, so that a full store refuses it.
+    adds: bool,
+}
+
+/// A block that is being emptied in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reclaim {
+    /// Its extents from this sector on are dead.
+    pub(super) from: u64,
+    /// So is all the rest of it.
+    pub(super) destroy: bool,
+}
+
+impl Reclaim {
+    pub(super) fn encode(self) -> Arc<[u8]> {
+        let mut value = self.from.to_le_bytes().to_vec();
+        value.push(u8::from(self.destroy));
+        value.into()
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let (from, destroy) = value.split_at_checked(8)?;
+        let destroy = match destroy {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        Some(Self { from: u64::from_le_bytes(from.try_into().expect("8 bytes")), destroy })
+    }
+}
+
+impl Transaction {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            items: Vec::new(),
+            blocks: Vec::new(),
+            data: Vec::new(),
+            reclaim: Vec::new(),
+            promised: 0,
+            adds: false,
+        }
+    }
+
+    /// Makes a block with a new id and a new random key.
+    pub fn create(&mut self, attributes: &[u8]) -> Block {
+        let id = self.core.next_block.fetch_add(1, Ordering::Relaxed);
+        let block = self.core.open_blocks.insert(BlockState::create(id, &self.core.keys.owner));
+        self.adds = true;
+        self.set_attributes(&block, attributes);
+        block
+    }
+
+    /// Replaces the attributes that the layer above keeps with a block.
+    pub fn set_attributes(&mut self, block: &Block, attributes: &[u8]) {
+        assert!(attributes.len() <= ATTRIBUTES_BYTES_MAX);
+        let change = Change::Attributes(Arc::new(Zeroizing::new(attributes.to_vec())));
+        self.items.push((Key::new(block.id(), ItemKind::HEADER, 0), change));
+        self.blocks.push(block.clone());
+    }
+
+    /// Puts an item; `clear` and `secret` together are at most [`ITEM_BYTES_MAX`] less [`ITEM_SEAL_BYTES`] long.
+    pub fn put(&mut self, block: &Block, kind: ItemKind, offset: u64, clear: &[u8], secret: &[u8]) {
+        assert!(kind >= ItemKind::FIRST_FREE, "kinds below belong to the engine");
+        assert!(clear.len() + secret.len() + ITEM_SEAL_BYTES <= ITEM_BYTES_MAX);
+        let item = Item { clear: clear.to_vec(), secret: Zeroizing::new(secret.to_vec()) };
+        self.items.push((Key::new(block.id(), kind, offset), Change::Item(Arc::new(item))));
+        self.blocks.push(block.clone());
+        self.adds = true;
+    }
+
+    /// Removes an item; one that is not there is no error.
+    pub fn delete(&mut self, block: &Block, kind: ItemKind, offset: u64) {
+        self.items.push((Key::new(block.id(), kind, offset), Change::Delete));
+    }
+
+    /// Writes bytes at any offset. Whole sectors cost no read; parts of sectors are read and filled up.
+    pub fn write(&mut self, block: &Block, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.adds = true;
+        self.core.finish_reclaim(block, (offset + bytes.len() as u64).div_ceil(SECTOR))?;
+        let mut offset = offset;
+        let mut bytes = bytes;
+        let skip = (offset % SECTOR) as usize;
+        if skip > 0 {
+            let (head, rest) = bytes.split_at(bytes.len().min(SECTOR_BYTES - skip));
+            self.write_part(block, offset, head)?;
+            offset += head.len() as u64;
+            bytes = rest;
+        }
+        let (body, tail) = bytes.split_at(bytes.len() - bytes.len() % SECTOR_BYTES);
+        if body.len() >= DIRECT_WRITE_SECTORS * SECTOR_BYTES {
+            self.write_direct(block, offset / SECTOR, body)?;
+        } else {
+            self.promise((body.len() / SECTOR_BYTES) as u64)?;
+            for (index, sector) in body.chunks_exact(SECTOR_BYTES).enumerate() {
+                let page: Page = Arc::new(sector.try_into().expect("a sector"));
+                self.put_page(block, offset / SECTOR + index as u64, page);
+            }
+        }
+        if !tail.is_empty() {
+            self.write_part(block, offset + body.len() as u64, tail)?;
+        }
+        Ok(())
+    }
+
+    /// Changes a part of one sector.
+    fn write_part(&mut self, block: &Block, offset: u64, bytes: &[u8]) -> Result<()> {
+        let sector = offset / SECTOR;
+        let mut page = [0; SECTOR_BYTES];
+        self.read_own(block, sector, &mut page)?;
+        let skip = (offset % SECTOR) as usize;
+        page[skip..skip + bytes.len()].copy_from_slice(bytes);
+        self.promise(1)?;
+        self.put_page(block, sector, Arc::new(page));
+        Ok(())
+    }
+
+    /// One sector as this transaction will leave it.
+    fn read_own(&self, block: &Block, sector: u64, page: &mut [u8; SECTOR_BYTES]) -> Result<()> {
+        let newest = self.data.iter().rev().find(|(owner, segment)| {
+            owner.id() == block.id() && segment.start <= sector && sector < segment.end()
+        });
+        match newest.map(|(_, segment)| (segment, &segment.content)) {
+            None => self.core.read(block, sector * SECTOR, page),
+            Some((_, Content::Plain(own))) => {
+                page.copy_from_slice(&own[..]);
+                Ok(())
+            }
+            Some((_, Content::Hole | Content::Reclaimed)) => Ok(()),
+            Some((segment, Content::Sealed { extent, completion })) => {
+                completion.wait().map_err(Error::Read)?;
+                self.read_extent(block, &extent.slice(sector - segment.start, 1), page)
+            }
+            Some((segment, Content::Clone { extent, .. })) => {
+                self.read_extent(block, &extent.slice(sector - segment.start, 1), page)
+            }
+        }
+    }
+
+    fn read_extent(&self, block: &Block, extent: &Extent, page: &mut [u8; SECTOR_BYTES]) -> Result<()> {
+        let mut bytes = self.core.device.buffer(1);
+        let mut read = [crate::device::Read { sector: extent.sector(), bytes: &mut bytes }];
+        self.core.device.read(&mut read).map_err(Error::Read)?;
+        self.core.open_extent(block, extent, &mut bytes)?;
+        page.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn put_page(&mut self, block: &Block, sector: u64, page: Page) {
+        self.data.push((block.clone(), Segment { start: sector, sectors: 1, content: Content::Plain(page) }));
+    }
+
+    /// Seals whole sectors at once and sends them on their way.
+    fn write_direct(&mut self, block: &Block, sector: u64, bytes: &[u8]) -> Result<()> {
+        let core = self.core.clone();
+        let mut sector = sector;
+        for bytes in bytes.chunks(WRITE_SECTORS as usize * SECTOR_BYTES) {
+            let wanted = (bytes.len() / SECTOR_BYTES) as u64;
+            core.throttle(bytes.len())?;
+            self.promise(wanted)?;
+            // What is allocated is no longer promised.
+            self.promised -= wanted;
+            let runs = core.space.lock().allocate(wanted, WRITE_SECTORS)?;
+            let mut bytes = bytes;
+            for run in runs {
+                let (part, rest) = bytes.split_at(run.sectors as usize * SECTOR_BYTES);
+                bytes = rest;
+                let mut sealed = core.device.buffer(run.sectors as usize);
+                sealed.copy_from_slice(part);
+                let extents = seal_run(block, run.sector, &mut sealed);
+                let completion = core.device.write(vec![Write { sector: run.sector, bytes: sealed }]);
+                core.note_in_flight(part.len(), &completion);
+                for extent in extents {
+                    let sectors = extent.sectors();
+                    let completion = completion.clone();
+                    let content = Content::Sealed { extent: Arc::new(extent), completion };
+                    self.data.push((block.clone(), Segment { start: sector, sectors, content }));
+                    sector += sectors;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the sectors `from..to` a hole; `to` may be `u64::MAX / 4096`: everything from there on. Fails with
+    /// [`Error::TooLong`] where the range is too fragmented to be emptied at once: halve it.
+    pub fn punch(&mut self, block: &Block, from: u64, to: u64) -> Result<()> {
+        let to = to.min(END);
+        if from >= to {
+            return Ok(());
+        }
+        let start = Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
+        let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
+        let limit = if to == END { RECLAIM_STEP } else { PUNCH_EXTENTS_MAX };
+        let (extents, all) = self.core.range_sealed(start, end, limit)?;
+        let many = !all || extents.len() > limit;
+        if many && to < END {
+            return Err(Error::TooLong);
+        }
+        let content = if many { Content::Reclaimed } else { Content::Hole };
+        if many {
+            self.reclaim(block.id(), Reclaim { from, destroy: false });
+        }
+        self.data.push((block.clone(), Segment { start: from, sectors: to - from, content }));
+        Ok(())
+    }
+
+    fn reclaim(&mut self, id: BlockId, reclaim: Reclaim) {
+        self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::RECLAIM, id), Change::Raw(reclaim.encode())));
+        self.reclaim.push((id, reclaim));
+    }
+
+    /// Lets `sectors` sectors of `target` from `target_sector` on be those of `source` from `source_sector` on,
+    /// without copying them. The ranges may be of one block but must not overlap. At most
+    /// [`CLONE_SECTORS_MAX`] at once.
+    pub fn clone_range(
+        &mut self,
+        source: &Block,
+        source_sector: u64,
+        target: &Block,
+        target_sector: u64,
+        sectors: u64,
+    ) -> Result<()> {
+        assert!(sectors <= CLONE_SECTORS_MAX);
+        self.adds = true;
+        self.core.finish_reclaim(target, target_sector + sectors)?;
+        // Clones refer to extents that the index knows, so what is newer is sealed first.
+        self.core.seal_block(source)?;
+        let pieces = self.core.locate(source, source_sector, source_sector + sectors)?;
+        for piece in pieces {
+            let content = match piece.source {
+                Source::Zeros => Content::Hole,
+                Source::Page(page) => {
+                    self.promise(1)?;
+                    Content::Plain(page)
+                }
+                Source::Extent(extent, completion) => {
+                    if let Some(completion) = completion {
+                        completion.wait().map_err(Error::Read)?;
+                    }
+                    let extent = Arc::new(self.clone_extent(source, target, &extent)?);
+                    Content::Clone { extent, source: (source.id(), piece.start) }
+                }
+            };
+            let start = piece.start - source_sector + target_sector;
+            self.data.push((target.clone(), Segment { start, sectors: piece.sectors, content }));
+        }
+        Ok(())
+    }
+
+    fn clone_extent(&self, source: &Block, target: &Block, extent: &Extent) -> Result<Extent> {
+        let mut clone = extent.clone();
+        clone.set_shared();
+        if source.id() != target.id() {
+            let secret = self.core.extent_key(source, extent)?.to_secret();
+            clone.foreign_key = Some(wrap_key(&target.0.item_key, &extent.header.nonce, &secret));
+            clone.header.flags = (clone.header.flags.get() | EXTENT_FOREIGN_KEY).into();
+        }
+        Ok(clone)
+    }
+
+    /// Marks a block that lost its last name but is still open.
+    pub fn orphan(&mut self, block: &Block) {
+        self.items
+            .push((Key::new(SYSTEM_BLOCK, ItemKind::ORPHAN, block.id()), Change::Raw(Vec::new().into())));
+    }
+
+    /// Removes a block and everything it holds; a large one in the background, in bounded steps. Also ends its
+    /// being an orphan.
+    pub fn destroy(&mut self, block: &Block) -> Result<()> {
+        const INLINE: usize = 64;
+        let id = block.id();
+        if self.core.orphan_exists(id)? {
+            self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::ORPHAN, id), Change::Delete));
+        }
+        let first = Key::new(id, ItemKind(0), 0);
+        let last = Key::new(id, ItemKind(u8::MAX), u64::MAX);
+        let (items, all) = self.core.range(first, last, INLINE)?;
+        if !all || items.len() > INLINE || self.core.is_reclaimed(id) {
+            self.reclaim(id, Reclaim { from: 0, destroy: true });
+            let content = Content::Reclaimed;
+            self.data.push((block.clone(), Segment { start: 0, sectors: END, content }));
+            return Ok(());
+        }
+        for (key, _) in items {
+            if key.kind != ItemKind::EXTENT {
+                self.items.push((key, Change::Delete));
+            }
+        }
+        self.data.push((block.clone(), Segment { start: 0, sectors: END, content: Content::Hole }));
+        Ok(())
+    }
+
+    /// A change to one of the store's own items.
+    pub(super) fn put_system(&mut self, key: Key, change: Change) {
+        self.items.push((key, change));
+    }
+
+    /// A hole, whatever is there.
+    pub(super) fn cut(&mut self, block: &Block, from: u64, to: u64) {
+        let content = Content::Hole;
+        self.data.push((block.clone(), Segment { start: from, sectors: to - from, content }));
+    }
+
+    fn promise(&mut self, sectors: u64) -> Result<()> {
+        self.core.promise(sectors)?;
+        self.promised += sectors;
+        Ok(())
+    }
+
+    /// Makes the changes visible, in one step. Fails with [`Error::NoSpace`] before anything is changed;
+    /// transactions that only remove succeed on a full store.
+    pub fn apply(mut self) -> Result<Seq> {
+        self.core.check_writable()?;
+        self.core.check_index_space(self.adds)?;
+        let core = self.core.clone();
+        if core.layers.read().pending.weight > BATCH_WEIGHT_MAX {
+            core.commit()?;
+        }
+        let mut needless = 0;
+        let mut layers = core.layers.write();
+        let pending = &mut layers.pending;
+        for block in self.blocks.drain(..) {
+            pending.blocks.entry(block.id()).or_insert(block);
+        }
+        for (key, change) in self.items.drain(..) {
+            pending.put(key, change);
+        }
+        for (block, segment) in self.data.drain(..) {
+            needless += pending.put_data(&block, segment);
+        }
+        self.promised = 0;
+        let op = Seq(core.next_op.fetch_add(1, Ordering::Relaxed));
+        pending.newest = op;
+        let weight = pending.weight;
+        for (id, reclaim) in self.reclaim.drain(..) {
+            core.note_reclaim(id, reclaim);
+        }
+        drop(layers);
+        if needless > 0 {
+            core.space.lock().release_promise(needless);
+        }
+        core.wake_committer(weight);
+        Ok(op)
+    }
+}
+
+/// Seals a run of sectors in place, extent by extent. Their birth is set when their record is made.
+pub(super) fn seal_run(block: &Block, sector: u64, bytes: &mut [u8]) -> Vec<Extent> {
+    let mut sector = sector;
+    let mut extents = Vec::with_capacity(bytes.len().div_ceil(EXTENT_SECTORS_MAX * SECTOR_BYTES));
+    for part in bytes.chunks_mut(EXTENT_SECTORS_MAX * SECTOR_BYTES) {
+        let extent = seal_extent(block, sector, part);
+        sector += extent.sectors();
+        extents.push(extent);
+    }
+    extents
+}
+
+/// Seals one extent in place.
+pub(super) fn seal_extent(block: &Block, sector: u64, bytes: &mut [u8]) -> Extent {
+    let nonce = random();
+    seal_sectors(&ExtentKey::derive(&block.0.data_key, &nonce), 0, bytes);
+    let header = ExtentHeader {
+        sector: sector.into(),
+        birth: 0.into(),
+        nonce,
+        epoch: block.0.epoch.into(),
+        sectors: ((bytes.len() / SECTOR_BYTES) as u16).into(),
+        skip: 0.into(),
+        flags: 0.into(),
+        unit_log2: 0,
+        cipher: Extent::XTS,
+    };
+    Extent { header, foreign_key: None, hashes: hash_sectors(bytes).collect() }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.promised > 0 {
+            self.core.space.lock().release_promise(self.promised);
+        }
+        // Sectors that no record will name go back once nothing writes to them any more.
+        for (_, segment) in &self.data {
+            if let Content::Sealed { extent, completion } = &segment.content {
+                let _ = completion.wait();
+                let run = Run { sector: extent.sector(), sectors: extent.sectors() };
+                if self.core.space.lock().mark(run, false).is_err() {
+                    self.core.poison("space of a dropped transaction");
+                }
+            }
+        }
+    }
+}
