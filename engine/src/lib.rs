@@ -7,6 +7,8 @@ mod error;
 pub mod format;
 pub mod limits;
 mod store;
+#[allow(dead_code, reason = "the store is to use it")]
+mod tree;
 
 pub use error::{Error, Result};
 pub use store::{

@@ -11,6 +11,8 @@ pub const NODE_SECTORS: usize = NODE_BYTES / SECTOR_BYTES;
 pub const ITEM_BYTES_MAX: usize = 4000;
 /// What sealing an item adds to its clear and its secret part: a length, a nonce and a tag.
 pub const ITEM_SEAL_BYTES: usize = 2 + 12 + 16;
+/// No index is higher: every inner node has at least two children, and all nodes fit the largest store.
+pub const NODE_HEIGHT_MAX: u32 = (STORE_SECTORS_MAX / NODE_SECTORS as u64).ilog2() + 1;
 /// The longest attributes that an upper layer may store with a block, in bytes.
 pub const ATTRIBUTES_BYTES_MAX: usize = 2048;
 

@@ -16,7 +16,7 @@ pub use block::{BlockHeader, WRAPPED_KEY_BYTES};
 pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
 pub use keyslot::{CertificateBytes, KeySlotHeader, KeySlotSecrets};
-pub use node::{CHILD_BYTES, NODE_MAGIC, NodeHeader, NodePtr, SLOT_BYTES};
+pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{Layout, SUPERBLOCK_MAGIC, Superblock};
