@@ -6,11 +6,12 @@ pub mod device;
 mod error;
 pub mod format;
 pub mod limits;
+mod space;
 mod store;
-#[allow(dead_code, reason = "the store is to use it")]
 mod tree;
 
 pub use error::{Error, Result};
 pub use store::{
-    Block, CreateOptions, Item, OpenError, OpenOptions, Seq, SnapshotInfo, Store, Transaction, Usage,
+    Block, CreateOptions, Item, OpenError, OpenOptions, Seq, SnapshotError, SnapshotInfo, Store, Transaction,
+    Usage,
 };

@@ -87,3 +87,6 @@ const _: () = assert!(SPACE_FANOUT * 40 <= SECTOR_BYTES);
 pub const CLONE_SECTORS_MAX: u64 = (64 << 20) / SECTOR_BYTES as u64;
 /// A range with more extents than this is not emptied in one transaction.
 pub const PUNCH_EXTENTS_MAX: usize = 8 * RECLAIM_STEP;
+
+/// A snapshot's name, in bytes.
+pub const SNAPSHOT_NAME_BYTES_MAX: usize = 255;

@@ -89,7 +89,8 @@ impl HostFile {
         }
         self.check_writable()?;
         if self.is_block_device {
-            let message = format!("the block device ends at sector {current}; it cannot become {sectors} long");
+            let message =
+                format!("the block device ends at sector {current}; it cannot become {sectors} long");
             return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         }
         allocate(&self.file, current * SECTOR_BYTES as u64, (sectors - current) * SECTOR_BYTES as u64)?;

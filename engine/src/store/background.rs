@@ -19,7 +19,7 @@ impl Background {
     pub(super) fn start(core: &Arc<Core>) -> Self {
         let mut threads = Vec::new();
         if core.options.background && !core.options.read_only {
-            let tasks: [(&str, fn(&Core)); 3] =
+            let tasks: [(&str, fn(&Arc<Core>)); 3] =
                 [("commit", commit), ("checkpoint", checkpoint), ("reclaim", reclaim)];
             for (name, task) in tasks {
                 let core = core.clone();
@@ -51,7 +51,7 @@ impl Drop for Background {
 }
 
 /// Commits when enough has gathered; makes what is older than a few seconds durable.
-fn commit(core: &Core) {
+fn commit(core: &Arc<Core>) {
     let interval = Duration::from_secs(WRITE_BACK_SECONDS);
     let mut next = Instant::now() + interval;
     loop {
@@ -80,7 +80,7 @@ fn commit(core: &Core) {
     }
 }
 
-fn checkpoint(core: &Core) {
+fn checkpoint(core: &Arc<Core>) {
     while wait_for(core, |state| &mut state.checkpoint_wanted) {
         if core.run_checkpoint().is_err() {
             return;
@@ -88,7 +88,7 @@ fn checkpoint(core: &Core) {
     }
 }
 
-fn reclaim(core: &Core) {
+fn reclaim(core: &Arc<Core>) {
     while wait_for(core, |state| &mut state.reclaim_wanted) {
         while let Ok(true) = core.reclaim_step() {
             if core.signal.state.lock().stop {

@@ -10,14 +10,13 @@ use std::sync::atomic::Ordering;
 
 use zerocopy::FromZeros;
 
+use super::layers::Layers;
 use super::{Core, now_ns};
 use crate::crypto::{Hash, tagged_hash};
 use crate::device::{Completion, Write};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT_VERSION, NodePtr, SUPERBLOCK_MAGIC, SpaceEntry, Superblock};
-use crate::limits::{
-    BATCH_WEIGHT_COMMIT, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES, NODE_SECTORS,
-};
+use crate::limits::{BATCH_WEIGHT_COMMIT, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES, NODE_SECTORS};
 use crate::space::{Delta, Run, TableError};
 use crate::tree::{NodeBytes, NodeSink, Root};
 
@@ -56,7 +55,7 @@ impl Core {
     /// Makes and installs a checkpoint of all records sealed so far.
     pub(super) fn run_checkpoint(&self) -> Result<()> {
         let mut generation = self.checkpoint.lock();
-        let result = self.checkpoint_locked(&mut generation);
+        let result = self.checkpoint_at(&mut generation, |_, _| {}).map(drop);
         drop(generation);
         if result.is_err() {
             self.poison("checkpoint");
@@ -66,7 +65,13 @@ impl Core {
         result
     }
 
-    fn checkpoint_locked(&self, generation: &mut u64) -> Result<()> {
+    /// As [`Core::run_checkpoint`], for who holds the lock; `at_edge` is called between the last record that the
+    /// checkpoint contains and the next.
+    pub(super) fn checkpoint_at(
+        &self,
+        generation: &mut u64,
+        at_edge: impl FnOnce(&mut Layers, &Moment),
+    ) -> Result<Moment> {
         self.check_writable()?;
         // The edge of a record: everything before it is in the deltas, nothing behind it.
         let (mut moment, appended, old_root, deltas) = {
@@ -85,6 +90,7 @@ impl Core {
                 nodes: self.nodes.load(Ordering::Acquire),
                 space: SpaceEntry::new_zeroed(),
             };
+            at_edge(&mut layers, &moment);
             (moment, sealer.appended, layers.root, frozen)
         };
 
@@ -114,11 +120,12 @@ impl Core {
         self.nodes.store(moment.nodes, Ordering::Release);
         self.log_tail.store(appended, Ordering::Release);
         let mut space = self.space.lock();
-        space.set_table(table);
+        // Before the table: a bitmap not read so far must be read as it was before these were freed.
         for run in freed.into_iter().chain(self.freed.lock().on_checkpoint(moment.seq)) {
             space.mark(run, false)?;
         }
-        Ok(())
+        space.set_table(table);
+        Ok(moment)
     }
 
     /// Writes all four copies; from the middle on, this is what a crash leads to.
@@ -342,7 +349,15 @@ struct Sink<'a> {
 
 impl<'a> Sink<'a> {
     fn new(core: &'a Core, seq: u64) -> Self {
-        Self { core, seq, deltas: Vec::new(), freed: Vec::new(), allocated: 0, replaced: 0, writes: VecDeque::new() }
+        Self {
+            core,
+            seq,
+            deltas: Vec::new(),
+            freed: Vec::new(),
+            allocated: 0,
+            replaced: 0,
+            writes: VecDeque::new(),
+        }
     }
 
     /// Waits for all nodes; returns what happened to space, and what may be used again once the checkpoint is
@@ -389,4 +404,3 @@ impl NodeSink for Sink<'_> {
         }
     }
 }
-

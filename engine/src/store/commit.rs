@@ -24,8 +24,8 @@ use super::{Block, Core, Sealer, Seq};
 use crate::crypto::seal_item;
 use crate::device::{Completion, SectorBuf, Write};
 use crate::error::{Error, Result};
-use crate::format::{BlockHeader, BlockId, Extent, ItemKind, Key, KeyBytes, Layout, encode_change};
 use crate::format::Change as RecordChange;
+use crate::format::{BlockHeader, BlockId, Extent, ItemKind, Key, KeyBytes, Layout, encode_change};
 use crate::limits::{EXTENT_SECTORS_MAX, RECORD_SECTORS_MAX, SECTOR_BYTES};
 use crate::space::{Delta, Run};
 
@@ -214,11 +214,7 @@ impl Core {
     }
 
     /// Gives every segment of the batch its place in the index, and seals what is still plain.
-    fn seal_data(
-        &self,
-        batch: &Batch,
-        resolver: &mut Resolver<'_>,
-    ) -> Result<(Vec<Write>, Vec<Completion>)> {
+    fn seal_data(&self, batch: &Batch, resolver: &mut Resolver<'_>) -> Result<(Vec<Write>, Vec<Completion>)> {
         for (_, segment) in batch.data.iter() {
             if let Content::Clone { extent, source } = &segment.content {
                 resolver.share(extent, *source)?;
@@ -289,7 +285,8 @@ impl Core {
         let mut chunks = plan_chunks(&*self.device, batch, plain, &runs);
         let seal = |chunk: &mut Chunk| {
             for planned in &mut chunk.extents {
-                let bytes = &mut chunk.bytes[planned.at * SECTOR_BYTES..][..planned.pages.len() * SECTOR_BYTES];
+                let bytes =
+                    &mut chunk.bytes[planned.at * SECTOR_BYTES..][..planned.pages.len() * SECTOR_BYTES];
                 for (target, page) in bytes.chunks_exact_mut(SECTOR_BYTES).zip(&planned.pages) {
                     target.copy_from_slice(&page[..]);
                 }

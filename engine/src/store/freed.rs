@@ -14,18 +14,11 @@ pub(super) struct Freed {
     records: VecDeque<(u64, u64, Vec<Run>)>,
     /// Records whose runs were already released, but whose names still count.
     released: u64,
-    sectors: u64,
 }
 
 impl Freed {
     pub(super) fn push(&mut self, seq: u64, names: u64, runs: Vec<Run>) {
-        self.sectors += runs.iter().map(|run| run.sectors).sum::<u64>();
         self.records.push_back((seq, names, runs));
-    }
-
-    /// Sectors that wait.
-    pub(super) fn sectors(&self) -> u64 {
-        self.sectors
     }
 
     /// Records up to `durable` are durable: returns what may be used again.
@@ -48,7 +41,6 @@ impl Freed {
             runs.append(&mut front.2);
             self.records.pop_front();
         }
-        self.sectors -= runs.iter().map(|run| run.sectors).sum::<u64>();
         runs
     }
 }
@@ -68,6 +60,5 @@ mod tests {
         assert!(freed.on_durable(2).is_empty(), "the record that names them is not durable");
         assert_eq!(freed.on_durable(3), [run(1), run(2)]);
         assert_eq!(freed.on_checkpoint(3), [run(3)]);
-        assert_eq!(freed.sectors(), 0);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::batch::{Batch, Change};
-use super::{Core, Item, Seq};
+use super::{Core, Seq};
 use crate::device::Completion;
 use crate::error::{Error, Result};
 use crate::format::{Extent, Key};
@@ -283,12 +283,4 @@ impl Core {
 /// Reads an extent item. Its bytes were verified with their node, so a malformed one was written so.
 pub(super) fn decode_extent(value: &[u8]) -> Result<Extent> {
     Extent::decode(value).map_err(|_| Error::Corrupt { what: "extent item", sector: 0 })
-}
-
-/// An item, from a layer above the index.
-pub(super) fn change_item(change: &Change) -> Option<Item> {
-    match change {
-        Change::Item(item) => Some((**item).clone()),
-        Change::Attributes(_) | Change::Raw(_) | Change::Delete => None,
-    }
 }

@@ -167,6 +167,8 @@ struct Core {
     freed: Mutex<Freed>,
     snapshots: Mutex<Snapshots>,
     reclaims: RwLock<BTreeMap<BlockId, Reclaim>>,
+    /// One step of removing what is left of a block or snapshot at a time.
+    reclaiming: Mutex<()>,
     in_flight: Mutex<checkpoint::InFlight>,
     /// Nodes of the index as of the last checkpoint.
     nodes: AtomicU64,

@@ -38,7 +38,9 @@ use crate::tree::{NodeBytes, NodeReader, Root, Tree};
 /// Why a store does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("this is not a Blocktree store, or both copies of its key slot and all of its superblock are destroyed")]
+    #[error(
+        "this is not a Blocktree store, or both copies of its key slot and all of its superblock are destroyed"
+    )]
     NotAStore,
     #[error("written by another version of Blocktree, which this one cannot read")]
     Version,
@@ -50,7 +52,9 @@ pub enum OpenError {
     Certificate(#[from] CertificateError),
     #[error("no two copies of the superblock are valid: {0}")]
     Superblock(&'static str),
-    #[error("the volume is shorter ({found} sectors) than the store ({expected} sectors): part of it is missing")]
+    #[error(
+        "the volume is shorter ({found} sectors) than the store ({expected} sectors): part of it is missing"
+    )]
     Truncated { expected: u64, found: u64 },
     #[error("the log is damaged at record {seq}: {why}")]
     Log { seq: u64, why: &'static str },
@@ -148,6 +152,7 @@ pub(super) fn build(
         freed: Default::default(),
         snapshots: Default::default(),
         reclaims: RwLock::new(BTreeMap::new()),
+        reclaiming: Mutex::new(()),
         in_flight: Default::default(),
         nodes: AtomicU64::new(superblock.nodes.get()),
         next_block: AtomicU64::new(superblock.next_block.get()),
@@ -301,8 +306,7 @@ fn read_log(
     keys: &Keys,
     superblock: &Superblock,
 ) -> Result<Log, OpenError> {
-    let mut log =
-        Log { records: Vec::new(), position: superblock.log_position.get(), appended: 0 };
+    let mut log = Log { records: Vec::new(), position: superblock.log_position.get(), appended: 0 };
     let mut previous = superblock.record_hash;
     let mut seq = superblock.seq.get() + 1;
     loop {
@@ -484,4 +488,3 @@ impl Core {
         Ok(())
     }
 }
-

@@ -216,7 +216,8 @@ impl Core {
         if from >= to {
             return Ok(None);
         }
-        let start = Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
+        let start =
+            Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
         let (extents, _) = self.range_sealed(start, end, 64)?;
         let indexed = extents.iter().find_map(|(key, value)| {
@@ -229,7 +230,9 @@ impl Core {
             .chain(layers.writing.iter().map(|written| &written.batch.data));
         let dirty = overlays.filter_map(|overlay| {
             let mut segments = overlay.touching(block.id(), from, to);
-            segments.find(|s| !matches!(s.content, Content::Hole | Content::Reclaimed)).map(|s| s.start.max(from))
+            segments
+                .find(|s| !matches!(s.content, Content::Hole | Content::Reclaimed))
+                .map(|s| s.start.max(from))
         });
         // More extents than were asked for lie behind those that were seen.
         let unseen = (extents.len() >= 64 && indexed.is_none()).then(|| extents[63].0.offset.max(from));

@@ -90,8 +90,11 @@ impl Core {
             transaction.cut(block, reclaim.from.min(extents[0].0.offset), end);
         }
         if done && reclaim.destroy {
-            let (items, all) =
-                self.range(Key::new(id, ItemKind(2), 0), Key::new(id, ItemKind(u8::MAX), u64::MAX), RECLAIM_STEP)?;
+            let (items, all) = self.range(
+                Key::new(id, ItemKind(2), 0),
+                Key::new(id, ItemKind(u8::MAX), u64::MAX),
+                RECLAIM_STEP,
+            )?;
             for (key, _) in items {
                 transaction.put_system(key, Change::Delete);
             }

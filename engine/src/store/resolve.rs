@@ -106,7 +106,8 @@ impl<'a> Resolver<'a> {
 
     /// One more extent refers to these sectors; so far it was the one at `source`.
     pub(super) fn share(&mut self, extent: &Extent, source: (BlockId, u64)) -> Result<()> {
-        let first = Key::new(source.0, ItemKind::EXTENT, source.1.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
+        let first =
+            Key::new(source.0, ItemKind::EXTENT, source.1.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let last = Key::new(source.0, ItemKind::EXTENT, source.1);
         let holder = self.range(first, last)?.into_iter().next_back();
         if let Some((key, value)) = holder {
@@ -156,7 +157,7 @@ impl<'a> Resolver<'a> {
         let mut dead = Vec::new();
         let mut at = sector;
         let known = self.range(key(first), key(end - 1))?;
-        let mut put = |changes: &mut BTreeMap<Key, Option<Value>>, from: u64, to: u64, extents: u32| {
+        let put = |changes: &mut BTreeMap<Key, Option<Value>>, from: u64, to: u64, extents: u32| {
             if extents > 1 && from < to {
                 changes.insert(key(from), Some(encode_shared((to - from) as u32, extents)));
             }
@@ -212,4 +213,3 @@ pub(super) fn decode_dead(value: &[u8]) -> Option<(u64, u64)> {
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
     Some((number(&value[..8]), number(&value[8..])))
 }
-

@@ -37,6 +37,7 @@ pub struct Transaction {
     blocks: Vec<Block>,
     data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
+    freed: Vec<Run>,
     /// Sectors promised for the dirty pages in `data`.
     promised: u64,
     /// Adds to what the store holds, so that a full store refuses it.
@@ -78,6 +79,7 @@ impl Transaction {
             blocks: Vec::new(),
             data: Vec::new(),
             reclaim: Vec::new(),
+            freed: Vec::new(),
             promised: 0,
             adds: false,
         }
@@ -230,7 +232,8 @@ impl Transaction {
         if from >= to {
             return Ok(());
         }
-        let start = Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
+        let start =
+            Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
         let limit = if to == END { RECLAIM_STEP } else { PUNCH_EXTENTS_MAX };
         let (extents, all) = self.core.range_sealed(start, end, limit)?;
@@ -343,6 +346,11 @@ impl Transaction {
         self.data.push((block.clone(), Segment { start: from, sectors: to - from, content }));
     }
 
+    /// Frees sectors that no extent refers to.
+    pub(super) fn free(&mut self, run: Run) {
+        self.freed.push(run);
+    }
+
     fn promise(&mut self, sectors: u64) -> Result<()> {
         self.core.promise(sectors)?;
         self.promised += sectors;
@@ -351,9 +359,14 @@ impl Transaction {
 
     /// Makes the changes visible, in one step. Fails with [`Error::NoSpace`] before anything is changed;
     /// transactions that only remove succeed on a full store.
-    pub fn apply(mut self) -> Result<Seq> {
+    pub fn apply(self) -> Result<Seq> {
         self.core.check_writable()?;
         self.core.check_index_space(self.adds)?;
+        self.apply_unchecked()
+    }
+
+    /// As [`Transaction::apply`], for who holds the lock that a checkpoint would need.
+    pub(super) fn apply_unchecked(mut self) -> Result<Seq> {
         let core = self.core.clone();
         if core.layers.read().pending.weight > BATCH_WEIGHT_MAX {
             core.commit()?;
@@ -370,6 +383,7 @@ impl Transaction {
         for (block, segment) in self.data.drain(..) {
             needless += pending.put_data(&block, segment);
         }
+        pending.useless.append(&mut self.freed);
         self.promised = 0;
         let op = Seq(core.next_op.fetch_add(1, Ordering::Relaxed));
         pending.newest = op;

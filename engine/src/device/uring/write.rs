@@ -179,11 +179,7 @@ impl WriteQueue {
     }
 
     /// Reaps and sleeps until `done`; `left` tells how many of the completions to come matter to the caller.
-    fn wait_until(
-        &self,
-        done: impl Fn(&Table) -> bool,
-        left: impl Fn() -> usize,
-    ) -> MutexGuard<'_, Table> {
+    fn wait_until(&self, done: impl Fn(&Table) -> bool, left: impl Fn() -> usize) -> MutexGuard<'_, Table> {
         let mut table = self.table.lock();
         let mut again = Vec::new();
         loop {

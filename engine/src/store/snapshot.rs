@@ -1,0 +1,393 @@
+//! Snapshots: named roots that pin what they hold.
+//!
+//! Data that dies while a snapshot holds it goes to the dead list of the newest such snapshot, in the record
+//! that lets it die. An index node that dies so is just left alone: nodes never move, so those that only one
+//! snapshot holds are found by comparing its index with the next one's when it is deleted.
+//!
+//! Deleting happens in the background, in steps that can each be repeated after a crash: the snapshot's own
+//! nodes join its dead list; then the list is emptied, entry by entry, to the next older snapshot if that holds
+//! the entry too, or to free space.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::batch::Change;
+use super::open::OpenError;
+use super::resolve::decode_dead;
+use super::transaction::Transaction;
+use super::{Core, Store, now_ns};
+use crate::crypto::{open_item, seal_item};
+use crate::error::{Error, Result};
+use crate::format::{BlockId, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK};
+use crate::limits::{NODE_SECTORS, RECLAIM_STEP, SNAPSHOT_NAME_BYTES_MAX};
+use crate::space::Run;
+use crate::tree::{Root, WalkEvent, WalkStep};
+
+/// Why a snapshot is not made or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("there already is a snapshot with this name")]
+    Exists,
+    #[error(
+        "a snapshot's name has 1 to {SNAPSHOT_NAME_BYTES_MAX} bytes, and no control characters or slashes"
+    )]
+    Name,
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// A snapshot, as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    pub name: String,
+    /// When it was made, in nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The sequence number of its checkpoint.
+    pub seq: u64,
+}
+
+/// A snapshot item; the name follows, sealed under the owner key.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct SnapshotBytes {
+    /// 0: its checkpoint is being written. 1: there. 2: its own nodes are being found. 3: its dead are freed.
+    pub state: u8,
+    pub reserved: [u8; 3],
+    pub height: U32,
+    pub seq: U64,
+    pub time_ns: U64,
+    pub next_block: U64,
+    pub root: NodePtr,
+}
+const _: () = assert!(size_of::<SnapshotBytes>() == 80);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Making,
+    There,
+    Comparing,
+    Emptying,
+}
+
+#[derive(Debug, Clone)]
+struct Snapshot {
+    id: BlockId,
+    name: String,
+    state: State,
+    seq: u64,
+    time_ns: u64,
+    next_block: u64,
+    root: Root,
+}
+
+/// All snapshots, oldest first.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    all: Vec<Snapshot>,
+}
+
+impl Snapshots {
+    /// The newest snapshot that holds data born with record `birth`.
+    pub(super) fn pin(&self, birth: u64) -> Option<BlockId> {
+        let newest = self.all.iter().rev().find(|snapshot| snapshot.state <= State::There)?;
+        (birth <= newest.seq).then_some(newest.id)
+    }
+
+    /// The newest snapshot that holds a node born with checkpoint `birth`.
+    pub(super) fn pin_node(&self, birth: u64) -> Option<BlockId> {
+        let newest = self.all.iter().rev().find(|snapshot| snapshot.state <= State::Comparing)?;
+        (birth <= newest.seq).then_some(newest.id)
+    }
+}
+
+impl Snapshot {
+    fn key(&self) -> Key {
+        Key::new(SYSTEM_BLOCK, ItemKind::SNAPSHOT, self.id)
+    }
+
+    fn encode(&self, core: &Core) -> Change {
+        let bytes = SnapshotBytes {
+            state: self.state as u8,
+            reserved: [0; 3],
+            height: self.root.height.into(),
+            seq: self.seq.into(),
+            time_ns: self.time_ns.into(),
+            next_block: self.next_block.into(),
+            root: self.root.ptr,
+        };
+        let mut value = bytes.as_bytes().to_vec();
+        seal_item(&core.keys.owner, KeyBytes::from(self.key()).as_bytes(), self.name.as_bytes(), &mut value);
+        Change::Raw(value.into())
+    }
+
+    fn decode(core: &Core, key: &Key, value: &[u8]) -> Option<Self> {
+        let (bytes, sealed) = SnapshotBytes::read_from_prefix(value).ok()?;
+        let name = open_item(&core.keys.owner, KeyBytes::from(*key).as_bytes(), sealed).ok()?;
+        let state = match bytes.state {
+            0 => State::Making,
+            1 => State::There,
+            2 => State::Comparing,
+            3 => State::Emptying,
+            _ => return None,
+        };
+        Some(Self {
+            id: key.offset,
+            name: String::from_utf8(name.to_vec()).ok()?,
+            state,
+            seq: bytes.seq.get(),
+            time_ns: bytes.time_ns.get(),
+            next_block: bytes.next_block.get(),
+            root: Root { ptr: bytes.root, height: bytes.height.get() },
+        })
+    }
+}
+
+impl Store {
+    /// Makes a snapshot of everything applied so far. Durable when this returns.
+    pub fn snapshot_create(&self, name: &str) -> std::result::Result<(), SnapshotError> {
+        let bad = |c: char| c.is_control() || c == '/';
+        if name.is_empty() || name.len() > SNAPSHOT_NAME_BYTES_MAX || name.contains(bad) {
+            return Err(SnapshotError::Name);
+        }
+        self.core.sync(self.newest())?;
+        self.core.make_snapshot(name)
+    }
+
+    /// The snapshots, oldest first.
+    pub fn snapshot_list(&self) -> Vec<SnapshotInfo> {
+        let snapshots = self.core.snapshots.lock();
+        let there = snapshots.all.iter().filter(|snapshot| snapshot.state == State::There);
+        there.map(|s| SnapshotInfo { name: s.name.clone(), time_ns: s.time_ns, seq: s.seq }).collect()
+    }
+
+    /// Deletes a snapshot; the space follows in the background. `false` if there is none of this name.
+    pub fn snapshot_delete(&self, name: &str) -> Result<bool> {
+        let deleted = self.core.delete_snapshot(name)?;
+        self.core.sync(self.newest())?;
+        Ok(deleted)
+    }
+}
+
+impl Core {
+    fn make_snapshot(self: &Arc<Self>, name: &str) -> std::result::Result<(), SnapshotError> {
+        let mut generation = self.checkpoint.lock();
+        let id = self.next_block.fetch_add(1, Ordering::Relaxed);
+        let mut snapshot = Snapshot {
+            id,
+            name: name.to_owned(),
+            state: State::Making,
+            seq: 0,
+            time_ns: now_ns(),
+            next_block: 0,
+            root: Root::EMPTY,
+        };
+        {
+            let snapshots = self.snapshots.lock();
+            if snapshots.all.iter().any(|s| s.name == name && s.state <= State::There) {
+                return Err(SnapshotError::Exists);
+            }
+        }
+        self.check_index_space(true)?;
+        // At the edge of the checkpoint's last record the snapshot starts to pin, and the next record says so.
+        let moment = self.checkpoint_at(&mut generation, |layers, moment| {
+            snapshot.seq = moment.seq;
+            snapshot.next_block = moment.next_block;
+            let pending = &mut layers.pending;
+            pending.put(snapshot.key(), snapshot.encode(self));
+            pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
+            self.snapshots.lock().all.push(snapshot.clone());
+        });
+        let moment = moment.inspect_err(|_| self.poison("checkpoint"))?;
+        snapshot.root = moment.root;
+        snapshot.state = State::There;
+        drop(generation);
+        self.set_snapshot(&snapshot)?;
+        self.sync(super::Seq(self.next_op.load(Ordering::Acquire) - 1))?;
+        Ok(())
+    }
+
+    /// Changes a snapshot, in memory once its item is applied.
+    fn set_snapshot(self: &Arc<Self>, snapshot: &Snapshot) -> Result<()> {
+        let mut transaction = Transaction::new(self.clone());
+        transaction.put_system(snapshot.key(), snapshot.encode(self));
+        transaction.apply()?;
+        let mut snapshots = self.snapshots.lock();
+        if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
+            *known = snapshot.clone();
+        }
+        Ok(())
+    }
+
+    fn delete_snapshot(self: &Arc<Self>, name: &str) -> Result<bool> {
+        let found = {
+            let snapshots = self.snapshots.lock();
+            snapshots.all.iter().find(|s| s.name == name && s.state == State::There).cloned()
+        };
+        let Some(mut snapshot) = found else { return Ok(false) };
+        snapshot.state = State::Comparing;
+        // Only what commits after this may go by the new state, and that is what the sealer's lock orders.
+        self.commit()?;
+        self.set_snapshot(&snapshot)?;
+        self.request_reclaim();
+        Ok(true)
+    }
+
+    pub(super) fn request_reclaim(&self) {
+        self.signal.state.lock().reclaim_wanted = true;
+        self.signal.changed.notify_all();
+    }
+
+    /// One step of deleting a snapshot; whether there is more to do.
+    pub(super) fn snapshot_step(self: &Arc<Self>) -> Result<bool> {
+        let _one = self.reclaiming.lock();
+        let (snapshot, older, newer) = {
+            let snapshots = self.snapshots.lock();
+            let Some(at) = snapshots.all.iter().position(|s| s.state >= State::Comparing) else {
+                return Ok(false);
+            };
+            (snapshots.all[at].clone(), at.checked_sub(1).map(|at| snapshots.all[at].clone()), {
+                snapshots.all.get(at + 1).cloned()
+            })
+        };
+        match snapshot.state {
+            State::Comparing => self.find_own_nodes(snapshot, older.as_ref(), newer.as_ref())?,
+            _ => self.empty_dead_list(&snapshot, older.as_ref())?,
+        }
+        Ok(true)
+    }
+
+    /// Puts the nodes that only this snapshot holds into its dead list.
+    fn find_own_nodes(
+        self: &Arc<Self>,
+        mut snapshot: Snapshot,
+        older: Option<&Snapshot>,
+        newer: Option<&Snapshot>,
+    ) -> Result<()> {
+        // No checkpoint meanwhile: the index compared with must not change.
+        let mut generation = self.checkpoint.lock();
+        // What follows must fit the log without another checkpoint.
+        self.checkpoint_at(&mut generation, |_, _| {})?;
+        let newer = newer.map_or_else(|| self.layers.read().root, |newer| newer.root);
+        let older_seq = older.map_or(0, |older| older.seq);
+        let held_by_older = |ptr: &NodePtr| older.is_some() && ptr.birth.get() <= older_seq;
+        let mut shared = HashSet::new();
+        self.tree.walk(&newer, &mut |event| match event {
+            WalkEvent::Node { ptr, .. } if held_by_older(ptr) => WalkStep::Skip,
+            WalkEvent::Node { ptr, .. } if ptr.birth.get() <= snapshot.seq => {
+                shared.insert(ptr.sector.get());
+                WalkStep::Skip
+            }
+            WalkEvent::Node { level, .. } if level > 0 => WalkStep::On,
+            _ => WalkStep::Skip,
+        })?;
+        let mut own: Vec<NodePtr> = Vec::new();
+        let mut damaged = None;
+        self.tree.walk(&snapshot.root, &mut |event| match event {
+            WalkEvent::Node { ptr, level } => {
+                if held_by_older(ptr) || shared.contains(&ptr.sector.get()) {
+                    return WalkStep::Skip;
+                }
+                own.push(*ptr);
+                if level > 0 { WalkStep::On } else { WalkStep::Skip }
+            }
+            WalkEvent::Damaged { error, .. } => {
+                damaged = Some(error);
+                WalkStep::Skip
+            }
+            WalkEvent::Item { .. } => WalkStep::Skip,
+        })?;
+        if let Some(error) = damaged {
+            tracing::warn!("a deleted snapshot is damaged, its space stays in use: {error}");
+        }
+        for step in own.chunks(RECLAIM_STEP) {
+            let mut transaction = Transaction::new(self.clone());
+            for ptr in step {
+                let mut value = (NODE_SECTORS as u64).to_le_bytes().to_vec();
+                value.extend_from_slice(&ptr.birth.get().to_le_bytes());
+                let key = Key::new(snapshot.id, ItemKind::DEAD, ptr.sector.get());
+                transaction.put_system(key, Change::Raw(value.into()));
+            }
+            transaction.apply_unchecked()?;
+        }
+        snapshot.state = State::Emptying;
+        let mut transaction = Transaction::new(self.clone());
+        transaction.put_system(snapshot.key(), snapshot.encode(self));
+        transaction.apply_unchecked()?;
+        let mut snapshots = self.snapshots.lock();
+        if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
+            *known = snapshot;
+        }
+        Ok(())
+    }
+
+    /// Frees a step of the dead list, or hands it to the older snapshot; in the end the snapshot is gone.
+    fn empty_dead_list(self: &Arc<Self>, snapshot: &Snapshot, older: Option<&Snapshot>) -> Result<()> {
+        let first = Key::new(snapshot.id, ItemKind::DEAD, 0);
+        let last = Key::new(snapshot.id, ItemKind::DEAD, u64::MAX);
+        let (dead, all) = self.range(first, last, RECLAIM_STEP)?;
+        let mut transaction = Transaction::new(self.clone());
+        for (key, found) in dead {
+            let value = match found {
+                super::Found::Value(value) | super::Found::Change(Change::Raw(value)) => value,
+                super::Found::Change(_) => continue,
+            };
+            let corrupt = Error::Corrupt { what: "dead list", sector: key.offset };
+            let (sectors, birth) = decode_dead(&value).ok_or(corrupt)?;
+            transaction.put_system(key, Change::Delete);
+            match older {
+                Some(older) if birth <= older.seq => {
+                    transaction.put_system(Key { block: older.id, ..key }, Change::Raw(value));
+                }
+                _ => transaction.free(Run { sector: key.offset, sectors }),
+            }
+        }
+        if all {
+            transaction.put_system(snapshot.key(), Change::Delete);
+        }
+        transaction.apply()?;
+        if all {
+            self.snapshots.lock().all.retain(|known| known.id != snapshot.id);
+        }
+        Ok(())
+    }
+
+    /// Reads what the store knows of itself: snapshots, and blocks that are being emptied.
+    pub(super) fn load_system_items(&mut self) -> std::result::Result<(), OpenError> {
+        let range = |kind| (Key::new(SYSTEM_BLOCK, kind, 0), Key::new(SYSTEM_BLOCK, kind, u64::MAX));
+        let corrupt = |what| Error::Corrupt { what, sector: 0 };
+        let (from, to) = range(ItemKind::SNAPSHOT);
+        let mut all = Vec::new();
+        for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
+            let mut snapshot = Snapshot::decode(self, &key, &value).ok_or(corrupt("snapshot"))?;
+            if snapshot.state == State::Making {
+                // The checkpoint that was to be its root was never finished: it holds nothing.
+                snapshot.state = State::Emptying;
+            }
+            all.push(snapshot);
+        }
+        self.snapshots.get_mut().all = all;
+        let (from, to) = range(ItemKind::RECLAIM);
+        for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
+            let reclaim = super::Reclaim::decode(&value).ok_or(corrupt("reclaim item"))?;
+            self.reclaims.get_mut().insert(key.offset, reclaim);
+        }
+        self.signal.state.get_mut().reclaim_wanted = true;
+        Ok(())
+    }
+
+    /// Shows the tree of a snapshot instead of the newest.
+    pub(super) fn show_snapshot(&mut self, name: &str) -> std::result::Result<(), OpenError> {
+        let snapshots = &self.snapshots.get_mut().all;
+        let found = snapshots.iter().find(|s| s.name == name && s.state == State::There);
+        let root = found.ok_or_else(|| OpenError::NoSnapshot(name.to_owned()))?.root;
+        let layers = self.layers.get_mut();
+        layers.root = root;
+        layers.active = Default::default();
+        self.reclaims.get_mut().clear();
+        Ok(())
+    }
+}
