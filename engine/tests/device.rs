@@ -276,7 +276,8 @@ fn device_reports_a_truncated_file() {
     fs::remove_file(&path).unwrap();
     for device in devices {
         let mut buffers: Vec<_> = (0..100).map(|_| device.buffer(1)).collect();
-        let mut reads: Vec<_> = (0..).zip(&mut buffers).map(|(sector, bytes)| Read { sector, bytes }).collect();
+        let mut reads: Vec<_> =
+            (0..).zip(&mut buffers).map(|(sector, bytes)| Read { sector, bytes }).collect();
         assert_eq!(device.read(&mut reads).unwrap_err().kind(), ErrorKind::UnexpectedEof);
         read_all(&*device, &[(0, 2)]);
     }

@@ -23,8 +23,13 @@ pub struct SectorBuf {
 
 enum Origin {
     /// Allocated with room for this many sectors.
-    Heap { allocated: usize },
-    Arena { arena: Arc<Arena>, first: usize },
+    Heap {
+        allocated: usize,
+    },
+    Arena {
+        arena: Arc<Arena>,
+        first: usize,
+    },
 }
 
 // SAFETY: the buffer owns its memory alone, wherever that comes from.

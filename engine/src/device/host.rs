@@ -47,7 +47,14 @@ impl HostFile {
         let is_block_device = file.metadata()?.file_type().is_block_device();
         let sectors = AtomicU64::new(length_sectors(&file)?);
         let is_writable = is_writable(&file)?;
-        Ok(Self { file, is_block_device, is_writable, sectors, growing: Mutex::new(()), _lock: lock.map(Lock) })
+        Ok(Self {
+            file,
+            is_block_device,
+            is_writable,
+            sectors,
+            growing: Mutex::new(()),
+            _lock: lock.map(Lock),
+        })
     }
 
     pub(super) fn file(&self) -> &File {
@@ -100,7 +107,8 @@ impl HostFile {
         }
         self.check_writable()?;
         if self.is_block_device {
-            let message = format!("the block device ends at sector {current}; it cannot become {sectors} long");
+            let message =
+                format!("the block device ends at sector {current}; it cannot become {sectors} long");
             return Err(io::Error::new(io::ErrorKind::StorageFull, message));
         }
         allocate(&self.file, current * SECTOR_BYTES as u64, (sectors - current) * SECTOR_BYTES as u64)?;

@@ -260,7 +260,9 @@ fn while_busy<T>(
     let deadline = Instant::now() + patience;
     loop {
         match attempt() {
-            Err(VolumeError::Busy { .. }) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+            Err(VolumeError::Busy { .. }) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5))
+            }
             result => return result,
         }
     }

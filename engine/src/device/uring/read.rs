@@ -40,7 +40,8 @@ impl ReadRings {
     /// `buffers_of` is a ring that has the arena registered and outlives this.
     pub(super) fn new(file: &File, arena: Option<Arc<Arena>>, buffers_of: Option<RawFd>) -> io::Result<Self> {
         let file = file.try_clone()?;
-        let first = ReadRing { ring: Ring::new(&file, arena.clone(), buffers_of, DEPTH as u32, DEPTH as u32)? };
+        let first =
+            ReadRing { ring: Ring::new(&file, arena.clone(), buffers_of, DEPTH as u32, DEPTH as u32)? };
         let pool = Mutex::new(Pool { idle: vec![first], made: 1, made_max: RINGS_MAX });
         Ok(Self { file, arena, buffers_of, pool, returned: Condvar::new() })
     }
