@@ -114,8 +114,14 @@ pub fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>, Volum
         return open_device(path, access, lock);
     }
     let volume = path.join(VOLUME_FILE);
-    if !metadata.is_dir() || !volume.is_file() {
-        return Err(VolumeError::NotAStore { path: path.into() });
+    let not_a_store = || VolumeError::NotAStore { path: path.into() };
+    if !metadata.is_dir() {
+        return Err(not_a_store());
+    }
+    match fs::metadata(&volume) {
+        Ok(metadata) if metadata.is_file() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("look at", &volume, error)),
+        _ => return Err(not_a_store()),
     }
     let lock = if access == Access::Shared { None } else { Some(lock_volume_file(path, &volume, access)?) };
     open_device(&volume, access, lock)

@@ -303,7 +303,7 @@ impl Pending for Batch {
             drop(queue.wait_until(|_| self.outcome.get().is_some(), left));
         }
         match self.outcome.get() {
-            Some(result) => result.as_ref().map(|()| ()).map_err(copy_error),
+            Some(result) => result.as_ref().copied().map_err(copy_error),
             // The device drains its queue before it goes, so this cannot be.
             None => Err(io::Error::other("the device is gone")),
         }
