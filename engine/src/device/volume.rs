@@ -120,7 +120,9 @@ pub fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>, Volum
     }
     match fs::metadata(&volume) {
         Ok(metadata) if metadata.is_file() => {}
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error("look at", &volume, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("look at", &volume, error));
+        }
         _ => return Err(not_a_store()),
     }
     let lock = if access == Access::Shared { None } else { Some(lock_volume_file(path, &volume, access)?) };
