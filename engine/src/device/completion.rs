@@ -39,7 +39,7 @@ impl Completion {
     /// Blocks until the batch is complete and tells how it ended.
     pub fn wait(&self) -> io::Result<()> {
         match &self.0 {
-            State::Done(result) => result.as_ref().map(|()| ()).map_err(|error| copy_error(error)),
+            State::Done(result) => result.as_ref().copied().map_err(|error| copy_error(error)),
             State::Pending(batch) => batch.wait(),
         }
     }

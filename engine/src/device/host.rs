@@ -23,8 +23,18 @@ pub(super) struct HostFile {
     is_writable: bool,
     sectors: AtomicU64,
     growing: Mutex<()>,
-    /// Holds the lock until the device is dropped.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
+}
+
+/// Holds a locked file until the device is dropped.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child process that another thread starts at this moment has it open
+        // too, until it executes its program.
+        let _ = self.0.unlock();
+    }
 }
 
 impl HostFile {
@@ -32,11 +42,19 @@ impl HostFile {
         Self::with_lock(file, None)
     }
 
+    /// `lock` is a file whose lock is given up when this is dropped.
     pub(super) fn with_lock(file: File, lock: Option<File>) -> io::Result<Self> {
         let is_block_device = file.metadata()?.file_type().is_block_device();
         let sectors = AtomicU64::new(length_sectors(&file)?);
         let is_writable = is_writable(&file)?;
-        Ok(Self { file, is_block_device, is_writable, sectors, growing: Mutex::new(()), _lock: lock })
+        Ok(Self {
+            file,
+            is_block_device,
+            is_writable,
+            sectors,
+            growing: Mutex::new(()),
+            _lock: lock.map(Lock),
+        })
     }
 
     pub(super) fn file(&self) -> &File {

@@ -27,6 +27,9 @@ use crate::limits::{
 const VOLUME_FILE: &str = "volume";
 /// What a fresh filesystem contains; a directory with only this is empty.
 const LOST_AND_FOUND: &str = "lost+found";
+/// How long a block device may stay claimed that was closed just now: a child process that another thread starts at
+/// that moment has it open too, until it executes its program.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(50);
 /// How long udev may hold a block device's lock while it looks what is on it.
 const UDEV_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -111,8 +114,16 @@ pub fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>, Volum
         return open_device(path, access, lock);
     }
     let volume = path.join(VOLUME_FILE);
-    if !metadata.is_dir() || !volume.is_file() {
-        return Err(VolumeError::NotAStore { path: path.into() });
+    let not_a_store = || VolumeError::NotAStore { path: path.into() };
+    if !metadata.is_dir() {
+        return Err(not_a_store());
+    }
+    match fs::metadata(&volume) {
+        Ok(metadata) if metadata.is_file() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("look at", &volume, error));
+        }
+        _ => return Err(not_a_store()),
     }
     let lock = if access == Access::Shared { None } else { Some(lock_volume_file(path, &volume, access)?) };
     open_device(&volume, access, lock)
@@ -238,17 +249,29 @@ fn lock_volume_file(path: &Path, volume: &Path, access: Access) -> Result<File, 
 
 /// O_EXCL keeps away mounts and other exclusive users; the lock keeps udev from looking at a device that changes.
 fn lock_block_device(path: &Path, access: Access) -> Result<File, VolumeError> {
-    let file = options(access).custom_flags(libc::O_EXCL).open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::ResourceBusy => VolumeError::Busy { path: path.into() },
-        _ => io_error("open", path, error),
-    })?;
-    let deadline = Instant::now() + UDEV_PATIENCE;
+    let claim = || {
+        options(access).custom_flags(libc::O_EXCL).open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::ResourceBusy => VolumeError::Busy { path: path.into() },
+            _ => io_error("open", path, error),
+        })
+    };
+    let file = while_busy(CLOSE_PATIENCE, claim)?;
+    while_busy(UDEV_PATIENCE, || try_lock(&file, path))?;
+    Ok(file)
+}
+
+/// Tries again while the answer is [`VolumeError::Busy`], for this long.
+fn while_busy<T>(
+    patience: Duration,
+    mut attempt: impl FnMut() -> Result<T, VolumeError>,
+) -> Result<T, VolumeError> {
+    let deadline = Instant::now() + patience;
     loop {
-        match try_lock(&file, path) {
+        match attempt() {
             Err(VolumeError::Busy { .. }) if Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(5))
             }
-            result => return result.map(|()| file),
+            result => return result,
         }
     }
 }

@@ -34,9 +34,11 @@ use crate::limits::NODE_BYTES;
 
 use cache::NodeCache;
 
-#[allow(unused_imports, reason = "for the fuzz target of the node parser")]
-pub(crate) use node::Node;
-pub(crate) use walk::{WalkEvent, WalkStep};
+#[allow(unused_imports, reason = "the store and the fuzz target of the parser are to use them")]
+pub(crate) use {
+    node::Node,
+    walk::{WalkEvent, WalkStep},
+};
 
 /// A node as it stands on the device, or decrypted.
 pub(crate) type NodeBytes = [u8; NODE_BYTES];

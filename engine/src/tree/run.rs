@@ -92,6 +92,7 @@ impl Run {
     /// Adds an entry behind all others; `fresh` if no old node had it.
     pub(super) fn push(&mut self, key: Key, value: &[u8], fresh: bool) {
         debug_assert!(self.last_key().is_none_or(|last| last < key));
+        debug_assert!(self.weight() <= RUN_BYTES_MAX);
         self.entries.push(Entry { key, length: value.len() as u16, fresh });
         self.values.extend_from_slice(value);
     }

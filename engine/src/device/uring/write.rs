@@ -1,4 +1,4 @@
-//! The write path: one ring that all writers share.
+//! The write path: a ring that writers share.
 //!
 //! A submitter holds `submission` while it fills the submission queue and enters the kernel. Whoever waits is either
 //! the *driver*, who sleeps in the kernel until completions arrive, or sleeps until the driver has news. The driver
@@ -15,6 +15,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::device::{SectorBuf, Write};
 /// Requests that are submitted with one system call.
 const SUBMIT_MAX: u32 = 128;
 /// Requests in flight: as many as the completion queue holds.
-const IN_FLIGHT_MAX: u32 = 1024;
+const IN_FLIGHT_MAX: u32 = 512;
 /// Completions that a driver whose batch has many requests lets gather before it wakes up: fewer wake-ups for it,
 /// and not much delay for whoever comes to wait meanwhile.
 const GATHER_MAX: usize = 8;
@@ -43,6 +44,8 @@ pub(super) struct WriteQueue {
     submission: Mutex<Option<io::Error>>,
     table: Mutex<Table>,
     news: Condvar,
+    /// A copy of what the table says, for choosing a queue.
+    in_flight: AtomicUsize,
 }
 
 /// What is in flight.
@@ -72,12 +75,19 @@ struct Progress {
 }
 
 impl WriteQueue {
-    pub(super) fn new(file: &File, arena: Option<Arc<Arena>>) -> io::Result<Self> {
-        let ring = Ring::new(file, arena, None, SUBMIT_MAX, IN_FLIGHT_MAX)?;
+    /// `buffers_of` is a ring that registered the arena already.
+    pub(super) fn new(file: &File, arena: Option<Arc<Arena>>, buffers_of: Option<RawFd>) -> io::Result<Self> {
+        let ring = Ring::new(file, arena, buffers_of, SUBMIT_MAX, IN_FLIGHT_MAX)?;
         let slots = (0..IN_FLIGHT_MAX).map(|_| None).collect();
         let free = (0..IN_FLIGHT_MAX).rev().collect();
         let table = Mutex::new(Table { slots, free, has_driver: false, sleepers: 0 });
-        Ok(Self { ring, submission: Mutex::new(None), table, news: Condvar::new() })
+        let (submission, news) = (Mutex::new(None), Condvar::new());
+        Ok(Self { ring, submission, table, news, in_flight: AtomicUsize::new(0) })
+    }
+
+    /// How many requests are in flight, or complete and not yet reaped.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// The ring, for others that want to share its registered buffers.
@@ -98,6 +108,8 @@ impl WriteQueue {
             progress: Mutex::new(progress),
             outcome: OnceLock::new(),
         });
+        // Counted before it is in flight, so that a second writer chooses another queue.
+        self.in_flight.fetch_add(requests.len(), Ordering::Relaxed);
         let mut requests = requests.into_iter().peekable();
         let mut submitted = Vec::new();
         while requests.peek().is_some() {
@@ -151,7 +163,7 @@ impl WriteQueue {
             let error = broken.as_ref().map_or_else(|| io::ErrorKind::Other.into(), copy_error);
             let mut table = self.table.lock();
             for (index, _) in &entries[entries.len() - refused..] {
-                table.finish(*index, Err(copy_error(&error)));
+                self.finish(&mut table, *index, Err(copy_error(&error)));
             }
             self.news.notify_all();
         }
@@ -236,8 +248,8 @@ impl WriteQueue {
                 continue;
             };
             match slot.request.settle(completion.result(), io::ErrorKind::WriteZero) {
-                Outcome::Done => is_news |= table.finish(index, Ok(())),
-                Outcome::Failed(error) => is_news |= table.finish(index, Err(error)),
+                Outcome::Done => is_news |= self.finish(table, index, Ok(())),
+                Outcome::Failed(error) => is_news |= self.finish(table, index, Err(error)),
                 Outcome::Again => {
                     let entry = slot.request.write_entry(self.ring.has_buffers);
                     again.push((index, entry.user_data(u64::from(index))));
@@ -252,15 +264,14 @@ impl WriteQueue {
             self.news.notify_all();
         }
     }
-}
 
-impl Table {
     /// Ends one request; tells whether anybody may have waited for that.
-    fn finish(&mut self, index: u32, result: io::Result<()>) -> bool {
-        let Some(slot) = self.slots[index as usize].take() else { return false };
-        self.free.push(index);
-        // Whoever waits for room in a full table waits for any request at all.
-        slot.batch.finish_one(result) || self.free.len() == 1 || self.free.len() == self.slots.len()
+    fn finish(&self, table: &mut Table, index: u32, result: io::Result<()>) -> bool {
+        let Some(slot) = table.slots[index as usize].take() else { return false };
+        table.free.push(index);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // Whoever waits for room waits for any request at all, and who drains, for all of them.
+        slot.batch.finish_one(result) || table.free.len() == 1 || table.free.len() == table.slots.len()
     }
 }
 
@@ -292,7 +303,7 @@ impl Pending for Batch {
             drop(queue.wait_until(|_| self.outcome.get().is_some(), left));
         }
         match self.outcome.get() {
-            Some(result) => result.as_ref().map(|()| ()).map_err(copy_error),
+            Some(result) => result.as_ref().copied().map_err(copy_error),
             // The device drains its queue before it goes, so this cannot be.
             None => Err(io::Error::other("the device is gone")),
         }

@@ -1,6 +1,7 @@
 //! Nodes that rotted, and nodes that someone with the structure key made up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -62,14 +63,21 @@ fn every_flipped_byte_is_found() {
 fn damage_is_where_it_is_only() {
     let mut index = index();
     let nodes = index.walk_nodes();
-    let (_, leaf) = nodes.iter().find(|(level, _)| *level == 0).unwrap();
+    index.tree = tree_on(&index.memory, 16 << 20);
+    // Leaves hold three items each.
+    let (_, leaf) = nodes.iter().filter(|(level, _)| *level == 0).nth(2).unwrap();
     index.memory.nodes.lock().get_mut(&leaf.sector.get()).unwrap()[9] ^= 1;
-    assert!(matches!(index.tree.get(&index.root, &key(0)), Err(TreeError::Corrupt { .. })));
+    assert!(matches!(index.tree.get(&index.root, &key(6)), Err(TreeError::Corrupt { .. })));
+    assert!(index.tree.get(&index.root, &key(5)).unwrap().is_some());
     assert!(index.tree.get(&index.root, &key(2999)).unwrap().is_some());
-    // Not even a leaf that would gladly be joined with it minds.
+    // Nor does a leaf mind that would gladly take up what is in the damaged one.
     let delete = |numbers: std::ops::Range<u64>| numbers.map(|number| (key(number), None)).collect();
-    index.merge(&delete(4..7)).unwrap();
-    let error = index.merge(&delete(0..1)).unwrap_err();
+    // All that it needs is cached.
+    let reads = index.memory.reads.load(Ordering::Relaxed);
+    index.merge(&delete(4..6)).unwrap();
+    assert_eq!(index.memory.reads.load(Ordering::Relaxed), reads + 1, "it tried");
+    assert!(index.tree.get(&index.root, &key(3)).unwrap().is_some());
+    let error = index.merge(&delete(8..9)).unwrap_err();
     assert!(matches!(error, MergeError::Tree(TreeError::Corrupt { .. })));
 }
 
