@@ -242,7 +242,9 @@ fn snapshots_keep_what_they_saw() {
         store.snapshot_create(&format!("round {round}")).unwrap();
     }
     let image = device.snapshot();
-    for (name, seed, attributes) in [("first", 1, &b"old"[..]), ("round 3", 3, b"new"), ("round 5", 5, b"new")] {
+    for (name, seed, attributes) in
+        [("first", 1, &b"old"[..]), ("round 3", 3, b"new"), ("round 5", 5, b"new")]
+    {
         let old = OpenOptions { snapshot: Some(name.into()), ..options() };
         let device = Arc::new(MemoryDevice::from_bytes(image.clone()));
         let old = Store::open(device, b"passphrase", &old).unwrap();

@@ -36,8 +36,9 @@ impl Bitmap {
 
     /// Sets a range to `used`; `false`, and nothing changed, if any of it already was.
     pub(crate) fn set_range(&mut self, from: u64, count: u64, used: bool) -> bool {
-        let all_differ = masks(from, count)
-            .all(|(word, mask)| if used { self.words[word] & mask == 0 } else { self.words[word] & mask == mask });
+        let all_differ = masks(from, count).all(|(word, mask)| {
+            if used { self.words[word] & mask == 0 } else { self.words[word] & mask == mask }
+        });
         if all_differ {
             self.fill_range(from, count, used);
         }

@@ -242,7 +242,11 @@ impl Space {
                     (reserve.sector + reserve.sectors - start, REGION_SECTORS)
                 };
                 // Within the region it goes on where the last search ended, so that nodes are neighbours.
-                let cursor = if step == 0 && in_reserve { (self.node_cursor % REGION_SECTORS).max(from) } else { from };
+                let cursor = if step == 0 && in_reserve {
+                    (self.node_cursor % REGION_SECTORS).max(from)
+                } else {
+                    from
+                };
                 if let Some(at) = self.bitmap(index)?.find_free_aligned(cursor, to, wanted) {
                     let run = Run { sector: start + at, sectors: wanted };
                     self.mark(run, true)?;

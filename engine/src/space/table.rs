@@ -36,7 +36,11 @@ impl Table {
     }
 
     /// Reads and verifies the table that a superblock names.
-    pub(crate) fn read(device: &dyn Device, top: SpaceEntry, volume_sectors: u64) -> Result<Self, TableError> {
+    pub(crate) fn read(
+        device: &dyn Device,
+        top: SpaceEntry,
+        volume_sectors: u64,
+    ) -> Result<Self, TableError> {
         let mut leaves = BTreeMap::new();
         read_below(device, SPACE_LEVELS, 0, &top, volume_sectors, &mut leaves)?;
         Ok(Self { top, leaves })
@@ -70,7 +74,8 @@ impl Table {
     /// Every sector of the table itself that holds something, and what it must hash to.
     pub(crate) fn homes(&self) -> Vec<(u64, SpaceEntry)> {
         let mut homes = Vec::new();
-        let _ = self.visit_regions(|region, entry| homes.push((SpaceTable::home(0, region, entry.slot), *entry)));
+        let _ =
+            self.visit_regions(|region, entry| homes.push((SpaceTable::home(0, region, entry.slot), *entry)));
         homes
     }
 
@@ -181,7 +186,12 @@ impl Table {
     }
 
     /// The entry that names a table sector.
-    fn entry_above(&self, device: &dyn Device, level: usize, index: u64) -> Result<Option<SpaceEntry>, TableError> {
+    fn entry_above(
+        &self,
+        device: &dyn Device,
+        level: usize,
+        index: u64,
+    ) -> Result<Option<SpaceEntry>, TableError> {
         let mut entry = self.top;
         for above in (level + 1..=SPACE_LEVELS).rev() {
             if is_absent(&entry) {
@@ -227,12 +237,24 @@ fn read_below(
         return Ok(());
     }
     for (place, entry) in table.entries.iter().enumerate() {
-        read_below(device, level - 1, index * SPACE_FANOUT as u64 + place as u64, entry, volume_sectors, leaves)?;
+        read_below(
+            device,
+            level - 1,
+            index * SPACE_FANOUT as u64 + place as u64,
+            entry,
+            volume_sectors,
+            leaves,
+        )?;
     }
     Ok(())
 }
 
-fn read_table(device: &dyn Device, level: usize, index: u64, entry: &SpaceEntry) -> Result<SpaceTable, TableError> {
+fn read_table(
+    device: &dyn Device,
+    level: usize,
+    index: u64,
+    entry: &SpaceEntry,
+) -> Result<SpaceTable, TableError> {
     let bytes = read_home(device, level, index, entry)?;
     Ok(SpaceTable::read_from_bytes(&bytes).expect("a table is a sector"))
 }
