@@ -60,10 +60,16 @@ pub(crate) struct Space {
     free_reserve: u64,
     /// Promised to transactions, not yet allocated.
     promised: u64,
-    /// Where the next search starts: for data, and for nodes.
+    /// Sectors from here on were never written.
+    written: u64,
+    /// Where the next search starts: for bulk data, for small writes, and for nodes.
     data_cursor: u64,
+    small_cursor: u64,
     node_cursor: u64,
 }
+
+/// Space that small writes take is written ahead by this much.
+const WRITE_AHEAD_SECTORS: u64 = 256;
 
 impl Space {
     /// Starts from a table, on a volume of this length.
@@ -72,6 +78,7 @@ impl Space {
         table: Table,
         layout: Layout,
         volume_sectors: u64,
+        written: u64,
     ) -> Result<Self, TableError> {
         let mut space = Self {
             device,
@@ -82,7 +89,9 @@ impl Space {
             free: 0,
             free_reserve: 0,
             promised: 0,
+            written,
             data_cursor: 0,
+            small_cursor: 0,
             node_cursor: 0,
         };
         space.lengthen(volume_sectors);
@@ -110,6 +119,11 @@ impl Space {
 
     pub(crate) fn volume_sectors(&self) -> u64 {
         self.volume_sectors
+    }
+
+    /// Sectors from here on were never written.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Data sectors that may still be promised.
@@ -182,11 +196,16 @@ impl Space {
             let worth_it = self.regions.get(index).is_some_and(|region| {
                 u64::from(region.free) >= run_min && !(region.fragmented && run_min == LONG_RUN)
             });
-            let found = if worth_it { self.find(index, missing.min(run_max), run_min)? } else { None };
+            let found = if worth_it {
+                self.find(index, self.data_cursor, missing.min(run_max), run_min)?
+            } else {
+                None
+            };
             match found {
                 Some(run) => {
                     self.mark(run, true)?;
                     self.data_cursor = run.sector + run.sectors;
+                    self.written = self.written.max(self.data_cursor);
                     missing -= run.sectors;
                     // The promise shrinks with what it was for.
                     self.promised -= run.sectors;
@@ -210,11 +229,76 @@ impl Space {
         Ok(runs)
     }
 
+    /// Allocates as [`Space::allocate`], from space that was written before: a flush of a file costs twenty times
+    /// as much when the filesystem below must also commit that space came into use. Where there is none left,
+    /// the second list names free space that the caller must fill with zeros first.
+    pub(crate) fn allocate_written(&mut self, sectors: u64) -> Result<(Vec<Run>, Vec<Run>), TableError> {
+        assert!(sectors <= self.promised && sectors <= self.free);
+        let (mut runs, mut fresh) = (Vec::new(), Vec::new());
+        let mut missing = sectors;
+        let mut looked_at = 0;
+        while missing > 0 {
+            let count = self.written.div_ceil(REGION_SECTORS).max(1);
+            let index = ((self.small_cursor / REGION_SECTORS) % count) as usize;
+            let found = match self.regions[index].free {
+                0 => None,
+                _ => self.find(index, self.small_cursor, missing, 1)?,
+            };
+            match found {
+                Some(run) if run.sector < self.written => {
+                    let run = Run { sectors: run.sectors.min(self.written - run.sector), ..run };
+                    self.mark(run, true)?;
+                    self.small_cursor = run.sector + run.sectors;
+                    missing -= run.sectors;
+                    self.promised -= run.sectors;
+                    runs.push(run);
+                }
+                _ if looked_at <= count => {
+                    looked_at += 1;
+                    self.small_cursor = (index as u64 + 1) % count * REGION_SECTORS;
+                }
+                _ if self.written < self.volume_sectors => {
+                    looked_at = 0;
+                    self.small_cursor = self.written;
+                    self.write_ahead(&mut fresh)?;
+                }
+                _ => unreachable!("the count of free sectors matches the bitmaps"),
+            }
+        }
+        Ok((runs, fresh))
+    }
+
+    /// Moves the mark of what was written; the free space that it passes joins `fresh`.
+    fn write_ahead(&mut self, fresh: &mut Vec<Run>) -> Result<(), TableError> {
+        let index = (self.written / REGION_SECTORS) as usize;
+        let region_end = ((index as u64 + 1) * REGION_SECTORS).min(self.volume_sectors);
+        let end = (self.written + WRITE_AHEAD_SECTORS).min(region_end);
+        let mut at = self.written;
+        while let Some(run) = self.find(index, at, end - at, 1)? {
+            if run.sector >= end {
+                break;
+            }
+            at = (run.sector + run.sectors).min(end);
+            fresh.push(Run { sectors: at - run.sector, ..run });
+        }
+        self.written = end;
+        Ok(())
+    }
+
     /// The next free run of the region at or behind the cursor.
-    fn find(&mut self, index: usize, wanted: u64, run_min: u64) -> Result<Option<Run>, TableError> {
+    fn find(
+        &mut self,
+        index: usize,
+        cursor: u64,
+        wanted: u64,
+        run_min: u64,
+    ) -> Result<Option<Run>, TableError> {
+        if wanted == 0 {
+            return Ok(None);
+        }
         let start = index as u64 * REGION_SECTORS;
         let reserve = self.reserve(index);
-        let first = (reserve.sector + reserve.sectors).max(self.data_cursor) - start;
+        let first = (reserve.sector + reserve.sectors).max(cursor) - start;
         let bitmap = self.bitmap(index)?;
         Ok(bitmap
             .find_free(first, run_min.min(wanted), wanted)

@@ -151,7 +151,7 @@ impl Core {
         superblock.generation = moment.generation.into();
         superblock.volume_sectors = moment.volume_sectors.into();
         superblock.capacity_sectors = self.capacity_sectors.into();
-        superblock.written_sectors = moment.volume_sectors.into();
+        superblock.written_sectors = self.space.lock().written().into();
         superblock.log_sectors = self.layout.log_sectors().into();
         superblock.log_position = moment.log_position.into();
         superblock.seq = moment.seq.into();

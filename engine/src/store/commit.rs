@@ -31,6 +31,8 @@ use crate::space::{Delta, Run};
 
 /// Below this, handing work to other threads costs more than it saves.
 const PARALLEL_SECTORS: u64 = 64;
+/// A commit of at most this many dirty sectors is small: somebody waits for it rather than for the next.
+const SMALL_SECTORS: u64 = 64;
 /// Sectors to one write on the device: 1 MiB.
 const WRITE_SECTORS: u64 = 256;
 
@@ -280,7 +282,13 @@ impl Core {
         if total == 0 {
             return Ok(Vec::new());
         }
-        let runs = self.space.lock().allocate(total, WRITE_SECTORS)?;
+        let runs = if total <= SMALL_SECTORS {
+            let (runs, fresh) = self.space.lock().allocate_written(total)?;
+            self.write_zeros(&fresh)?;
+            runs
+        } else {
+            self.space.lock().allocate(total, WRITE_SECTORS)?
+        };
         resolver.allocated.extend(&runs);
         let mut chunks = plan_chunks(&*self.device, batch, plain, &runs);
         let seal = |chunk: &mut Chunk| {
@@ -309,6 +317,15 @@ impl Core {
             writes.push(Write { sector: chunk.sector, bytes: chunk.bytes });
         }
         Ok(writes)
+    }
+
+    fn write_zeros(&self, runs: &[Run]) -> Result<()> {
+        let zeros = |run: &Run| {
+            let mut bytes = self.device.buffer(run.sectors as usize);
+            bytes.fill(0);
+            Write { sector: run.sector, bytes }
+        };
+        self.write_and_wait(runs.iter().map(zeros).collect())
     }
 
     /// Seals the items of the batch.

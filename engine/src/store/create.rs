@@ -64,7 +64,7 @@ impl Store {
         let mut superblock = Superblock::new_zeroed();
         superblock.capacity_sectors = capacity.into();
         superblock.next_block = Store::ROOT.into();
-        let space = Space::load(device.clone(), Table::empty(), layout, volume)?;
+        let space = Space::load(device.clone(), Table::empty(), layout, volume, layout.reserved_end())?;
         let core = build(device, layout, keys, open_options.clone(), &superblock, space);
         let slots = layout.keyslots().map(|sector| {
             let mut bytes = core.device.buffer(1);

@@ -88,7 +88,8 @@ impl Store {
             return Err(OpenError::Truncated { expected: volume_sectors, found: device.sectors() });
         }
         let table = Table::read(&*device, superblock.space, volume_sectors)?;
-        let space = Space::load(device.clone(), table, layout, volume_sectors)?;
+        let space =
+            Space::load(device.clone(), table, layout, volume_sectors, superblock.written_sectors.get())?;
         let log = read_log(&*device, layout, &keys, &superblock)?;
         let mut core = build(device, layout, keys, options, &superblock, space);
         core.replay(log)?;
