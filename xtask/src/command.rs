@@ -6,12 +6,12 @@ use std::process::{Command, Output, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// The top of the source tree.
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the source tree").to_owned()
 }
 
 /// Where cargo puts what it builds.
-pub(crate) fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => root().join(folder),
         None => root().join("target"),
@@ -19,14 +19,14 @@ pub(crate) fn target() -> PathBuf {
 }
 
 /// The cargo that runs this program, in the top of the source tree.
-pub(crate) fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
 /// Runs a program to its end; fails unless it succeeds.
-pub(crate) fn execute(command: &mut Command) -> Result<()> {
+pub fn execute(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;
     if !status.success() {
         bail!("{} failed ({status})", shown(command));
@@ -35,7 +35,7 @@ pub(crate) fn execute(command: &mut Command) -> Result<()> {
 }
 
 /// Runs a program that succeeds; what it prints on standard output.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let output = outcome(command)?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -45,12 +45,12 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Runs a program, whatever comes of it.
-pub(crate) fn outcome(command: &mut Command) -> Result<Output> {
+pub fn outcome(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", shown(command)))
 }
 
 /// Whether a program is found by `PATH`.
-pub(crate) fn is_installed(program: &str) -> bool {
+pub fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }

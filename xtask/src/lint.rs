@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{cargo, execute, output, root};
+use xtask::command::{cargo, execute, output, root};
 
 /// Which crate of this workspace may depend on which others. The root package may depend on all.
 const DIRECTION: &[(&str, &[&str])] = &[
     ("blocktree-engine", &[]),
     ("blocktree-vfs", &["blocktree-engine"]),
-    ("fio-bench", &[]),
+    ("fio-bench", &["xtask"]),
     ("xtask", &[]),
 ];
 /// The package that puts the others together.

@@ -3,7 +3,6 @@
 //! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`demo`] shows the
 //! filesystem at work and under attack.
 
-mod command;
 mod demo;
 mod lint;
 mod packages;

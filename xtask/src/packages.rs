@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{execute, is_installed, outcome, output};
+use xtask::command::{execute, is_installed, outcome, output};
 
 /// Debian packages: to build the vendored OpenSSL and AWS-LC, to mount, and to test with real programs.
 const PACKAGES: &[&str] = &[

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::command::{cargo, execute};
 use crate::packages;
 use crate::tools::{self, FSX};
+use xtask::command::{cargo, execute};
 
 /// Runs all tests, or with `words` what `cargo test` makes of them: `xtask test --test programs`.
 pub(crate) fn run(words: &[String]) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::command::{cargo, execute, output, target};
+use xtask::command::{cargo, execute, output, target};
 
 /// A crate with a program of the same name, and the version that the tests were written for.
 pub(crate) struct Tool {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::say;
 use super::stage::{Stage, hashes};
-use crate::command::outcome;
+use xtask::command::outcome;
 
 const SECTOR_BYTES: u64 = 4096;
 const NAME: &str = "map-of-the-treasure.txt";

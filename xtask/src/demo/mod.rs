@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: builds the filesystem, does real work in it, then attacks the volume behind its back.
 //!
-//! [`stage`] is the place where it happens: a temporary store that is unmounted and removed whatever comes.
+//! [`stage`] is the place where it happens.
 //! [`work`] is what a user does, [`attack`] is what somebody does who can write to the disk.
 
 mod attack;
@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::command::{cargo, execute};
 use crate::packages;
 use stage::Stage;
+use xtask::command::{cargo, execute};
 
 pub(crate) fn run() -> Result<()> {
     packages::ensure()?;

@@ -1,27 +1,24 @@
-//! A temporary store, its mount point, and a guard that cleans up even if this program is killed.
+//! A temporary store and its mount point.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{execute, outcome, output, target};
+use xtask::command::{execute, outcome, output, target};
+use xtask::scratch::Scratch;
 
 /// Where the demo takes place.
 pub(crate) struct Stage {
-    /// Holds all the rest.
-    folder: PathBuf,
-    _guard: Guard,
+    folder: Scratch,
 }
 
 impl Stage {
     /// Makes an empty store of 1 GiB.
     pub(crate) fn new() -> Result<Self> {
-        let folder = target().join(format!("demo-{}", std::process::id()));
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let stage = Self { _guard: Guard::start(&folder)?, folder };
+        let stage = Self { folder: Scratch::new(&target(), "demo")? };
         fs::create_dir(stage.mount_point())?;
         fs::write(stage.passphrase(), "correct horse battery staple\n")?;
         execute(stage.blocktree().arg("init").arg(stage.store()).args(["--size", "1G"]))?;
@@ -99,41 +96,4 @@ pub(crate) fn hashes(folder: &Path) -> Result<String> {
 fn is_mounted(folder: &Path) -> Result<bool> {
     let parent = folder.parent().context("a mount point has a parent")?;
     Ok(fs::metadata(folder)?.dev() != fs::metadata(parent)?.dev())
-}
-
-/// A shell that waits until this program is gone, in whatever way, then unmounts what is still mounted and
-/// removes the folder. That is the only path by which the demo cleans up, so it is taken every time.
-struct Guard {
-    shell: Child,
-}
-
-impl Guard {
-    const SCRIPT: &str = r#"
-        trap '' INT TERM HUP
-        cat >/dev/null
-        if mountpoint -q "$1/mount"; then
-            fusermount3 -u "$1/mount" || fusermount3 -u -z "$1/mount" || umount -l "$1/mount"
-        fi 2>/dev/null
-        rm -rf --one-file-system "$1"
-    "#;
-
-    fn start(folder: &Path) -> Result<Self> {
-        let shell = Command::new("sh")
-            .args(["-c", Self::SCRIPT, "sh"])
-            .arg(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start a shell")?;
-        Ok(Self { shell })
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // `wait` closes its standard input first: that is the sign for it to go on.
-        if let Err(error) = self.shell.wait() {
-            eprintln!("cannot clean up: {error}");
-        }
-    }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use super::say;
 use super::stage::{Stage, hashes};
-use crate::command::{execute, output, root};
+use xtask::command::{execute, output, root};
 
 const SNAPSHOT: &str = "before-spring-cleaning";
 
