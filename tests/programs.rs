@@ -5,21 +5,47 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use support::{Store, succeed};
+use support::{Place, finish, program};
+
+/// A store that holds all that a test here writes.
+fn roomy_store() -> Place {
+    let place = Place::empty();
+    finish(
+        program().arg("init").arg(place.store()).args(["--size", "4G"]).args(place.passphrase_arguments()),
+    )
+    .ok();
+    place
+}
+
+fn assert_clean(place: &Place) {
+    finish(program().arg("check").arg(place.store()).args(place.passphrase_arguments())).ok();
+}
 
 /// Runs `work`, then `look` before and after the store is mounted anew; then checks it.
-fn across_a_remount(work: impl FnOnce(&Store, &Path), look: impl Fn(&Store, &Path)) {
-    let store = Store::new();
-    let mount = store.mount();
-    work(&store, mount.path());
-    look(&store, mount.path());
-    mount.unmount();
-    let mount = store.mount();
-    look(&store, mount.path());
-    mount.unmount();
-    store.assert_clean();
+fn across_a_remount(work: impl FnOnce(&Path), look: impl Fn(&Path)) {
+    let place = roomy_store();
+    let mount = place.mount();
+    work(&place.mountpoint());
+    look(&place.mountpoint());
+    mount.umount();
+    let mount = place.mount();
+    look(&place.mountpoint());
+    mount.umount();
+    assert_clean(&place);
+}
+
+/// Runs a program that has to succeed, however long it takes; what it says on standard output.
+#[track_caller]
+fn succeed(command: &mut Command) -> String {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}; `cargo xtask test` installs what tests need"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
+    stdout.into_owned()
 }
 
 /// A folder of C headers or the like, and some sources of this program's own libraries.
@@ -52,10 +78,10 @@ fn copied_trees_are_equal() {
         )
     };
     across_a_remount(
-        |_, mount| {
+        |mount| {
             rsync(&[], mount);
         },
-        |_, mount| {
+        |mount| {
             // Names nothing unless contents, modes, owners, times or links differ.
             let different = rsync(&["--checksum", "--dry-run", "--itemize-changes", "--delete"], mount);
             assert_eq!(different, "");
@@ -85,7 +111,7 @@ fn git_repository() {
         )
     };
     across_a_remount(
-        |_, mount| {
+        |mount| {
             let work = mount.join("work");
             let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine");
             succeed(Command::new("cp").arg("--archive").arg(sources).arg(&work));
@@ -101,7 +127,7 @@ fn git_repository() {
             git(mount, &["checkout", "--quiet", "-b", "other", "HEAD~10"]);
             git(mount, &["checkout", "--quiet", "-"]);
         },
-        |_, mount| {
+        |mount| {
             git(mount, &["fsck", "--full", "--strict", "--no-progress"]);
             assert_eq!(git(mount, &["status", "--porcelain"]), "");
             assert_eq!(git(mount, &["rev-list", "--count", "HEAD"]), "21\n");
@@ -120,7 +146,7 @@ fn cargo_builds_and_finds_it_fresh() {
         succeed(&mut command)
     };
     across_a_remount(
-        |_, mount| {
+        |mount| {
             fs::create_dir_all(mount.join("hello/src")).unwrap();
             fs::write(
                 mount.join("hello/Cargo.toml"),
@@ -132,7 +158,7 @@ fn cargo_builds_and_finds_it_fresh() {
                 .unwrap();
             cargo(mount, &["build", "--offline", "--quiet"]);
         },
-        |_, mount| {
+        |mount| {
             let executable = mount.join("target/debug/hello");
             assert_eq!(succeed(&mut Command::new(&executable)), "42\n");
             let built = fs::metadata(&executable).unwrap().modified().unwrap();
@@ -154,7 +180,7 @@ fn sqlite_in_wal_mode() {
         )
     };
     across_a_remount(
-        |_, mount| {
+        |mount| {
             let mode = sqlite(
                 mount,
                 "PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, a INTEGER, b BLOB);
@@ -182,7 +208,7 @@ fn sqlite_in_wal_mode() {
             });
             sqlite(mount, "DELETE FROM t WHERE id % 3 = 0; VACUUM; UPDATE t SET a = a + 1;");
         },
-        |_, mount| {
+        |mount| {
             let found = sqlite(mount, "PRAGMA integrity_check; SELECT count(*), min(id), max(id) FROM t;");
             assert_eq!(found, "ok\n6666|1|9998\n");
         },
@@ -200,18 +226,22 @@ fn fsx() -> Command {
     Command::new(program)
 }
 
-fn exercise(store: &Store, mount: &Path, operations: u32, config: &str) {
-    let folder = store.outside("fsx");
-    let config_file = folder.join("fsx.toml");
-    fs::write(&config_file, config).unwrap();
+/// Lets fsx do so many operations on one file, with these settings above the weights.
+fn exercise(operations: u32, settings: &str, more_weights: &str) {
+    let place = roomy_store();
+    let mount = place.mount();
+    let config = place.path("fsx.toml");
+    fs::write(&config, format!("{settings}\n[weights]\n{WEIGHTS}{more_weights}")).unwrap();
     succeed(
         fsx()
             .args(["-N", &operations.to_string(), "-S", "20250101", "-P"])
-            .arg(&folder)
+            .arg(place.path(""))
             .arg("-f")
-            .arg(&config_file)
-            .arg(mount.join("file")),
+            .arg(config)
+            .arg(mount.path("file")),
     );
+    mount.umount();
+    assert_clean(&place);
 }
 
 const WEIGHTS: &str = "
@@ -230,26 +260,13 @@ const WEIGHTS: &str = "
 
 #[test]
 fn fsx_many_operations() {
-    let store = Store::new();
-    let mount = store.mount();
-    let config = format!(
-        "flen = 262144\nnomsyncafterwrite = true\n[opsize]\nmax = 16384\n[weights]\n{WEIGHTS}fsync = 0.02\nfdatasync = 0.02\n"
-    );
-    exercise(&store, mount.path(), 200_000, &config);
-    mount.unmount();
-    store.assert_clean();
+    let settings = "flen = 262144\nnomsyncafterwrite = true\nopsize.max = 16384";
+    exercise(200_000, settings, "fsync = 0.02\nfdatasync = 0.02\n");
 }
 
 #[test]
 fn fsx_with_much_syncing() {
-    let store = Store::new();
-    let mount = store.mount();
-    let config = format!(
-        "flen = 4194304\n[opsize]\nmax = 524288\n[weights]\n{WEIGHTS}fsync = 3\nfdatasync = 3\ninvalidate = 1\n"
-    );
-    exercise(&store, mount.path(), 10_000, &config);
-    mount.unmount();
-    store.assert_clean();
+    exercise(10_000, "flen = 4194304\nopsize.max = 524288", "fsync = 3\nfdatasync = 3\ninvalidate = 1\n");
 }
 
 #[test]
@@ -269,10 +286,10 @@ fn fio_verifies_what_it_wrote() {
             )
         };
         across_a_remount(
-            |_, mount| {
+            |mount| {
                 fio(mount, &["--end_fsync=1", "--do_verify=1"]);
             },
-            |_, mount| {
+            |mount| {
                 fio(mount, &["--verify_only"]);
             },
         );
