@@ -1,7 +1,6 @@
 //! A temporary store and its mount point.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -94,6 +93,5 @@ pub(crate) fn hashes(folder: &Path) -> Result<String> {
 }
 
 fn is_mounted(folder: &Path) -> Result<bool> {
-    let parent = folder.parent().context("a mount point has a parent")?;
-    Ok(fs::metadata(folder)?.dev() != fs::metadata(parent)?.dev())
+    Ok(outcome(Command::new("mountpoint").arg("-q").arg(folder))?.status.success())
 }
