@@ -1,6 +1,7 @@
 //! A temporary folder for stores and mount points.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -39,6 +40,8 @@ impl Scratch {
             .arg(&folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
+            // Who kills this program may kill its whole group.
+            .process_group(0)
             .spawn()
             .context("cannot start a shell")?;
         Ok(Self { folder, shell })
