@@ -1,1 +1,51 @@
-fn main() {}
+//! The project's own tasks, run as `cargo xtask TASK`.
+//!
+//! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`demo`] shows the
+//! filesystem at work and under attack.
+
+mod demo;
+mod lint;
+mod packages;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  demo    build, mount and use a filesystem, then attack it
+  test    install the system packages that the tests need, and run all tests
+  lint    formatting, clippy, documentation, direction of dependencies
+  check   lint, then test: what CI runs";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let Some((task, rest)) = arguments.split_first() else { bail!("which task?\n{USAGE}") };
+    match (task.as_str(), rest) {
+        ("demo", []) => demo::run(),
+        ("test", filter) => test::run(filter),
+        ("lint", []) => lint::run(),
+        ("check", []) => {
+            lint::run()?;
+            test::run(&[])
+        }
+        ("help" | "--help" | "-h", _) => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("no such task: {}\n{USAGE}", arguments.join(" ")),
+    }
+}

@@ -1,0 +1,112 @@
+//! The system packages that building and testing need, in one list, and their installation.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use xtask::command::{execute, is_installed, outcome, output};
+
+/// Debian packages: to build the vendored OpenSSL and AWS-LC, to mount, and to test with real programs.
+const PACKAGES: &[&str] = &[
+    // Building.
+    "gcc",
+    "libc6-dev",
+    "make",
+    "perl",
+    // Mounting.
+    "fuse3",
+    "mount",
+    "util-linux",
+    // Testing.
+    "acl",
+    "attr",
+    "coreutils",
+    "diffutils",
+    "e2fsprogs",
+    "fio",
+    "git",
+    "procps",
+    "rsync",
+    "sqlite3",
+];
+
+/// Installs what is missing.
+pub(crate) fn ensure() -> Result<()> {
+    if !is_installed("dpkg-query") || !is_installed("apt-get") {
+        eprintln!("not a Debian system: these packages' programs must be there: {}", PACKAGES.join(" "));
+        return Ok(());
+    }
+    let missing = missing(&installed()?);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    // An old list of packages names files that the mirrors no longer have.
+    apt_get(&["update", "--quiet"])?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
+    arguments.extend(&missing);
+    apt_get(&arguments).with_context(|| format!("install these packages by hand: {}", missing.join(" ")))
+}
+
+/// What dpkg says of each package of the list: lines of name and status.
+fn installed() -> Result<String> {
+    // It fails where it does not know a package; what it says of the others still counts.
+    let known = outcome(
+        Command::new("dpkg-query").args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(PACKAGES),
+    )?;
+    Ok(String::from_utf8_lossy(&known.stdout).into_owned())
+}
+
+fn missing(installed: &str) -> Vec<&'static str> {
+    let is_there = |package: &str| {
+        installed.lines().any(|line| {
+            line.split_once(' ').is_some_and(|(name, status)| name == package && status == "installed")
+        })
+    };
+    PACKAGES.iter().copied().filter(|package| !is_there(package)).collect()
+}
+
+/// Runs apt-get as root. Never removes a package (`--no-remove`), so it fails rather than harm a machine on
+/// which something else was chosen.
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let environment = ["DEBIAN_FRONTEND=noninteractive"];
+    let mut command = if is_root()? {
+        Command::new("env")
+    } else if is_installed("sudo") {
+        let mut command = Command::new("sudo");
+        command.arg("env");
+        command
+    } else {
+        bail!(
+            "only root can install packages, and there is no sudo: run `apt-get {}` as root",
+            arguments.join(" ")
+        );
+    };
+    execute(command.args(environment).arg("apt-get").args(arguments))
+}
+
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(output(Command::new("id").arg("-u"))?.trim() == "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_installed_counts() {
+        let all: String = PACKAGES.iter().map(|package| format!("{package} installed\n")).collect();
+        assert!(missing(&all).is_empty());
+        let some = all.replace("fio installed", "fio config-files").replace("rsync installed\n", "");
+        assert_eq!(missing(&some), ["fio", "rsync"]);
+        assert_eq!(missing(""), PACKAGES);
+    }
+
+    #[test]
+    fn list_is_sorted_by_purpose_and_has_no_doubles() {
+        let mut sorted = PACKAGES.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), PACKAGES.len());
+    }
+}
