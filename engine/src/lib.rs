@@ -10,5 +10,6 @@ mod store;
 
 pub use error::{Error, Result};
 pub use store::{
-    Block, CreateOptions, Item, OpenError, OpenOptions, Seq, SnapshotInfo, Store, Transaction, Usage,
+    Block, CheckOptions, CheckReport, CreateOptions, Item, OpenError, OpenOptions, Problem, ScrubReport, Seq,
+    SnapshotInfo, Store, StoreInfo, Transaction, Usage, check,
 };

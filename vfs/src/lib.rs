@@ -1,1 +1,3 @@
 //! vfs
+
+pub mod control;

@@ -1,6 +1,9 @@
 //! The layer of the store: blocks, their items and their bytes, changed by transactions and made durable by
 //! commits.
 
+mod check;
+mod info;
+
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -9,6 +12,9 @@ use crate::crypto::{KdfCost, Secret};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::{BlockId, ItemKind, WRAPPED_KEY_BYTES};
+
+pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use info::{ScrubReport, StoreInfo};
 
 /// An open store. Cheap to clone; all methods may be called from many threads.
 #[derive(Clone)]
