@@ -31,6 +31,10 @@ pub const STORE_SECTORS_MIN: u64 = (32 << 20) / SECTOR_BYTES as u64;
 pub const STORE_SECTORS_MAX: u64 = REGION_SECTORS * 1_000_000;
 /// A store that may grow is lengthened by at least this much at a time.
 pub const GROW_SECTORS: u64 = (64 << 20) / SECTOR_BYTES as u64;
+/// What a store in a directory may grow to where nobody says otherwise: 16 TiB.
+pub const STORE_SECTORS_DEFAULT: u64 = (16 << 40) / SECTOR_BYTES as u64;
+/// A new volume file is this long, or as long as the store may become: room for the longest log and some data.
+pub const VOLUME_SECTORS_INITIAL: u64 = LOG_SECTORS_MAX + GROW_SECTORS;
 
 /// The log zone is a power of two between these.
 pub const LOG_SECTORS_MIN: u64 = (8 << 20) / SECTOR_BYTES as u64;
@@ -53,6 +57,10 @@ pub const DIRTY_BYTES_COMMIT: usize = 8 << 20;
 pub const PENDING_BYTES_COMMIT: usize = 512 << 10;
 /// Ciphertext on its way to the device.
 pub const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// A device's own memory for I/O: all that is in flight, and reads. What does not fit comes from the heap.
+pub const BUFFER_POOL_BYTES: usize = IN_FLIGHT_BYTES_MAX + (8 << 20);
+/// The longest single request to a device; longer reads and writes are split.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// A write of at least this many whole sectors is sealed at once instead of gathered.
 pub const DIRECT_WRITE_SECTORS: usize = 16;
 /// Extents that one transaction removes at once; more are reclaimed in the background, in steps of this.
@@ -62,6 +70,9 @@ pub const RECLAIM_STEP: usize = 1024;
 pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
 
+const _: () = assert!(STORE_SECTORS_MIN <= VOLUME_SECTORS_INITIAL);
+const _: () = assert!(STORE_SECTORS_DEFAULT <= STORE_SECTORS_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX.is_multiple_of(SECTOR_BYTES));
 const _: () = assert!(NODE_BYTES == NODE_SECTORS * SECTOR_BYTES);
 const _: () = assert!(4 * (ITEM_BYTES_MAX + 21) + 32 <= NODE_BYTES);
 const _: () = assert!(EXTENT_SECTORS_MAX * 32 + 128 <= ITEM_BYTES_MAX);

@@ -1,20 +1,32 @@
 //! The layer of devices: the only way to a disk.
 //!
-//! [`Device`] is all that the engine sees. [`uring`] is for speed, [`file`] for systems without io_uring,
-//! [`memory`] for tests; [`volume`] finds, makes, locks and grows what stands behind a store's path.
+//! [`Device`] is all that the engine sees. [`UringDevice`] is for speed, [`FileDevice`] for systems without
+//! io_uring, [`MemoryDevice`] for tests; [`create_volume`] and [`open_volume`] find, make and lock what stands behind
+//! a store's path and choose between the first two.
 //!
 //! Invariants:
 //! 1. All I/O is in whole sectors, from and to [`SectorBuf`]s, which are aligned for O_DIRECT.
 //! 2. A write that was started is owned by the device until it is complete.
-//! 3. Nothing here retries a failed write or flush.
+//! 3. Nothing here retries a failed write or flush. (A request that the kernel gives back undone, with EINTR, EAGAIN
+//!    or ECANCELED, did not fail; and what is left of a short one is submitted as a request of its own.)
 
 use std::io;
 
+mod arena;
 mod buffer;
 mod completion;
+mod file;
+mod host;
+mod memory;
+mod uring;
+mod volume;
 
 pub use buffer::SectorBuf;
-pub use completion::Completion;
+pub use completion::{Completion, Pending};
+pub use file::FileDevice;
+pub use memory::MemoryDevice;
+pub use uring::UringDevice;
+pub use volume::{Access, NewVolume, VolumeError, create_volume, open_volume};
 
 /// One read of a batch: `bytes` is whole sectors, filled from `sector` on.
 pub struct Read<'a> {
@@ -46,8 +58,18 @@ pub trait Device: Send + Sync {
     /// Makes it at least this long. What is added reads as zeros.
     fn grow(&self, sectors: u64) -> io::Result<()>;
 
+    /// How many sectors it may be grown by now, judged by the free space of what it stands on.
+    fn room(&self) -> u64 {
+        0
+    }
+
     /// Memory that this device reads and writes fastest. Its contents are undefined but initialised.
     fn buffer(&self, sectors: usize) -> SectorBuf {
         SectorBuf::heap(sectors)
     }
+}
+
+/// Why a range is refused that is not inside the device.
+fn past_the_end() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "beyond the end of the device")
 }
