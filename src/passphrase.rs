@@ -85,7 +85,7 @@ fn ask(terminal: &mut File, question: &str) -> anyhow::Result<Passphrase> {
     const WHAT: &str = "cannot ask for the passphrase on the terminal";
     let hidden = HiddenInput::on(terminal).context(WHAT)?;
     terminal.write_all(question.as_bytes()).context(WHAT)?;
-    let line = edit_line(terminal);
+    let line = edit_line(&*terminal);
     drop(hidden);
     // The user's own newline was not shown.
     terminal.write_all(b"\n").context(WHAT)?;
