@@ -62,7 +62,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
     if arguments.len() >= 3 && arguments[1].to_string_lossy().starts_with('/') {
         return helper::mount(arguments);
     }
-    let parsed = Line::command().try_get_matches_from(arguments).and_then(|found| Line::from_arg_matches(&found));
+    let parsed =
+        Line::command().try_get_matches_from(arguments).and_then(|found| Line::from_arg_matches(&found));
     let line = match parsed {
         Ok(line) => line,
         Err(error) => {

@@ -62,7 +62,8 @@ pub(crate) fn serve(
         Err(error) => {
             // Nothing was changed; the reason for not mounting is what the user needs.
             let _ = fs.close();
-            let what = format!("cannot mount {} on {}", settings.store.display(), settings.mountpoint.display());
+            let what =
+                format!("cannot mount {} on {}", settings.store.display(), settings.mountpoint.display());
             return Err(anyhow::Error::from(error).context(what).into());
         }
     };
@@ -129,7 +130,10 @@ pub(crate) fn log_to(log: Log) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     let opened = file.map(|path| {
         FileOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|error| {
-            anyhow!("cannot write the log {}, which {FILE_VARIABLE} names: {error}", PathBuf::from(path).display())
+            anyhow!(
+                "cannot write the log {}, which {FILE_VARIABLE} names: {error}",
+                PathBuf::from(path).display()
+            )
         })
     });
     match opened {

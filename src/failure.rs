@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn a_chain_is_one_line_without_repetition() {
         let inner = std::io::Error::other("disk on fire");
-        let error = Err::<(), _>(inner).context("cannot read x: disk on fire").context("cannot mount").unwrap_err();
+        let error =
+            Err::<(), _>(inner).context("cannot read x: disk on fire").context("cannot mount").unwrap_err();
         assert_eq!(Failure::from(error).to_string(), "cannot mount: cannot read x: disk on fire");
     }
 }

@@ -126,7 +126,10 @@ mod tests {
         };
         assert_eq!(parsed("mount.blocktree /srv/s /mnt -sn -o rw,noexec").unwrap(), expected);
         assert_eq!(parsed("mount.blocktree -s -n -orw,noexec /srv/s /mnt").unwrap(), expected);
-        assert_eq!(parsed("mount.blocktree -sno rw,noexec -t fuse.blocktree -- /srv/s /mnt").unwrap(), expected);
+        assert_eq!(
+            parsed("mount.blocktree -sno rw,noexec -t fuse.blocktree -- /srv/s /mnt").unwrap(),
+            expected
+        );
     }
 
     #[test]

@@ -123,7 +123,9 @@ impl Options {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
             }
             ("remount", None) => {
-                return Err(Failure::usage("a mounted store cannot be remounted; unmount it and mount it again"));
+                return Err(Failure::usage(
+                    "a mounted store cannot be remounted; unmount it and mount it again",
+                ));
             }
             (name, value) if is_for_others(name, value.is_some()) => {}
             (name, _) => self.unknown.push(name.to_owned()),

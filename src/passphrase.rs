@@ -37,8 +37,9 @@ pub(crate) fn obtain(file: Option<&Path>, store: &Path, is_new: bool) -> anyhow:
 }
 
 fn from_file(path: &Path) -> anyhow::Result<Passphrase> {
-    let file = File::open(path)
-        .with_context(|| format!("cannot open the passphrase file {}; check its path and mode", path.display()))?;
+    let file = File::open(path).with_context(|| {
+        format!("cannot open the passphrase file {}; check its path and mode", path.display())
+    })?;
     let passphrase = read_line_or_all(file)
         .with_context(|| format!("cannot take a passphrase from the file {}", path.display()))?;
     if passphrase.is_empty() {

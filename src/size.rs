@@ -14,8 +14,9 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         "p" | "P" => 50,
         _ => return Err(format!("{text:?} is not a size; write for example 10G (units: K, M, G, T, P)")),
     };
-    let number: u64 =
-        digits.parse().map_err(|_| format!("{text:?} is not a size; write for example 10G, as a whole number"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a size; write for example 10G, as a whole number"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too large"))
 }
 

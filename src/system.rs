@@ -22,8 +22,7 @@ pub(crate) fn request<T: FromBytes + IntoBytes + Immutable>(
     }
     // SAFETY: the command's number says how many bytes the kernel reads and writes, which was compared to the
     // message's size; any bytes are a valid message.
-    let result =
-        unsafe { libc::ioctl(root.as_raw_fd(), command.number() as _, std::ptr::from_mut(message)) };
+    let result = unsafe { libc::ioctl(root.as_raw_fd(), command.number() as _, std::ptr::from_mut(message)) };
     checked(result).map(drop)
 }
 

@@ -3,8 +3,9 @@
 mod support;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use support::{BINARY, Place, finish, program, run};
 
@@ -66,7 +67,8 @@ fn without_a_passphrase_nothing_is_made() {
     let empty = place.path("empty");
     fs::write(&empty, "\n").unwrap();
     finish(init().arg("--passphrase-file").arg(&empty)).failed(1, &["empty"]);
-    finish(init().env("BLOCKTREE_PASSPHRASE_FILE", &empty)).failed(1, &["BLOCKTREE_PASSPHRASE_FILE", "empty"]);
+    finish(init().env("BLOCKTREE_PASSPHRASE_FILE", &empty))
+        .failed(1, &["BLOCKTREE_PASSPHRASE_FILE", "empty"]);
     finish(init().env("BLOCKTREE_PASSPHRASE_FILE", "")).failed(1, &["BLOCKTREE_PASSPHRASE_FILE"]);
     finish(init().args(["--passphrase-file", "/does/not/exist"])).failed(1, &["/does/not/exist"]);
     finish(init().args(["--passphrase-file", "/dev/zero"])).failed(1, &["4096"]);
@@ -101,7 +103,8 @@ fn as_a_helper_of_mount_its_codes_are_those_of_mount() {
         finish(&mut helper()).failed(1, &["usage: mount.blocktree"]);
         finish(helper().arg("/missing").arg(place.mountpoint())).failed(32, &["/missing"]);
         finish(helper().arg("/missing").arg(place.mountpoint()).args(["-o", "bogus"])).failed(1, &["bogus"]);
-        finish(helper().arg("/missing").arg(place.mountpoint()).args(["-s", "-o", "bogus"])).failed(32, &["/missing"]);
+        finish(helper().arg("/missing").arg(place.mountpoint()).args(["-s", "-o", "bogus"]))
+            .failed(32, &["/missing"]);
         let generic = "defaults,rw,noauto,user,users,_netdev,nofail,x-systemd.automount,comment=mine";
         finish(helper().arg("/missing").arg(place.mountpoint()).args(["-f", "-n", "-v", "-o", generic])).ok();
     }
@@ -112,4 +115,41 @@ fn as_a_helper_of_mount_its_codes_are_those_of_mount() {
     let mut command = program();
     command.arg("/missing").arg(place.mountpoint()).args(["-o", "rw,dev,suid"]);
     finish(&mut command).failed(32, &["/missing"]);
+}
+
+/// Runs `init` on a terminal and answers its questions.
+fn init_on_a_terminal(place: &Place, answers: &[(&str, &str)]) -> (bool, String) {
+    let line = format!("{BINARY} init {}", place.store().display());
+    let mut command = Command::new("script");
+    command
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env_remove("BLOCKTREE_PASSPHRASE_FILE");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = Vec::new();
+    for (question, answer) in answers {
+        while !String::from_utf8_lossy(&seen).contains(question) {
+            let mut byte = [0];
+            assert_eq!(output.read(&mut byte).unwrap(), 1, "{:?}", String::from_utf8_lossy(&seen));
+            seen.push(byte[0]);
+        }
+        input.write_all(answer.as_bytes()).unwrap();
+    }
+    output.read_to_end(&mut seen).unwrap();
+    (child.wait().unwrap().success(), String::from_utf8_lossy(&seen).into_owned())
+}
+
+#[test]
+fn on_a_terminal_the_passphrase_is_asked_for_twice_and_not_shown() {
+    let place = Place::empty();
+    let answers = [("New passphrase for", "first\n"), ("The same again", "second\n")];
+    let (succeeded, seen) = init_on_a_terminal(&place, &answers);
+    assert!(!succeeded);
+    assert!(seen.contains("the two passphrases differ"), "{seen}");
+    assert!(!seen.contains("first") && !seen.contains("second"), "{seen}");
+    let (succeeded, seen) = init_on_a_terminal(&place, &[("New passphrase for", "\n")]);
+    assert!(!succeeded && seen.contains("an empty passphrase"), "{seen}");
+    let (succeeded, seen) = init_on_a_terminal(&place, &[("New passphrase for", "abc\x03")]);
+    assert!(!succeeded && seen.contains("interrupted"), "{seen}");
+    assert!(!place.store().exists());
 }

@@ -68,9 +68,15 @@ fn for_people(report: &CheckReport, is_repairing: bool) -> String {
         (0, 0) => writeln!(text, "Checked {checked}: all is well."),
         (0, repaired) => writeln!(text, "Checked {checked}: repaired all {repaired} problems."),
         (left, _) if is_repairing => {
-            writeln!(text, "Checked {checked}: {left} problems are left that cannot be repaired here; restore what they name from a backup.")
+            writeln!(
+                text,
+                "Checked {checked}: {left} problems are left that cannot be repaired here; restore what they name from a backup."
+            )
         }
-        (left, _) => writeln!(text, "Checked {checked}: {left} problems. Run it again with --repair to repair what can be."),
+        (left, _) => writeln!(
+            text,
+            "Checked {checked}: {left} problems. Run it again with --repair to repair what can be."
+        ),
     };
     text
 }
@@ -93,7 +99,8 @@ mod tests {
     #[test]
     fn every_problem_is_listed() {
         let problem = Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true };
-        let report = CheckReport { problems: vec![problem], repaired: 1, sectors_checked: 256, damage_left: 0 };
+        let report =
+            CheckReport { problems: vec![problem], repaired: 1, sectors_checked: 256, damage_left: 0 };
         let text = for_people(&report, true);
         assert_eq!(text, "sector 7: wrong hash (repaired)\nChecked 1.0 MiB: repaired all 1 problems.\n");
     }

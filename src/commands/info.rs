@@ -70,7 +70,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let description: Description = match &mount {
         Some(mount) => {
             let text = from_daemon(&mount.mountpoint)?;
-            serde_json::from_str(&text).context("the daemon's answer makes no sense; is it another version?")?
+            serde_json::from_str(&text)
+                .context("the daemon's answer makes no sense; is it another version?")?
         }
         None => {
             let store = open_store(&arguments.path, arguments.passphrase.path.as_deref(), true)?;
@@ -127,7 +128,8 @@ fn for_people(info: &Description, mounted_from: Option<&Path>) -> String {
     if let Some(store) = mounted_from {
         lines.push(("Store", store.display().to_string()));
     }
-    let percent = if info.capacity_bytes == 0 { 0 } else { info.used_bytes.saturating_mul(100) / info.capacity_bytes };
+    let percent =
+        if info.capacity_bytes == 0 { 0 } else { info.used_bytes.saturating_mul(100) / info.capacity_bytes };
     lines.extend([
         ("Store id", info.store_id.clone()),
         ("Format version", info.format_version.to_string()),
@@ -136,7 +138,10 @@ fn for_people(info: &Description, mounted_from: Option<&Path>) -> String {
         ("Used", format!("{} ({percent} %)", size::display(info.used_bytes))),
         ("Free", size::display(info.free_bytes)),
         ("Volume", size::display(info.volume_bytes)),
-        ("Log", format!("{} of {} in use", size::display(info.log_used_bytes), size::display(info.log_bytes))),
+        (
+            "Log",
+            format!("{} of {} in use", size::display(info.log_used_bytes), size::display(info.log_bytes)),
+        ),
         ("Checkpoints", info.generation.to_string()),
     ]);
     if mounted_from.is_some() {

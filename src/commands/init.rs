@@ -65,7 +65,8 @@ fn refuse_what_is_there(path: &Path, is_forced: bool) -> Result<()> {
     if !is_block_device || is_forced {
         return Ok(());
     }
-    let found = signature::find(path).with_context(|| format!("cannot look what is on {}", path.display()))?;
+    let found =
+        signature::find(path).with_context(|| format!("cannot look what is on {}", path.display()))?;
     match found {
         None => Ok(()),
         Some(found) => Err(anyhow!(

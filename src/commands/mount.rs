@@ -107,7 +107,9 @@ fn check_mountpoint(path: &Path, store: &Path) -> Result<()> {
         return Err(anyhow!("on {path}, {what}; `blocktree umount {path}` ends it").into());
     }
     let metadata = path.metadata().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => anyhow!("the mountpoint {} does not exist; make the directory first", path.display()),
+        io::ErrorKind::NotFound => {
+            anyhow!("the mountpoint {} does not exist; make the directory first", path.display())
+        }
         _ => anyhow::Error::from(error).context(format!("cannot look at the mountpoint {}", path.display())),
     })?;
     if !metadata.is_dir() {

@@ -59,7 +59,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     }
     match system::request(&root, Command::ScrubStart, &mut Plain::default()) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            return Err(anyhow::Error::from(error).context(format!("cannot scrub {}", path.display())).into());
+            return Err(anyhow::Error::from(error)
+                .context(format!("cannot scrub {}", path.display()))
+                .into());
         }
         _ => {}
     }
@@ -109,7 +111,9 @@ fn describe(status: &ScrubStatus) -> String {
         SCRUB_RUNS => format!("Scrubbing: {done} of {}, {found} so far.\n", bytes(status.total)),
         SCRUB_COMPLETE => format!("Scrubbed {done}: {found}.\n"),
         SCRUB_STOPPED => format!("Stopped after {done} of {}: {found}.\n", bytes(status.total)),
-        SCRUB_FAILED => format!("Failed after {done} of {}: {found}. The daemon's log says why.\n", bytes(status.total)),
+        SCRUB_FAILED => {
+            format!("Failed after {done} of {}: {found}. The daemon's log says why.\n", bytes(status.total))
+        }
         _ => "The daemon answers something unknown; is it another version?\n".to_owned(),
     }
 }

@@ -107,11 +107,15 @@ fn create(Named { path, name, passphrase }: &Named) -> Result<()> {
         return ask(&root, control::Command::SnapshotCreate, name);
     }
     let store = open_store(path, passphrase.path.as_deref(), false)?;
-    let exists = store.snapshot_list().context("cannot read the snapshots")?.iter().any(|one| one.name == *name);
+    let exists =
+        store.snapshot_list().context("cannot read the snapshots")?.iter().any(|one| one.name == *name);
     let result = if exists {
         Err(exists_already(name))
     } else {
-        store.snapshot_create(name).with_context(|| format!("cannot make the snapshot {name:?}")).map_err(Into::into)
+        store
+            .snapshot_create(name)
+            .with_context(|| format!("cannot make the snapshot {name:?}"))
+            .map_err(Into::into)
     };
     let closed = store.close();
     result?;
@@ -146,7 +150,8 @@ fn list(path: &Path, passphrase_file: Option<&Path>) -> Result<Vec<Listed>> {
     let mut snapshots = Vec::new();
     loop {
         let mut page = SnapshotPage::request(snapshots.len() as u64);
-        system::request(&root, control::Command::SnapshotList, &mut page).context("cannot list the snapshots")?;
+        system::request(&root, control::Command::SnapshotList, &mut page)
+            .context("cannot list the snapshots")?;
         for entry in page.entries() {
             let name = entry.name().context("the daemon's answer makes no sense; is it another version?")?;
             snapshots.push(Listed { name: name.to_owned(), time_ns: entry.time_ns, sequence: entry.seq });
@@ -167,14 +172,17 @@ fn open_mount(path: &Path) -> Result<Option<File>> {
 }
 
 fn ask(root: &File, command: control::Command, name: &str) -> Result<()> {
-    let mut message = SnapshotName::new(name).ok_or_else(|| Failure::usage("the name is empty or too long"))?;
+    let mut message =
+        SnapshotName::new(name).ok_or_else(|| Failure::usage("the name is empty or too long"))?;
     system::request(root, command, &mut message).map_err(|error: io::Error| match error.kind() {
         ErrorKind::AlreadyExists => exists_already(name),
         ErrorKind::NotFound => not_found(name),
         ErrorKind::PermissionDenied => {
             anyhow!("only root and the user that mounted the store may make or delete snapshots").into()
         }
-        _ => anyhow::Error::from(error).context(format!("the daemon could not do it for the snapshot {name:?}")).into(),
+        _ => anyhow::Error::from(error)
+            .context(format!("the daemon could not do it for the snapshot {name:?}"))
+            .into(),
     })
 }
 

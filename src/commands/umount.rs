@@ -28,7 +28,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
     let Some(mount) = store_mounted_on(path).context("cannot read the list of mounts")? else {
-        return Err(anyhow!("{} is not where a store is mounted; `findmnt -t fuse.blocktree` lists those", path.display()).into());
+        return Err(anyhow!(
+            "{} is not where a store is mounted; `findmnt -t fuse.blocktree` lists those",
+            path.display()
+        )
+        .into());
     };
     let mountpoint = mount.mountpoint;
     let root = match File::open(&mountpoint) {
@@ -42,7 +46,10 @@ pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
         }
         Err(error) => {
             return Err(anyhow::Error::from(error)
-                .context(format!("cannot open {}; only the user that mounted it and root may unmount it", mountpoint.display()))
+                .context(format!(
+                    "cannot open {}; only the user that mounted it and root may unmount it",
+                    mountpoint.display()
+                ))
                 .into());
         }
     };
@@ -61,7 +68,9 @@ pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
     match daemon {
         Ok(daemon) => daemon.wait().context("cannot wait for the daemon to end")?,
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-        Err(error) => return Err(anyhow::Error::from(error).context("cannot wait for the daemon to end").into()),
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context("cannot wait for the daemon to end").into());
+        }
     }
     durable.map(|()| 0)
 }
@@ -92,6 +101,8 @@ fn detach_only(mountpoint: &Path, is_lazy: bool) -> Result<u8> {
             mountpoint.display()
         )
         .into()),
-        Err(error) => Err(anyhow::Error::from(error).context(format!("cannot unmount {}", mountpoint.display())).into()),
+        Err(error) => {
+            Err(anyhow::Error::from(error).context(format!("cannot unmount {}", mountpoint.display())).into())
+        }
     }
 }

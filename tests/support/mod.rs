@@ -128,7 +128,13 @@ impl Place {
     }
 
     pub(crate) fn init(&self) -> Ran {
-        finish(program().arg("init").arg(self.store()).args(["--size", "256M"]).args(self.passphrase_arguments()))
+        finish(
+            program()
+                .arg("init")
+                .arg(self.store())
+                .args(["--size", "256M"])
+                .args(self.passphrase_arguments()),
+        )
     }
 
     pub(crate) fn passphrase_arguments(&self) -> [OsString; 2] {
@@ -189,7 +195,11 @@ impl Drop for Mount {
     fn drop(&mut self) {
         if is_mounted(&self.mountpoint) {
             let lazily = |program: &str, arguments: &[&str]| {
-                let _ = Command::new(program).args(arguments).arg(&self.mountpoint).stderr(Stdio::null()).status();
+                let _ = Command::new(program)
+                    .args(arguments)
+                    .arg(&self.mountpoint)
+                    .stderr(Stdio::null())
+                    .status();
             };
             lazily("umount", &["--lazy", "--no-canonicalize", "--internal-only"]);
             if is_mounted(&self.mountpoint) {
@@ -238,7 +248,9 @@ fn find_daemon(mountpoint: &Path) -> Option<u32> {
     let mountpoint = mountpoint.to_str()?;
     let entries = fs::read_dir("/proc").ok()?;
     for entry in entries.flatten() {
-        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
         let mut arguments = line.split(|&byte| byte == 0);
         let is_daemon = arguments.clone().any(|argument| argument == b"--foreground");

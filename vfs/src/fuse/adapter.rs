@@ -1,9 +1,13 @@
-use std::sync::Arc;
 use super::MountOptions;
 use crate::control::Service;
 use crate::fs::Fs;
+use std::sync::Arc;
 
-pub(super) struct Adapter { fs: Arc<Fs>, service: Arc<dyn Service>, options: MountOptions }
+pub(super) struct Adapter {
+    fs: Arc<Fs>,
+    service: Arc<dyn Service>,
+    options: MountOptions,
+}
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, service: Arc<dyn Service>, options: &MountOptions) -> Self {
         Self { fs, service, options: options.clone() }

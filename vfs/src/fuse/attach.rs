@@ -83,9 +83,8 @@ fn attach_directly(mountpoint: &Path, options: &MountOptions) -> io::Result<Owne
     let data = c_string(OsStr::new(&data))?;
     let flags = mount_flags(options);
     // SAFETY: all four are valid C strings for the duration of the call.
-    let result = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
-    };
+    let result =
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
