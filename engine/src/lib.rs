@@ -12,6 +12,6 @@ mod tree;
 
 pub use error::{Error, Result};
 pub use store::{
-    Block, CreateOptions, Item, OpenError, OpenOptions, Seq, SnapshotError, SnapshotInfo, Store, Transaction,
-    Usage,
+    Block, CheckOptions, CheckReport, CreateOptions, Item, OpenError, OpenOptions, Problem, ScrubReport, Seq,
+    SnapshotError, SnapshotInfo, Store, StoreInfo, Transaction, Usage, check,
 };

@@ -1,1 +1,6 @@
 //! vfs
+
+pub mod control;
+pub mod fs;
+#[cfg(feature = "fuse")]
+pub mod fuse;

@@ -7,10 +7,12 @@
 mod background;
 mod batch;
 mod block;
+mod check;
 mod checkpoint;
 mod commit;
 mod create;
 mod freed;
+mod info;
 mod layers;
 mod log;
 mod open;
@@ -39,6 +41,8 @@ use crate::space::Space;
 use crate::tree::Tree;
 
 pub use block::Block;
+pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use info::{ScrubReport, StoreInfo};
 pub use open::OpenError;
 pub use snapshot::{SnapshotError, SnapshotInfo};
 pub use transaction::Transaction;

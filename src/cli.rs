@@ -1,0 +1,99 @@
+//! What may be typed, and which command it runs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::commands::{check, info, init, mount, scrub, snapshot, umount};
+use crate::failure::{FAILED, Result, USAGE};
+use crate::{helper, size};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; for check: damage was found, and all of it repaired
+  2  wrong usage
+  4  for check: damage is left
+
+The passphrase comes from --passphrase-file (or -o passphrase_file=), else from the file that the
+variable BLOCKTREE_PASSPHRASE_FILE names, else from the terminal. One newline at the end of the file
+is not part of it.";
+
+/// An encrypted and signed filesystem on machines that you own.
+#[derive(Debug, Parser)]
+#[command(name = "blocktree", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new store
+    Init(init::Arguments),
+    /// Mount a store; returns once the mount is usable
+    Mount(mount::Arguments),
+    /// Unmount a store; returns once everything is durable
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Arguments),
+    /// Show what a store is and how full
+    Info(info::Arguments),
+    /// Check a store that is not mounted: its structure, every hash and every signature
+    Check(check::Arguments),
+    /// Read and verify everything in a mounted store, while it is in use
+    Scrub(scrub::Arguments),
+    /// Make, list, delete and mount snapshots
+    #[command(subcommand, arg_required_else_help = true)]
+    Snapshot(snapshot::Command),
+}
+
+/// Where the passphrase comes from, for every command that opens a store.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PassphraseFile {
+    /// Read the passphrase from this file
+    #[arg(id = "passphrase_file", long = "passphrase-file", value_name = "FILE")]
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// Runs what the command line says.
+pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
+    // mount(8) without a helper for this type has /sbin/mount.fuse3 call `blocktree STORE MOUNTPOINT -o OPTIONS`.
+    if arguments.len() >= 3 && arguments[1].to_string_lossy().starts_with('/') {
+        return helper::mount(arguments);
+    }
+    let parsed =
+        Line::command().try_get_matches_from(arguments).and_then(|found| Line::from_arg_matches(&found));
+    let line = match parsed {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and the version are errors to clap, but not to the user.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let printed = error.print();
+            return Ok(if printed.is_err() && code == 0 { FAILED } else { code });
+        }
+    };
+    match line.command {
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Mount(arguments) => mount::run(&arguments),
+        Command::Umount(arguments) => umount::run(&arguments.mountpoint, arguments.lazy),
+        Command::Info(arguments) => info::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Scrub(arguments) => scrub::run(&arguments),
+        Command::Snapshot(command) => snapshot::run(&command),
+    }
+}
+
+/// The value parser of sizes.
+pub(crate) fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    size::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_definitions_are_consistent() {
+        use clap::CommandFactory as _;
+        super::Line::command().debug_assert();
+    }
+}

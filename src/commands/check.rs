@@ -1,0 +1,107 @@
+//! `blocktree check`: verifies a store that is not mounted.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use blocktree_engine::device::{Access, open_volume};
+use blocktree_engine::limits::SECTOR_BYTES;
+use blocktree_engine::{CheckOptions, CheckReport};
+
+use super::{print, progress_bar, refuse_if_mounted};
+use crate::cli::PassphraseFile;
+use crate::failure::{DAMAGE_LEFT, FAILED, Result};
+use crate::passphrase::obtain;
+use crate::size;
+
+/// Check a store that is not mounted: its structure, every hash and every signature.
+///
+/// Exit codes: 0 all is well, 1 damage was found and all of it repaired (or the check could not be done), 4 damage is
+/// left. Without --repair, nothing is written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A directory or block device with a store
+    store: PathBuf,
+    /// Repair what can be repaired
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    passphrase: PassphraseFile,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
+    let path = &arguments.store;
+    refuse_if_mounted(path)?;
+    let access = if arguments.repair { Access::ReadWrite } else { Access::ReadOnly };
+    let device = open_volume(path, access)?;
+    let passphrase = obtain(arguments.passphrase.path.as_deref(), path, false)?;
+    let bar = progress_bar("Checking");
+    let mut progress = |done: u64, total: u64| {
+        bar.set_length(total.saturating_mul(SECTOR_BYTES as u64));
+        bar.set_position(done.saturating_mul(SECTOR_BYTES as u64));
+    };
+    let options = CheckOptions { repair: arguments.repair };
+    let report = blocktree_engine::check(device, &passphrase, &options, &mut progress);
+    bar.finish_and_clear();
+    let report = report.with_context(|| format!("cannot check the store {}", path.display()))?;
+    print(&for_people(&report, arguments.repair))?;
+    Ok(exit_code(&report))
+}
+
+fn exit_code(report: &CheckReport) -> u8 {
+    match (report.damage_left, report.repaired) {
+        (0, 0) => 0,
+        (0, _) => FAILED,
+        _ => DAMAGE_LEFT,
+    }
+}
+
+fn for_people(report: &CheckReport, is_repairing: bool) -> String {
+    let mut text = String::new();
+    for problem in &report.problems {
+        let repaired = if problem.repaired { " (repaired)" } else { "" };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{}: {}{repaired}", problem.place, problem.what);
+    }
+    let checked = size::display(report.sectors_checked.saturating_mul(SECTOR_BYTES as u64));
+    let _ = match (report.damage_left, report.repaired) {
+        (0, 0) => writeln!(text, "Checked {checked}: all is well."),
+        (0, repaired) => writeln!(text, "Checked {checked}: repaired all {repaired} problems."),
+        (left, _) if is_repairing => {
+            writeln!(
+                text,
+                "Checked {checked}: {left} problems are left that cannot be repaired here; restore what they name from a backup."
+            )
+        }
+        (left, _) => writeln!(
+            text,
+            "Checked {checked}: {left} problems. Run it again with --repair to repair what can be."
+        ),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use blocktree_engine::Problem;
+
+    use super::*;
+
+    #[test]
+    fn the_exit_code_tells_what_is_left() {
+        let report = |repaired, damage_left| CheckReport { repaired, damage_left, ..CheckReport::default() };
+        assert_eq!(exit_code(&report(0, 0)), 0);
+        assert_eq!(exit_code(&report(3, 0)), 1);
+        assert_eq!(exit_code(&report(3, 1)), 4);
+        assert_eq!(exit_code(&report(0, 1)), 4);
+    }
+
+    #[test]
+    fn every_problem_is_listed() {
+        let problem = Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true };
+        let report =
+            CheckReport { problems: vec![problem], repaired: 1, sectors_checked: 256, damage_left: 0 };
+        let text = for_people(&report, true);
+        assert_eq!(text, "sector 7: wrong hash (repaired)\nChecked 1.0 MiB: repaired all 1 problems.\n");
+    }
+}

@@ -1,0 +1,199 @@
+//! `blocktree mount`: checks what can be checked, gets the passphrase, and starts the daemon.
+//!
+//! The daemon is this program again, not a fork of it: threads do not survive a fork. It gets the passphrase through
+//! its standard input and tells through its standard output when the mount is usable or why it never will be.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, anyhow, bail};
+use blocktree_engine::device::{Access, open_volume};
+
+use super::refuse_if_mounted;
+use crate::cli::PassphraseFile;
+use crate::daemon::{self, Settings};
+use crate::failure::{FAILED, Failure, Result};
+use crate::mount_list::{resolve, store_mounted_on};
+use crate::mount_options::Options;
+use crate::passphrase::{Passphrase, obtain, read_line_or_all};
+use crate::system;
+
+const OPTIONS_HELP: &str = "\
+Mount options:
+  ro, rw                       for reading only; for writing too (the default)
+  passphrase_file=FILE         read the passphrase from this file
+  allow_other, allow_root      let other users, or root, use the mount (for ordinary users, only if
+                               /etc/fuse.conf contains user_allow_other)
+  snapshot=NAME                show the tree as it was when this snapshot was made
+  writeback, no_writeback      let the kernel collect writes (the default), or pass each on at once
+  max_read=BYTES               the longest read in one request
+  threads=N                    how many threads take requests
+  [no]suid, [no]dev, [no]exec, [no]atime, [no]diratime, sync, async
+                               as for any filesystem, see mount(8)
+  Permissions are always checked (default_permissions). What fstab(5) has for itself (defaults,
+  noauto, user, nofail, _netdev, x-...) is accepted.
+
+Set BLOCKTREE_LOG_FILE for a log of the daemon, and BLOCKTREE_LOG for what it contains
+(error, warn, info, debug).";
+
+/// Mount a store; returns once the mount is usable.
+#[derive(Debug, clap::Args)]
+#[command(after_help = OPTIONS_HELP)]
+pub(crate) struct Arguments {
+    /// A directory or block device with a store
+    pub(crate) store: PathBuf,
+    /// Where to mount it: an existing directory
+    pub(crate) mountpoint: PathBuf,
+    /// Mount options between commas
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub(crate) options: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) passphrase: PassphraseFile,
+    /// Stay in the foreground, until the store is unmounted or a signal ends it
+    #[arg(long, short = 'f')]
+    pub(crate) foreground: bool,
+    /// This is the daemon that `blocktree mount` started
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) as_daemon: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
+    let options = Options::parse(&arguments.options)?;
+    // The daemon is given what was accepted once already.
+    if !arguments.as_daemon {
+        options.refuse_unknown()?;
+    }
+    run_with(arguments, options)
+}
+
+/// With options that are parsed already.
+pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
+    if arguments.as_daemon {
+        return run_as_daemon(arguments, options);
+    }
+    check_mountpoint(&arguments.mountpoint, &arguments.store)?;
+    refuse_if_mounted(&arguments.store)?;
+    // Before asking for the passphrase: there may be nothing to open, or somebody may have it open.
+    let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+    drop(open_volume(&arguments.store, access)?);
+    let file = arguments.passphrase.path.as_deref().or(options.passphrase_file.as_deref());
+    let passphrase = obtain(file, &arguments.store, false)?;
+    let settings = settings(arguments, options);
+    if arguments.foreground {
+        daemon::log_to(daemon::Log::StandardError);
+        return daemon::serve(&settings, passphrase, || Ok(())).map(|()| 0);
+    }
+    Ok(start_daemon(&settings, passphrase)?)
+}
+
+fn settings(arguments: &Arguments, options: Options) -> Settings {
+    Settings { store: resolve(&arguments.store), mountpoint: resolve(&arguments.mountpoint), options }
+}
+
+fn check_mountpoint(path: &Path, store: &Path) -> Result<()> {
+    // Asks the list of mounts first: a dead mount cannot be looked at.
+    if let Some(mount) = store_mounted_on(path).context("cannot read the list of mounts")? {
+        let is_dead = File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        let what = match (is_dead, mount.store == resolve(store)) {
+            (true, _) => "a mount is left whose daemon has died",
+            (false, true) => "this store is mounted already",
+            (false, false) => "another store is mounted already",
+        };
+        let path = path.display();
+        return Err(anyhow!("on {path}, {what}; `blocktree umount {path}` ends it").into());
+    }
+    let metadata = path.metadata().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("the mountpoint {} does not exist; make the directory first", path.display())
+        }
+        _ => anyhow::Error::from(error).context(format!("cannot look at the mountpoint {}", path.display())),
+    })?;
+    if !metadata.is_dir() {
+        return Err(anyhow!("the mountpoint {} is not a directory", path.display()).into());
+    }
+    Ok(())
+}
+
+fn start_daemon(settings: &Settings, passphrase: Passphrase) -> anyhow::Result<u8> {
+    // The running program itself, even if its file was replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("blocktree").arg("mount").args(["--foreground", "--as-daemon"]);
+    if !settings.options.passed_on.is_empty() {
+        command.arg("-o").arg(&settings.options.passed_on);
+    }
+    command.arg("--").arg(&settings.store).arg(&settings.mountpoint);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("cannot start the daemon")?;
+    if let Some(mut input) = child.stdin.take() {
+        // If it has died already, what it said is of more interest than this.
+        let _ = input.write_all(&passphrase);
+    }
+    drop(passphrase);
+    wait_until_ready(child)
+}
+
+/// What the daemon says on its standard output: one byte, then a message.
+const READY: u8 = b'R';
+const FAILED_WITH: u8 = b'F';
+
+fn wait_until_ready(mut child: Child) -> anyhow::Result<u8> {
+    const MESSAGE_BYTES_MAX: u64 = 64 << 10;
+    let mut said = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        output.take(MESSAGE_BYTES_MAX).read_to_end(&mut said).context("cannot hear from the daemon")?;
+    }
+    match said.as_slice() {
+        [READY, ..] => Ok(0),
+        [FAILED_WITH, code, message @ ..] => {
+            let _ = child.wait();
+            let _ = writeln!(io::stderr(), "blocktree: {}", String::from_utf8_lossy(message));
+            Ok(*code)
+        }
+        _ => {
+            let status = child.wait().context("cannot hear from the daemon")?;
+            match status.signal() {
+                Some(signal) => bail!("the daemon was ended by signal {signal} before the mount was usable"),
+                None => bail!("the daemon ended before the mount was usable ({status})"),
+            }
+        }
+    }
+}
+
+fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
+    system::leave_session();
+    daemon::log_to(daemon::Log::File);
+    let passphrase = read_line_or_all(io::stdin().lock())?;
+    let settings = settings(arguments, options);
+    let mut was_ready = false;
+    let result = daemon::serve(&settings, passphrase, || {
+        say(&[READY]).context("the command that started this daemon has gone")?;
+        was_ready = true;
+        // No mount should keep another one from being unmounted.
+        std::env::set_current_dir("/").context("cannot change to /")?;
+        system::close_standard_streams().context("cannot leave the terminal")
+    });
+    match result {
+        Ok(()) => Ok(0),
+        Err(failure) if was_ready => {
+            tracing::error!(%failure, "the mount ended");
+            Ok(FAILED)
+        }
+        Err(failure) => {
+            let mut message = vec![FAILED_WITH, failure.code];
+            message.extend_from_slice(failure.to_string().as_bytes());
+            let code = failure.code;
+            say(&message).map_err(Failure::from)?;
+            Ok(code)
+        }
+    }
+}
+
+fn say(message: &[u8]) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(message)?;
+    output.flush()
+}

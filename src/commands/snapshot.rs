@@ -1,0 +1,240 @@
+//! `blocktree snapshot`: makes, lists, deletes and mounts snapshots, of mounted stores and of others.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use blocktree_vfs::control::{self, SNAPSHOT_NAME_BYTES_MAX, SnapshotName, SnapshotPage};
+use serde::Serialize;
+
+use super::{mount, open_store, print};
+use crate::cli::PassphraseFile;
+use crate::failure::{Failure, Result};
+use crate::mount_list::store_mounted_on;
+use crate::system;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Keep the tree as it is now, under a name
+    Create(Named),
+    /// List the snapshots
+    List {
+        /// A store, or where one is mounted
+        #[arg(value_name = "STORE|MOUNTPOINT")]
+        path: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        passphrase: PassphraseFile,
+    },
+    /// Delete a snapshot; what only it holds becomes free space
+    Delete(Named),
+    /// Mount a snapshot, for reading
+    Mount {
+        /// A directory or block device with a store, which is not mounted
+        store: PathBuf,
+        /// The snapshot's name
+        #[arg(value_parser = parse_name)]
+        name: String,
+        /// Where to mount it
+        mountpoint: PathBuf,
+        /// Mount options between commas, as for `blocktree mount`
+        #[arg(short = 'o', value_name = "OPTIONS")]
+        options: Vec<OsString>,
+        #[command(flatten)]
+        passphrase: PassphraseFile,
+        /// Stay in the foreground
+        #[arg(long)]
+        foreground: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Named {
+    /// A store, or where one is mounted
+    #[arg(value_name = "STORE|MOUNTPOINT")]
+    path: PathBuf,
+    /// The snapshot's name
+    #[arg(value_parser = parse_name)]
+    name: String,
+    #[command(flatten)]
+    passphrase: PassphraseFile,
+}
+
+/// One line of `snapshot list --json`.
+#[derive(Debug, Serialize)]
+struct Listed {
+    name: String,
+    /// Nanoseconds since 1970.
+    time_ns: u64,
+    sequence: u64,
+}
+
+pub(crate) fn run(command: &Command) -> Result<u8> {
+    match command {
+        Command::Create(named) => create(named)?,
+        Command::Delete(named) => delete(named)?,
+        Command::List { path, json, passphrase } => {
+            let snapshots = list(path, passphrase.path.as_deref())?;
+            print(&if *json {
+                serde_json::to_string_pretty(&snapshots).context("cannot write JSON")? + "\n"
+            } else {
+                snapshots.iter().map(|one| format!("{}  {}\n", date(one.time_ns), one.name)).collect()
+            })?;
+        }
+        Command::Mount { store, name, mountpoint, options, passphrase, foreground } => {
+            let mut options = options.clone();
+            let escaped = name.replace('\\', "\\\\").replace(',', "\\,");
+            options.push(format!("snapshot={escaped}").into());
+            return mount::run(&mount::Arguments {
+                store: store.clone(),
+                mountpoint: mountpoint.clone(),
+                options,
+                passphrase: passphrase.clone(),
+                foreground: *foreground,
+                as_daemon: false,
+            });
+        }
+    }
+    Ok(0)
+}
+
+fn create(Named { path, name, passphrase }: &Named) -> Result<()> {
+    if let Some(root) = open_mount(path)? {
+        return ask(&root, control::Command::SnapshotCreate, name);
+    }
+    let store = open_store(path, passphrase.path.as_deref(), false)?;
+    let exists =
+        store.snapshot_list().context("cannot read the snapshots")?.iter().any(|one| one.name == *name);
+    let result = if exists {
+        Err(exists_already(name))
+    } else {
+        store
+            .snapshot_create(name)
+            .with_context(|| format!("cannot make the snapshot {name:?}"))
+            .map_err(Into::into)
+    };
+    let closed = store.close();
+    result?;
+    Ok(closed.context("cannot close the store")?)
+}
+
+fn delete(Named { path, name, passphrase }: &Named) -> Result<()> {
+    if let Some(root) = open_mount(path)? {
+        return ask(&root, control::Command::SnapshotDelete, name);
+    }
+    let store = open_store(path, passphrase.path.as_deref(), false)?;
+    let result = store.snapshot_delete(name).with_context(|| format!("cannot delete the snapshot {name:?}"));
+    let closed = store.close();
+    if !result? {
+        return Err(not_found(name));
+    }
+    Ok(closed.context("cannot close the store")?)
+}
+
+fn list(path: &Path, passphrase_file: Option<&Path>) -> Result<Vec<Listed>> {
+    let Some(root) = open_mount(path)? else {
+        let store = open_store(path, passphrase_file, true)?;
+        let snapshots = store.snapshot_list().context("cannot read the snapshots");
+        let closed = store.close();
+        let listed = snapshots?
+            .into_iter()
+            .map(|one| Listed { name: one.name, time_ns: one.time_ns, sequence: one.seq })
+            .collect();
+        closed.context("cannot close the store")?;
+        return Ok(listed);
+    };
+    let mut snapshots = Vec::new();
+    loop {
+        let mut page = SnapshotPage::request(snapshots.len() as u64);
+        system::request(&root, control::Command::SnapshotList, &mut page)
+            .context("cannot list the snapshots")?;
+        for entry in page.entries() {
+            let name = entry.name().context("the daemon's answer makes no sense; is it another version?")?;
+            snapshots.push(Listed { name: name.to_owned(), time_ns: entry.time_ns, sequence: entry.seq });
+        }
+        if page.entries().is_empty() || snapshots.len() as u64 >= page.total {
+            return Ok(snapshots);
+        }
+    }
+}
+
+/// The root of the mount, if a store is mounted there.
+fn open_mount(path: &Path) -> Result<Option<File>> {
+    let mount = store_mounted_on(path).context("cannot read the list of mounts")?;
+    let open = |mount: crate::mount_list::StoreMount| {
+        File::open(&mount.mountpoint).with_context(|| format!("cannot open {}", mount.mountpoint.display()))
+    };
+    Ok(mount.map(open).transpose()?)
+}
+
+fn ask(root: &File, command: control::Command, name: &str) -> Result<()> {
+    let mut message =
+        SnapshotName::new(name).ok_or_else(|| Failure::usage("the name is empty or too long"))?;
+    system::request(root, command, &mut message).map_err(|error: io::Error| match error.kind() {
+        ErrorKind::AlreadyExists => exists_already(name),
+        ErrorKind::NotFound => not_found(name),
+        ErrorKind::PermissionDenied => {
+            anyhow!("only root and the user that mounted the store may make or delete snapshots").into()
+        }
+        _ => anyhow::Error::from(error)
+            .context(format!("the daemon could not do it for the snapshot {name:?}"))
+            .into(),
+    })
+}
+
+fn exists_already(name: &str) -> Failure {
+    anyhow!("there is a snapshot {name:?} already; choose another name, or delete that one first").into()
+}
+
+fn not_found(name: &str) -> Failure {
+    anyhow!("there is no snapshot {name:?}; `blocktree snapshot list` shows those that there are").into()
+}
+
+fn parse_name(text: &str) -> std::result::Result<String, String> {
+    if text.is_empty() || text.len() > SNAPSHOT_NAME_BYTES_MAX {
+        return Err(format!("a name has 1 to {SNAPSHOT_NAME_BYTES_MAX} bytes"));
+    }
+    if text.chars().any(|character| character.is_control() || character == '/') {
+        return Err("a name has no slashes and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// "2026-11-24 10:55:01 UTC". Days to dates: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+fn date(time_ns: u64) -> String {
+    let seconds = time_ns / 1_000_000_000;
+    let (days, second) = (seconds / 86400 + 719_468, seconds % 86400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(951_782_400_000_000_000), "2000-02-29 00:00:00 UTC");
+        assert_eq!(date(1_795_521_301_000_000_000), "2026-11-24 11:55:01 UTC");
+    }
+
+    #[test]
+    fn names_are_plain() {
+        assert!(parse_name("monday evening, 2").is_ok());
+        for bad in ["", "a/b", "a\nb", &"x".repeat(256)] {
+            assert!(parse_name(bad).is_err());
+        }
+    }
+}

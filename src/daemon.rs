@@ -1,0 +1,148 @@
+//! What serves a mount: opens the store, mounts it, and waits until it is unmounted or a signal asks for that.
+//!
+//! Invariant: this process ends only after the store was closed, except when it is killed.
+
+use std::fs::OpenOptions as FileOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, anyhow};
+use blocktree_engine::device::{Access, open_volume};
+use blocktree_engine::{OpenOptions, Store};
+use blocktree_vfs::fs::Fs;
+use blocktree_vfs::fuse::{self, Ending, Locks, MountHandle, MountOptions};
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::{FAILED, Result};
+use crate::mount_options::Options;
+use crate::passphrase::Passphrase;
+use crate::store_control::StoreControl;
+use crate::system::EndSignals;
+
+/// What is mounted where, and how.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) store: PathBuf,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) options: Options,
+}
+
+/// Where the log goes unless `BLOCKTREE_LOG_FILE` names a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    StandardError,
+    /// Nowhere else.
+    File,
+}
+
+/// Mounts, calls `ready` once the mount is usable, and returns when it has ended and everything is durable.
+pub(crate) fn serve(
+    settings: &Settings,
+    passphrase: Passphrase,
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> Result<()> {
+    // Before the first thread, so that all of them inherit it.
+    let signals = EndSignals::block().context("cannot block signals")?;
+    let is_read_only = settings.options.read_only;
+    let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
+    let device = open_volume(&settings.store, access)?;
+    let options = OpenOptions { read_only: is_read_only, snapshot: settings.options.snapshot.clone() };
+    let store = Store::open(device, &passphrase, &options)
+        .with_context(|| format!("cannot open the store {}", settings.store.display()))?;
+    drop(passphrase);
+    let fs = Fs::open(store.clone(), is_read_only)
+        .with_context(|| format!("cannot read the tree in {}", settings.store.display()))?;
+    let fs = Arc::new(fs);
+    let service = Arc::new(StoreControl::new(store, is_read_only));
+    let mounted = fuse::mount(&fs, &settings.mountpoint, &mount_options(settings), service);
+    let mounted = match mounted {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            // Nothing was changed; the reason for not mounting is what the user needs.
+            let _ = fs.close();
+            let what =
+                format!("cannot mount {} on {}", settings.store.display(), settings.mountpoint.display());
+            return Err(anyhow::Error::from(error).context(what).into());
+        }
+    };
+    let handle = mounted.handle();
+    end_on_signals(signals, handle.clone()).context("cannot start a thread for signals")?;
+    if let Err(error) = ready() {
+        end(&handle).context("cannot unmount again")?;
+        mounted.join().context("cannot close the store")?;
+        return Err(error.into());
+    }
+    tracing::info!(store = %settings.store.display(), mountpoint = %settings.mountpoint.display(), "mounted");
+    mounted.join().context("the store was not closed cleanly")?;
+    tracing::info!("unmounted, and everything is durable");
+    Ok(())
+}
+
+fn mount_options(settings: &Settings) -> MountOptions {
+    let options = &settings.options;
+    MountOptions {
+        source: settings.store.clone().into(),
+        read_only: options.read_only,
+        access: options.access,
+        flags: options.flags,
+        write_back: options.write_back.unwrap_or(true),
+        locks: Locks::Kernel,
+        read_bytes_max: options.read_bytes_max,
+        event_loops: options.event_loops,
+    }
+}
+
+fn end_on_signals(signals: EndSignals, handle: MountHandle) -> io::Result<()> {
+    let wait = move || {
+        loop {
+            let signal = signals.wait();
+            tracing::info!(signal, "unmounting");
+            match end(&handle) {
+                Ok(()) => {}
+                // It goes on; there may be another signal.
+                Err(error) => tracing::error!(%error, "cannot unmount"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
+}
+
+/// Ends the mount. If it is in use, this process ends here: those that use it would keep it for ever.
+fn end(handle: &MountHandle) -> io::Result<()> {
+    if handle.end()? == Ending::StillUsed {
+        let closed = handle.close();
+        if let Err(error) = &closed {
+            tracing::error!(%error, "the store was not closed cleanly");
+        }
+        std::process::exit(if closed.is_ok() { 0 } else { FAILED.into() });
+    }
+    Ok(())
+}
+
+/// Starts the log. Whoever reads it cannot learn anything secret: names and contents are never logged.
+pub(crate) fn log_to(log: Log) {
+    const FILE_VARIABLE: &str = "BLOCKTREE_LOG_FILE";
+    let file = std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty());
+    let default = if file.is_some() { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("BLOCKTREE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let opened = file.map(|path| {
+        FileOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(|error| {
+            anyhow!(
+                "cannot write the log {}, which {FILE_VARIABLE} names: {error}",
+                PathBuf::from(path).display()
+            )
+        })
+    });
+    match opened {
+        Some(Ok(file)) => builder.with_writer(Mutex::new(file)).init(),
+        Some(Err(error)) => {
+            builder.with_writer(io::stderr).init();
+            tracing::warn!("{error:#}");
+        }
+        None if log == Log::StandardError => builder.with_writer(io::stderr).init(),
+        None => {}
+    }
+}

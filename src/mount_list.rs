@@ -1,0 +1,94 @@
+//! What is mounted, from `/proc/self/mountinfo` (proc(5)).
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// One mounted store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoreMount {
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) store: PathBuf,
+}
+
+/// The mounted stores, in the order they were mounted.
+pub(crate) fn store_mounts() -> io::Result<Vec<StoreMount>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The store that is mounted on exactly this path, if there is one. Does not ask the mount itself, whose daemon may be
+/// dead.
+pub(crate) fn store_mounted_on(path: &Path) -> io::Result<Option<StoreMount>> {
+    let path = resolve(path);
+    // The last one covers those before.
+    Ok(store_mounts()?.into_iter().rev().find(|mount| mount.mountpoint == path))
+}
+
+/// The path without symlinks. The last part is not followed if that fails, as it does where a mount's daemon is dead.
+pub(crate) fn resolve(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => absolute,
+    }
+}
+
+fn parse(text: &[u8]) -> Vec<StoreMount> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<StoreMount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let mountpoint = fields.nth(4)?;
+    // A dash ends the optional fields; the type and the source follow.
+    fields.find(|&field| field == b"-")?;
+    let kind = fields.next()?;
+    if kind != blocktree_vfs::fuse::FILESYSTEM_TYPE.as_bytes() {
+        return None;
+    }
+    let store = fields.next()?;
+    Some(StoreMount { mountpoint: unescape(mountpoint), store: unescape(store) })
+}
+
+/// Space, tab, newline and backslash are written as three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if let (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) = (first, tail) {
+            path.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+            rest = tail;
+        } else {
+            path.push(*first);
+        }
+    }
+    OsString::from_vec(path).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_stores_are_listed() {
+        let text = b"\
+22 28 0:21 / /sys rw,nosuid shared:7 - sysfs sysfs rw
+60 28 0:50 / /mnt/a\\040b rw,nosuid,nodev shared:31 master:2 - fuse.blocktree /srv/my\\134store rw,user_id=0
+61 28 0:51 / /mnt/c rw - fuse.sshfs host: rw
+62 broken
+";
+        let expected = StoreMount { mountpoint: "/mnt/a b".into(), store: "/srv/my\\store".into() };
+        assert_eq!(parse(text), [expected]);
+    }
+
+    #[test]
+    fn unfinished_escapes_stay() {
+        assert_eq!(unescape(b"a\\04"), Path::new("a\\04"));
+        assert_eq!(unescape(b"\\999"), Path::new("\\999"));
+    }
+}

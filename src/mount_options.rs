@@ -1,0 +1,239 @@
+//! The options of `-o`, as mount(8), fstab(5) and people write them.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use blocktree_vfs::fuse::{Access, Flags};
+
+use crate::failure::{Failure, Result};
+
+/// What a list of options asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) read_only: bool,
+    pub(crate) access: Access,
+    pub(crate) flags: Flags,
+    /// Whether the kernel collects writes in its cache; not set: as is best.
+    pub(crate) write_back: Option<bool>,
+    pub(crate) read_bytes_max: Option<u32>,
+    pub(crate) event_loops: Option<usize>,
+    pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) snapshot: Option<String>,
+    /// Those that were not understood.
+    pub(crate) unknown: Vec<String>,
+    /// The list again, for the daemon: without the name of the passphrase file, which it does not need.
+    pub(crate) passed_on: OsString,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            access: Access::Owner,
+            flags: Flags::default(),
+            write_back: None,
+            read_bytes_max: None,
+            event_loops: None,
+            passphrase_file: None,
+            snapshot: None,
+            unknown: Vec::new(),
+            passed_on: OsString::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Parses lists of options between commas; `\,` is a comma that separates nothing. Later ones win.
+    pub(crate) fn parse(lists: &[OsString]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut passed_on: Vec<u8> = Vec::new();
+        for option in lists.iter().flat_map(|list| split(list.as_bytes())) {
+            let (name, value) = match option.iter().position(|&byte| byte == b'=') {
+                Some(at) => (&option[..at], Some(&option[at + 1..])),
+                None => (&option[..], None),
+            };
+            options.set(&String::from_utf8_lossy(name), value)?;
+            if name != b"passphrase_file" {
+                if !passed_on.is_empty() {
+                    passed_on.push(b',');
+                }
+                for &byte in &option {
+                    if matches!(byte, b',' | b'\\') {
+                        passed_on.push(b'\\');
+                    }
+                    passed_on.push(byte);
+                }
+            }
+        }
+        options.passed_on = OsString::from_vec(passed_on);
+        if options.snapshot.is_some() {
+            options.read_only = true;
+        }
+        Ok(options)
+    }
+
+    /// Fails if anything was not understood.
+    pub(crate) fn refuse_unknown(&self) -> Result<()> {
+        match self.unknown.first() {
+            None => Ok(()),
+            Some(name) => Err(Failure::usage(format!(
+                "unknown mount option {name:?}; `blocktree mount --help` lists those that there are"
+            ))),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: Option<&[u8]>) -> Result<()> {
+        let flags = &mut self.flags;
+        match (name, value) {
+            ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("allow_other", None) => self.access = Access::Everyone,
+            ("allow_root", None) => self.access = Access::OwnerAndRoot,
+            ("suid", None) => flags.set_user_id = true,
+            ("nosuid", None) => flags.set_user_id = false,
+            ("dev", None) => flags.devices = true,
+            ("nodev", None) => flags.devices = false,
+            ("exec", None) => flags.execute = true,
+            ("noexec", None) => flags.execute = false,
+            ("noatime", None) => flags.access_times = false,
+            ("atime" | "relatime" | "strictatime", None) => flags.access_times = true,
+            ("nodiratime", None) => flags.directory_access_times = false,
+            ("diratime", None) => flags.directory_access_times = true,
+            ("sync", None) => flags.synchronous = true,
+            ("async", None) => flags.synchronous = false,
+            // What mount(8) makes of these; those after them may take it back.
+            ("user" | "users", None | Some(_)) => {
+                (flags.set_user_id, flags.devices, flags.execute) = (false, false, false);
+            }
+            ("owner" | "group", None) => (flags.set_user_id, flags.devices) = (false, false),
+            ("writeback", None) => self.write_back = Some(true),
+            ("no_writeback" | "nowriteback", None) => self.write_back = Some(false),
+            ("max_read", Some(value)) => self.read_bytes_max = Some(number(name, value, 4096, 1 << 20)?),
+            ("threads", Some(value)) => self.event_loops = Some(number(name, value, 1, 256)? as usize),
+            ("passphrase_file", Some(value)) if !value.is_empty() => {
+                self.passphrase_file = Some(OsString::from_vec(value.to_vec()).into());
+            }
+            ("snapshot", Some(value)) if !value.is_empty() => {
+                let name = std::str::from_utf8(value);
+                let name = name.map_err(|_| Failure::usage("the name of a snapshot is UTF-8 text"))?;
+                self.snapshot = Some(name.to_owned());
+            }
+            ("passphrase_file" | "snapshot" | "max_read" | "threads", _) => {
+                return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
+            }
+            ("remount", None) => {
+                return Err(Failure::usage(
+                    "a mounted store cannot be remounted; unmount it and mount it again",
+                ));
+            }
+            (name, value) if is_for_others(name, value.is_some()) => {}
+            (name, _) => self.unknown.push(name.to_owned()),
+        }
+        Ok(())
+    }
+}
+
+/// Options that fstab and mount(8) have for themselves, and those that are always on.
+fn is_for_others(name: &str, has_value: bool) -> bool {
+    const FLAGS: [&str; 23] = [
+        "",
+        "defaults",
+        "default_permissions",
+        "auto",
+        "noauto",
+        "nouser",
+        "nousers",
+        "noowner",
+        "nogroup",
+        "nofail",
+        "_netdev",
+        "norelatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "dirsync",
+        "loud",
+        "silent",
+        "mand",
+        "nomand",
+        "iversion",
+        "noiversion",
+        "nonempty",
+    ];
+    const VALUES: [&str; 5] = ["comment", "uhelper", "helper", "fsname", "subtype"];
+    name.starts_with("x-")
+        || name.starts_with("X-")
+        || if has_value { VALUES.contains(&name) } else { FLAGS.contains(&name) }
+}
+
+fn number(name: &str, value: &[u8], min: u32, max: u32) -> Result<u32> {
+    let parsed = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+    parsed.filter(|value| (min..=max).contains(value)).ok_or_else(|| {
+        let value = String::from_utf8_lossy(value);
+        Failure::usage(format!("the mount option {name}={value} must be a number from {min} to {max}"))
+    })
+}
+
+fn split(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut options = vec![Vec::new()];
+    let mut bytes = list.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match (byte, bytes.peek()) {
+            (b',', _) => options.push(Vec::new()),
+            (b'\\', Some(&escaped @ (b',' | b'\\'))) => {
+                bytes.next();
+                options.last_mut().expect("never empty").push(escaped);
+            }
+            (byte, _) => options.last_mut().expect("never empty").push(byte),
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(list: &str) -> Options {
+        Options::parse(&[list.into()]).unwrap()
+    }
+
+    #[test]
+    fn what_fstab_contains_is_accepted() {
+        let options = parse("defaults,rw,noauto,nofail,_netdev,x-systemd.automount,comment=home,,user=anna");
+        assert_eq!(options.unknown, Vec::<String>::new());
+        assert!(!options.flags.set_user_id && !options.flags.devices && !options.flags.execute);
+        assert!(parse("user,exec").flags.execute);
+    }
+
+    #[test]
+    fn later_options_win() {
+        assert!(!parse("ro,rw").read_only);
+        assert!(parse("rw,ro").read_only);
+        assert_eq!(parse("no_writeback,writeback").write_back, Some(true));
+        assert_eq!(parse("allow_root,allow_other").access, Access::Everyone);
+    }
+
+    #[test]
+    fn the_passphrase_file_is_not_passed_on() {
+        let options = parse("ro,passphrase_file=/a\\,b,noatime");
+        assert_eq!(options.passphrase_file, Some("/a,b".into()));
+        assert_eq!(options.passed_on, "ro,noatime");
+        let again = parse("snapshot=a\\,b");
+        assert_eq!(again.passed_on, "snapshot=a\\,b");
+        assert_eq!(Options::parse(&[again.passed_on.clone()]).unwrap(), again);
+        assert!(again.read_only);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert_eq!(parse("ro,bogus").unknown, ["bogus"]);
+        assert!(parse("bogus=1").refuse_unknown().unwrap_err().to_string().contains("bogus"));
+        for wrong in ["passphrase_file=", "passphrase_file", "max_read=17", "threads=many", "remount"] {
+            let failure = Options::parse(&[wrong.into()]).unwrap_err();
+            assert_eq!(failure.code, crate::failure::USAGE, "{wrong}");
+        }
+    }
+}

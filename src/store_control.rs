@@ -1,0 +1,135 @@
+//! What a daemon answers on the control channel of its mount.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use blocktree_engine::{Error, Store};
+use blocktree_vfs::control::{
+    Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS, SCRUB_STOPPED, ScrubStatus, Service, SnapshotEntry,
+};
+
+use crate::commands::info;
+
+/// The store behind a mount, as the control channel sees it.
+pub(crate) struct StoreControl {
+    store: Store,
+    is_read_only: bool,
+    scrub: Arc<Scrub>,
+}
+
+/// The scrub that runs, or the last one that did.
+#[derive(Default)]
+struct Scrub {
+    status: Mutex<ScrubStatus>,
+    stop: AtomicBool,
+}
+
+impl StoreControl {
+    pub(crate) fn new(store: Store, is_read_only: bool) -> Self {
+        Self { store, is_read_only, scrub: Arc::default() }
+    }
+}
+
+impl Service for StoreControl {
+    fn info(&self) -> String {
+        info::to_json(&self.store.info())
+    }
+
+    fn sync(&self) -> Result<(), Refusal> {
+        if self.is_read_only {
+            return Ok(());
+        }
+        self.store.sync(self.store.newest()).map_err(refusal)
+    }
+
+    fn scrub_start(&self) -> Result<(), Refusal> {
+        let mut status = self.scrub.status();
+        if status.state == SCRUB_RUNS {
+            return Err(Refusal::Exists);
+        }
+        *status = ScrubStatus { state: SCRUB_RUNS, ..ScrubStatus::default() };
+        self.scrub.stop.store(false, Ordering::Relaxed);
+        let (store, scrub) = (self.store.clone(), Arc::clone(&self.scrub));
+        let thread = std::thread::Builder::new().name("scrub".into()).spawn(move || scrub.run(&store));
+        if let Err(error) = thread {
+            tracing::error!(%error, "cannot start a thread for the scrub");
+            status.state = SCRUB_FAILED;
+            return Err(Refusal::Failed);
+        }
+        Ok(())
+    }
+
+    fn scrub_status(&self) -> ScrubStatus {
+        *self.scrub.status()
+    }
+
+    fn scrub_stop(&self) {
+        self.scrub.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn snapshot_create(&self, name: &str) -> Result<(), Refusal> {
+        let existing = self.store.snapshot_list().map_err(refusal)?;
+        if existing.iter().any(|snapshot| snapshot.name == name) {
+            return Err(Refusal::Exists);
+        }
+        self.store.snapshot_create(name).map_err(refusal)
+    }
+
+    fn snapshot_list(&self) -> Result<Vec<SnapshotEntry>, Refusal> {
+        let snapshots = self.store.snapshot_list().map_err(refusal)?;
+        let entry = |snapshot: &blocktree_engine::SnapshotInfo| {
+            SnapshotEntry::new(&snapshot.name, snapshot.time_ns, snapshot.seq)
+        };
+        Ok(snapshots.iter().filter_map(entry).collect())
+    }
+
+    fn snapshot_delete(&self, name: &str) -> Result<(), Refusal> {
+        match self.store.snapshot_delete(name) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::NotFound),
+            Err(error) => Err(refusal(error)),
+        }
+    }
+}
+
+impl Scrub {
+    fn run(&self, store: &Store) {
+        let progress = |done, total| {
+            let mut status = self.status();
+            (status.done, status.total) = (done, total);
+            !self.stop.load(Ordering::Relaxed)
+        };
+        // A panic must not leave a scrub that seems to run for ever.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.scrub(&progress)));
+        let mut status = self.status();
+        match result {
+            Ok(Ok(report)) => {
+                (status.damaged, status.repaired) = (report.damaged, report.repaired);
+                status.state = if report.stopped { SCRUB_STOPPED } else { SCRUB_COMPLETE };
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the scrub failed");
+                status.state = SCRUB_FAILED;
+            }
+            Err(_) => status.state = SCRUB_FAILED,
+        }
+    }
+
+    fn status(&self) -> MutexGuard<'_, ScrubStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The cause goes to the log; the channel carries only its kind.
+fn refusal(error: Error) -> Refusal {
+    match error {
+        Error::ReadOnly => Refusal::ReadOnly,
+        Error::NoSpace => Refusal::NoSpace,
+        Error::TooLong => Refusal::Malformed,
+        error => {
+            tracing::error!(%error, "a request on the control channel failed");
+            Refusal::Failed
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The system calls that the standard library has no safe name for.
+//!
+//! Invariant: what is unsafe in this crate is in this file.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use blocktree_vfs::control::Command;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Sends a request to the daemon behind `root`, an open root directory of a mount; the answer replaces the message.
+pub(crate) fn request<T: FromBytes + IntoBytes + Immutable>(
+    root: &File,
+    command: Command,
+    message: &mut T,
+) -> io::Result<()> {
+    if size_of::<T>() != command.bytes() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the command's number says how many bytes the kernel reads and writes, which was compared to the
+    // message's size; any bytes are a valid message.
+    let result = unsafe { libc::ioctl(root.as_raw_fd(), command.number() as _, std::ptr::from_mut(message)) };
+    checked(result).map(drop)
+}
+
+/// Writes everything back that the kernel holds for the filesystem of `root`.
+pub(crate) fn write_back(root: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the duration of the call.
+    checked(unsafe { libc::syncfs(root.as_raw_fd()) }).map(drop)
+}
+
+/// A process that one can wait for without being its parent.
+pub(crate) struct Process(OwnedFd);
+
+impl Process {
+    pub(crate) fn open(id: u32) -> io::Result<Self> {
+        // SAFETY: pidfd_open takes two integers and returns a new descriptor or an error.
+        let number = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, id as libc::pid_t, 0) } as i32)?;
+        // SAFETY: the descriptor is new and ours.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(number) }))
+    }
+
+    /// Returns once it has ended.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let mut entry = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        loop {
+            // SAFETY: the pointer is to one valid entry.
+            match checked(unsafe { libc::poll(&mut entry, 1, -1) }) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map(drop),
+            }
+        }
+    }
+}
+
+/// The signals that ask a daemon to end, blocked so that one thread can wait for them.
+pub(crate) struct EndSignals(libc::sigset_t);
+
+impl EndSignals {
+    /// Blocks them in this thread and in the threads that it starts from now on: call it before there are others.
+    pub(crate) fn block() -> io::Result<Self> {
+        // SAFETY: an all-zero sigset_t is valid memory for sigemptyset to fill in.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set is valid, and so are the signal numbers; the old mask is not asked for.
+        let error = unsafe {
+            libc::sigemptyset(&mut set);
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                libc::sigaddset(&mut set, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
+        };
+        if error == 0 { Ok(Self(set)) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
+    /// Returns when one of them arrives.
+    pub(crate) fn wait(&self) -> i32 {
+        let mut signal = 0;
+        // SAFETY: both pointers are valid for the duration of the call.
+        while unsafe { libc::sigwait(&self.0, &mut signal) } != 0 {}
+        signal
+    }
+}
+
+/// Leaves the terminal's session, so that the terminal's end is not this process's.
+pub(crate) fn leave_session() {
+    // SAFETY: no memory is involved. It fails only for a leader of a process group, which needs no leaving.
+    unsafe { libc::setsid() };
+}
+
+/// Points standard input, output and error to nowhere.
+pub(crate) fn close_standard_streams() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for stream in 0..=2 {
+        // SAFETY: both are valid descriptors; the standard streams are not owned by any Rust object that closes them.
+        checked(unsafe { libc::dup2(null.as_raw_fd(), stream) })?;
+    }
+    Ok(())
+}
+
+/// While it exists, the terminal shows nothing of what is typed, and gives each byte as it comes: also those that
+/// would otherwise send a signal, which would leave the terminal like this.
+pub(crate) struct HiddenInput {
+    terminal: OwnedFd,
+    before: libc::termios,
+}
+
+impl HiddenInput {
+    pub(crate) fn on(terminal: &File) -> io::Result<Self> {
+        let terminal = OwnedFd::from(terminal.try_clone()?);
+        // SAFETY: an all-zero termios is valid memory for tcgetattr to fill in.
+        let mut before: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open and the pointer valid.
+        checked(unsafe { libc::tcgetattr(terminal.as_raw_fd(), &mut before) })?;
+        let mut hidden = before;
+        hidden.c_lflag &= !(libc::ECHO | libc::ICANON | libc::ISIG);
+        hidden.c_cc[libc::VMIN] = 1;
+        hidden.c_cc[libc::VTIME] = 0;
+        // SAFETY: as above. Flushing discards what was typed before the question.
+        checked(unsafe { libc::tcsetattr(terminal.as_raw_fd(), libc::TCSAFLUSH, &hidden) })?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is open and the pointer valid.
+        unsafe { libc::tcsetattr(self.terminal.as_raw_fd(), libc::TCSANOW, &self.before) };
+    }
+}
+
+/// The user and group that this process acts as.
+pub(crate) fn effective_user_and_group() -> (u32, u32) {
+    // SAFETY: these two only return numbers.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,142 @@
+use proptest::prelude::*;
+
+use super::*;
+
+struct Fake {
+    text: String,
+    snapshots: Vec<SnapshotEntry>,
+}
+
+impl Fake {
+    fn new(text_bytes: usize, snapshots: usize) -> Self {
+        let snapshots = (0..snapshots)
+            .map(|index| SnapshotEntry::new(&format!("s{index}"), index as u64, 7).unwrap())
+            .collect();
+        Self { text: "x".repeat(text_bytes), snapshots }
+    }
+}
+
+impl Service for Fake {
+    fn info(&self) -> String {
+        self.text.clone()
+    }
+    fn sync(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn scrub_start(&self) -> Result<(), Refusal> {
+        Err(Refusal::Exists)
+    }
+    fn scrub_status(&self) -> ScrubStatus {
+        ScrubStatus { state: SCRUB_RUNS, done: 3, total: 9, ..ScrubStatus::default() }
+    }
+    fn scrub_stop(&self) {}
+    fn snapshot_create(&self, name: &str) -> Result<(), Refusal> {
+        if name == "taken" { Err(Refusal::Exists) } else { Ok(()) }
+    }
+    fn snapshot_list(&self) -> Result<Vec<SnapshotEntry>, Refusal> {
+        Ok(self.snapshots.clone())
+    }
+    fn snapshot_delete(&self, _name: &str) -> Result<(), Refusal> {
+        Err(Refusal::NotFound)
+    }
+}
+
+const OWNER: Caller = Caller { user: 1000, owner: 1000 };
+const STRANGER: Caller = Caller { user: 1001, owner: 1000 };
+const ROOT: Caller = Caller { user: 0, owner: 1000 };
+
+#[test]
+fn numbers_are_distinct_and_encode_the_size() {
+    for command in Command::ALL {
+        assert!(command.bytes() <= MESSAGE_BYTES_MAX);
+        assert_eq!((command.number() >> 16) & 0x3fff, command.bytes() as u32);
+        assert_eq!(Command::from_number(command.number()), Some(command));
+    }
+    // _IOWR('B', 0, 16): what a C caller would compute.
+    assert_eq!(Command::Hello.number(), 0xc010_4200);
+}
+
+#[test]
+fn a_long_description_comes_in_chunks() {
+    let fake = Fake::new(2 * INFO_CHUNK_BYTES + 5, 0);
+    let mut text = Vec::new();
+    loop {
+        let request = InfoChunk::request(text.len() as u64);
+        let reply = answer(&fake, STRANGER, Command::Info.number(), request.as_bytes()).unwrap();
+        let chunk = InfoChunk::read_from_bytes(&reply).unwrap();
+        text.extend_from_slice(chunk.text());
+        if text.len() as u64 == chunk.total {
+            break;
+        }
+        assert!(!chunk.text().is_empty());
+    }
+    assert_eq!(text, fake.text.as_bytes());
+}
+
+#[test]
+fn snapshots_come_in_pages() {
+    let fake = Fake::new(0, 2 * SNAPSHOTS_PER_PAGE + 1);
+    let mut names = Vec::new();
+    loop {
+        let request = SnapshotPage::request(names.len() as u64);
+        let reply = answer(&fake, STRANGER, Command::SnapshotList.number(), request.as_bytes()).unwrap();
+        let page = SnapshotPage::read_from_bytes(&reply).unwrap();
+        names.extend(page.entries().iter().map(|entry| entry.name().unwrap().to_owned()));
+        if names.len() as u64 == page.total {
+            break;
+        }
+        assert_ne!(page.count, 0);
+    }
+    assert_eq!(names.len(), 2 * SNAPSHOTS_PER_PAGE + 1);
+    assert_eq!(names[14], "s14");
+}
+
+#[test]
+fn only_root_and_the_owner_change_anything() {
+    let fake = Fake::new(0, 0);
+    let name = SnapshotName::new("monday").unwrap();
+    let create = |caller| answer(&fake, caller, Command::SnapshotCreate.number(), name.as_bytes());
+    assert!(create(OWNER).is_ok());
+    assert!(create(ROOT).is_ok());
+    assert_eq!(create(STRANGER), Err(Refusal::NotPermitted));
+    let start = answer(&fake, STRANGER, Command::ScrubStart.number(), Plain::default().as_bytes());
+    assert_eq!(start, Err(Refusal::NotPermitted));
+    assert!(answer(&fake, STRANGER, Command::Sync.number(), Plain::default().as_bytes()).is_ok());
+}
+
+#[test]
+fn another_version_is_refused() {
+    let plain = Plain { version: VERSION + 1, reserved: 0 };
+    let reply = answer(&Fake::new(0, 0), OWNER, Command::Sync.number(), plain.as_bytes());
+    assert_eq!(reply, Err(Refusal::Version));
+}
+
+#[test]
+fn bad_names_are_refused() {
+    assert!(SnapshotName::new("").is_none());
+    assert!(SnapshotName::new(&"n".repeat(SNAPSHOT_NAME_BYTES_MAX)).is_some());
+    assert!(SnapshotName::new(&"n".repeat(SNAPSHOT_NAME_BYTES_MAX + 1)).is_none());
+    let mut name = SnapshotName::new("x").unwrap();
+    name.length = u32::MAX;
+    let reply = answer(&Fake::new(0, 0), OWNER, Command::SnapshotCreate.number(), name.as_bytes());
+    assert_eq!(reply, Err(Refusal::Malformed));
+}
+
+proptest! {
+    #[test]
+    fn no_request_panics(
+        command in 0..=Command::ALL.len(),
+        number: u32,
+        versioned: bool,
+        mut input in proptest::collection::vec(any::<u8>(), 0..MESSAGE_BYTES_MAX + 8),
+    ) {
+        let number = Command::ALL.get(command).map_or(number, |command| command.number());
+        if versioned && input.len() >= 4 {
+            input[..4].copy_from_slice(&VERSION.to_ne_bytes());
+        }
+        let fake = Fake::new(5000, 20);
+        if let Ok(reply) = answer(&fake, OWNER, number, &input) {
+            prop_assert_eq!(reply.len(), Command::from_number(number).unwrap().bytes());
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The FUSE transport: mounts an [`Fs`] and serves the kernel's requests.
+//!
+//! Key functions and types: [`mount`], [`MountOptions`], [`Mounted`], [`detach`]. Inside: `adapter` turns each request
+//! into one call of `Fs`, `kernel` says what is agreed with the kernel at the start and tunes what it offers
+//! afterwards, `attach` holds the system calls. Only this folder knows `fuser`.
+//!
+//! Invariants:
+//! 1. A panic in an operation fails that operation with EIO; the mount goes on.
+//! 2. No event loop waits for another process: what may wait for long is handed to a thread.
+//! 3. However a mount ends, [`Fs::close`] has returned before [`Mounted::join`] does.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::control::Service;
+use crate::fs::Fs;
+
+mod adapter;
+mod attach;
+mod kernel;
+
+pub use attach::{FILESYSTEM_TYPE, detach};
+
+/// Who may use the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The user that mounted.
+    Owner,
+    OwnerAndRoot,
+    Everyone,
+}
+
+/// What the kernel allows on the mount: the defaults of mount(8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags {
+    pub set_user_id: bool,
+    pub devices: bool,
+    pub execute: bool,
+    pub access_times: bool,
+    pub directory_access_times: bool,
+    pub synchronous: bool,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self {
+            set_user_id: true,
+            devices: true,
+            execute: true,
+            access_times: true,
+            directory_access_times: true,
+            synchronous: false,
+        }
+    }
+}
+
+/// Who keeps POSIX and BSD file locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// The kernel: right where every user of the tree comes through this mount. A waiter can be interrupted, and
+    /// closing a file costs no request.
+    Kernel,
+    /// [`Fs`]: for trees that other machines use as well. `fuser` does not pass interrupts on, so that a process
+    /// that waits for a lock cannot be killed before it gets it.
+    Fs,
+}
+
+/// How to mount.
+#[derive(Debug, Clone)]
+pub struct MountOptions {
+    /// What `/proc/mounts` shows as the source.
+    pub source: OsString,
+    pub read_only: bool,
+    pub access: Access,
+    pub flags: Flags,
+    /// Whether the kernel collects writes in its cache.
+    pub write_back: bool,
+    pub locks: Locks,
+    /// The longest read that the kernel may ask for; `None` leaves it to the kernel.
+    pub read_bytes_max: Option<u32>,
+    /// Threads that take requests; `None` for a number that suits the machine.
+    pub event_loops: Option<usize>,
+}
+
+/// Why a tree cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    #[error("there is no /dev/fuse; load the kernel module with `modprobe fuse`")]
+    NoFuse(#[source] io::Error),
+    #[error(
+        "allow_other and allow_root are not allowed to ordinary users here; root can allow them with the line \
+         user_allow_other in /etc/fuse.conf"
+    )]
+    AllowOther,
+    #[error("the system refused the mount")]
+    Mount(#[source] io::Error),
+    #[error("the kernel and this program found no common FUSE protocol")]
+    Session(#[source] io::Error),
+}
+
+/// How asking a mount to end went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing uses it any more, and [`Mounted::join`] returns soon.
+    Unmounted,
+    /// It is out of the tree, but processes still hold files of it: [`Mounted::join`] returns when they let go.
+    StillUsed,
+}
+
+/// A mounted tree. Dropping it does not unmount.
+pub struct Mounted {
+    session: fuser::BackgroundSession,
+    handle: MountHandle,
+}
+
+/// What ends a mount from any thread.
+#[derive(Clone)]
+pub struct MountHandle {
+    fs: Arc<Fs>,
+    mountpoint: PathBuf,
+    closed: Arc<Mutex<Option<bool>>>,
+}
+
+/// Mounts `fs` and starts serving. The mount is usable when this returns. If it fails, `fs` is left open.
+pub fn mount(
+    fs: &Arc<Fs>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    service: Arc<dyn Service>,
+) -> Result<Mounted, MountError> {
+    let mountpoint = mountpoint.canonicalize().map_err(MountError::Mount)?;
+    let device = attach::attach(&mountpoint, options)?;
+    let adapter = adapter::Adapter::new(Arc::clone(fs), service, options);
+    let session = start(adapter, device, options).map_err(|error| {
+        // The error that is being reported matters more than one of this.
+        let _ = detach(&mountpoint, true);
+        MountError::Session(error)
+    })?;
+    kernel::tune(&mountpoint);
+    let handle = MountHandle { fs: Arc::clone(fs), mountpoint, closed: Arc::default() };
+    Ok(Mounted { session, handle })
+}
+
+fn start(
+    adapter: adapter::Adapter,
+    device: std::os::fd::OwnedFd,
+    options: &MountOptions,
+) -> io::Result<fuser::BackgroundSession> {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(options.event_loops.unwrap_or_else(kernel::event_loops_default));
+    config.clone_fd = attach::device_opens();
+    // For `Owner`, the kernel itself keeps others out; to turn away user 0 here too would lose what the kernel
+    // writes back on its own behalf.
+    let access = match options.access {
+        Access::Owner | Access::Everyone => fuser::SessionACL::All,
+        Access::OwnerAndRoot => fuser::SessionACL::RootAndOwner,
+    };
+    fuser::Session::from_fd(adapter, device, access, config)?.spawn()
+}
+
+impl Mounted {
+    pub fn handle(&self) -> MountHandle {
+        self.handle.clone()
+    }
+
+    /// Unmounts, and returns once everything is durable.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ResourceBusy`] if the mount is in use: it stays, and serves on.
+    pub fn unmount(self) -> Result<(), (Option<Self>, io::Error)> {
+        if let Err(error) = detach(&self.handle.mountpoint, false) {
+            return Err((Some(self), error));
+        }
+        self.join().map_err(|error| (None, error))
+    }
+
+    /// Returns once the mount has ended, however that came, and everything is durable.
+    pub fn join(self) -> io::Result<()> {
+        let served = self.session.join();
+        self.handle.close()?;
+        served
+    }
+}
+
+impl MountHandle {
+    /// Makes the mount end: writes back what the kernel holds, then unmounts; if it is in use, takes it out of the
+    /// tree.
+    pub fn end(&self) -> io::Result<Ending> {
+        if let Err(error) = File::open(&self.mountpoint).and_then(|root| attach::write_back(&root)) {
+            tracing::warn!(%error, "the kernel could not write everything back");
+        }
+        match detach(&self.mountpoint, false) {
+            Ok(()) => Ok(Ending::Unmounted),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                detach(&self.mountpoint, true).map(|()| Ending::StillUsed)
+            }
+            // Somebody else unmounted it meanwhile.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
+                Ok(Ending::Unmounted)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes everything durable and closes the tree, once; what still uses it gets errors from then on.
+    pub fn close(&self) -> io::Result<()> {
+        let mut closed = self.closed.lock();
+        let result = match *closed {
+            Some(true) => return Ok(()),
+            Some(false) => Err(io::Error::other("the store was not closed cleanly")),
+            None => self.fs.close().map_err(io::Error::other),
+        };
+        *closed = Some(result.is_ok());
+        result
+    }
+}
