@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::layers::Layers;
 use super::overlay::{Content, Page, Segment};
 use super::{Block, Core};
-use crate::crypto::{ExtentKey, hash, open_key, open_sectors};
+use crate::crypto::{ExtentKey, hash_sectors, open_key, open_sectors};
 use crate::device::{Completion, Read, SectorBuf};
 use crate::error::{Error, Result};
 use crate::format::{Extent, ItemKind, Key};
@@ -242,12 +242,11 @@ impl Core {
 
 /// Compares the hashes of an extent's sectors.
 pub(super) fn verify_extent(extent: &Extent, sealed: &[u8]) -> Result<()> {
-    for (index, (sector, expected)) in sealed.chunks_exact(SECTOR_BYTES).zip(&extent.hashes).enumerate() {
-        if hash(sector) != *expected {
-            return Err(Error::Corrupt { what: "data", sector: extent.sector() + index as u64 });
-        }
+    let hashes = hash_sectors(sealed);
+    match hashes.iter().zip(&extent.hashes).position(|(found, expected)| found != expected) {
+        Some(index) => Err(Error::Corrupt { what: "data", sector: extent.sector() + index as u64 }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn piece(segment: Segment) -> Piece {

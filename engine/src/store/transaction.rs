@@ -427,7 +427,7 @@ pub(super) fn seal_extent(block: &Block, sector: u64, bytes: &mut [u8]) -> Exten
         unit_log2: 0,
         cipher: Extent::XTS,
     };
-    Extent { header, foreign_key: None, hashes: hash_sectors(bytes).collect() }
+    Extent { header, foreign_key: None, hashes: hash_sectors(bytes) }
 }
 
 impl Drop for Transaction {
