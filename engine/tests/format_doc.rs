@@ -61,6 +61,7 @@ fn real() -> BTreeMap<String, Drawn> {
             root,
             height,
             reserved1,
+            nodes,
             space,
             next_block,
             time_ns,
@@ -99,9 +100,15 @@ fn real() -> BTreeMap<String, Drawn> {
     layout!(map, KeyBytes { block, kind, offset });
     layout!(map, NodeHeader { nonce, magic, level, reserved, count, birth });
     layout!(map, NodePtr { sector, birth, hash });
+    layout!(map, Slot { key, offset, length });
+    layout!(map, Child { lowest, ptr });
+    layout!(map, SharedBytes { sectors, extents });
+    layout!(map, ReclaimBytes { from, destroy });
+    layout!(map, SnapshotBytes { state, reserved, height, seq, time_ns, next_block, root });
+    layout!(map, DeadBytes { sectors, birth });
     layout!(map, BlockHeader { owner_key, epoch, sectors });
     layout!(map, ExtentHeader { sector, birth, nonce, epoch, sectors, skip, flags, unit_log2, cipher });
-    layout!(map, SpaceEntry { hash, free, slot, reserved });
+    layout!(map, SpaceEntry { hash, free, free_reserve, slot, reserved });
     layout!(map, SpaceTable { entries, reserved });
     map
 }
@@ -210,8 +217,6 @@ fn constants_are_as_drawn() {
         LOG_SECTORS_MIN,
         LOG_SECTORS_MAX,
         RECORD_SECTORS_MAX,
-        SLOT_BYTES,
-        CHILD_BYTES,
         FORMAT_VERSION,
     ];
     let page = page();

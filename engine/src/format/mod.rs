@@ -11,6 +11,7 @@ mod node;
 mod record;
 mod space;
 mod superblock;
+mod system;
 
 pub use block::{BlockHeader, WRAPPED_KEY_BYTES};
 pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
@@ -20,6 +21,7 @@ pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{Layout, SUPERBLOCK_MAGIC, Superblock};
+pub use system::{DeadBytes, ReclaimBytes, SharedBytes, SnapshotBytes};
 
 /// The version that this code writes, and the only one it reads.
 pub const FORMAT_VERSION: u32 = 1;

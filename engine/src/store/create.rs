@@ -17,6 +17,8 @@ use crate::tree::Root;
 
 /// The block above everything: a writecap for it is one for the whole store.
 const WHOLE_STORE: BlockId = Store::ROOT;
+/// What must be left behind the log of a new volume: room for nodes and some data.
+const DATA_SECTORS_MIN: u64 = 4096;
 /// Sectors to one write of zeros: 1 MiB.
 const ZERO_SECTORS: u64 = 256;
 
@@ -42,8 +44,13 @@ impl Store {
         if volume < STORE_SECTORS_MIN || capacity > STORE_SECTORS_MAX {
             return Err(OpenError::Size(volume));
         }
-        let layout = Layout::for_capacity(volume.max(capacity.min(volume * 16)));
-        let layout = if layout.reserved_end() * 2 > volume { Layout::for_capacity(volume) } else { layout };
+        let layout = Layout::for_capacity(capacity);
+        // The volume may be much shorter than what it may grow to.
+        let layout = if layout.reserved_end() + DATA_SECTORS_MIN > volume {
+            Layout::for_capacity(volume)
+        } else {
+            layout
+        };
 
         let (root, node) = (Principal::generate(), Principal::generate());
         let certificate = Certificate::issue(&root, &node.public(), WHOLE_STORE, Rights::ALL);

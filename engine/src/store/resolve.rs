@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::layers::{Value, decode_extent};
 use super::{Block, Core};
 use crate::error::{Error, Result};
-use crate::format::{BlockId, Extent, ItemKind, Key, SYSTEM_BLOCK};
+use crate::format::{BlockId, DeadBytes, Extent, ItemKind, Key, SYSTEM_BLOCK, SharedBytes};
 use crate::limits::EXTENT_SECTORS_MAX;
 use crate::space::Run;
 
@@ -22,18 +24,10 @@ pub(super) struct Resolver<'a> {
     sectors: HashMap<BlockId, i64>,
 }
 
-/// Sectors with more than one extent: `{sectors, extents}`, both 32 bits.
-fn encode_shared(sectors: u32, extents: u32) -> Value {
-    let mut value = sectors.to_le_bytes().to_vec();
-    value.extend_from_slice(&extents.to_le_bytes());
-    value.into()
-}
-
-/// Reads what [`encode_shared`] made.
+/// Reads a shared item.
 pub(super) fn decode_shared(value: &[u8]) -> Option<(u32, u32)> {
-    let value: [u8; 8] = value.try_into().ok()?;
-    let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
-    let (sectors, extents) = (number(&value[..4]), number(&value[4..]));
+    let shared = SharedBytes::read_from_bytes(value).ok()?;
+    let (sectors, extents) = (shared.sectors.get(), shared.extents.get());
     (sectors > 0 && sectors as usize <= EXTENT_SECTORS_MAX && extents > 1).then_some((sectors, extents))
 }
 
@@ -140,9 +134,9 @@ impl<'a> Resolver<'a> {
     pub(super) fn free(&mut self, run: Run, birth: u64) {
         match self.core.snapshots.lock().pin(birth) {
             Some(snapshot) => {
-                let mut value = run.sectors.to_le_bytes().to_vec();
-                value.extend_from_slice(&birth.to_le_bytes());
-                self.changes.insert(Key::new(snapshot, ItemKind::DEAD, run.sector), Some(value.into()));
+                let dead = DeadBytes { sectors: run.sectors.into(), birth: birth.into() };
+                let key = Key::new(snapshot, ItemKind::DEAD, run.sector);
+                self.changes.insert(key, Some(dead.as_bytes().into()));
             }
             None => self.freed.push(run),
         }
@@ -159,7 +153,8 @@ impl<'a> Resolver<'a> {
         let known = self.range(key(first), key(end - 1))?;
         let put = |changes: &mut BTreeMap<Key, Option<Value>>, from: u64, to: u64, extents: u32| {
             if extents > 1 && from < to {
-                changes.insert(key(from), Some(encode_shared((to - from) as u32, extents)));
+                let shared = SharedBytes { sectors: ((to - from) as u32).into(), extents: extents.into() };
+                changes.insert(key(from), Some(shared.as_bytes().into()));
             }
         };
         for (entry, value) in known {
@@ -205,11 +200,4 @@ impl<'a> Resolver<'a> {
     pub(super) fn sectors_changed(&self, id: BlockId) -> bool {
         self.sectors.get(&id).is_some_and(|by| *by != 0)
     }
-}
-
-/// The value of a dead list item: how many sectors, and their birth.
-pub(super) fn decode_dead(value: &[u8]) -> Option<(u64, u64)> {
-    let value: [u8; 16] = value.try_into().ok()?;
-    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    Some((number(&value[..8]), number(&value[8..])))
 }

@@ -12,17 +12,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::batch::Change;
 use super::open::OpenError;
-use super::resolve::decode_dead;
 use super::transaction::Transaction;
 use super::{Core, Store, now_ns};
 use crate::crypto::{open_item, seal_item};
 use crate::error::{Error, Result};
-use crate::format::{BlockId, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK};
+use crate::format::{BlockId, DeadBytes, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK, SnapshotBytes};
 use crate::limits::{NODE_SECTORS, RECLAIM_STEP, SNAPSHOT_NAME_BYTES_MAX};
 use crate::space::Run;
 use crate::tree::{Root, WalkEvent, WalkStep};
@@ -49,21 +47,6 @@ pub struct SnapshotInfo {
     /// The sequence number of its checkpoint.
     pub seq: u64,
 }
-
-/// A snapshot item; the name follows, sealed under the owner key.
-#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-pub(super) struct SnapshotBytes {
-    /// 0: its checkpoint is being written. 1: there. 2: its own nodes are being found. 3: its dead are freed.
-    pub state: u8,
-    pub reserved: [u8; 3],
-    pub height: U32,
-    pub seq: U64,
-    pub time_ns: U64,
-    pub next_block: U64,
-    pub root: NodePtr,
-}
-const _: () = assert!(size_of::<SnapshotBytes>() == 80);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
@@ -306,10 +289,9 @@ impl Core {
         for step in own.chunks(RECLAIM_STEP) {
             let mut transaction = Transaction::new(self.clone());
             for ptr in step {
-                let mut value = (NODE_SECTORS as u64).to_le_bytes().to_vec();
-                value.extend_from_slice(&ptr.birth.get().to_le_bytes());
+                let dead = DeadBytes { sectors: (NODE_SECTORS as u64).into(), birth: ptr.birth };
                 let key = Key::new(snapshot.id, ItemKind::DEAD, ptr.sector.get());
-                transaction.put_system(key, Change::Raw(value.into()));
+                transaction.put_system(key, Change::Raw(dead.as_bytes().into()));
             }
             transaction.apply_unchecked()?;
         }
@@ -336,7 +318,8 @@ impl Core {
                 super::Found::Change(_) => continue,
             };
             let corrupt = Error::Corrupt { what: "dead list", sector: key.offset };
-            let (sectors, birth) = decode_dead(&value).ok_or(corrupt)?;
+            let dead = DeadBytes::read_from_bytes(&value).map_err(|_| corrupt)?;
+            let (sectors, birth) = (dead.sectors.get(), dead.birth.get());
             transaction.put_system(key, Change::Delete);
             match older {
                 Some(older) if birth <= older.seq => {

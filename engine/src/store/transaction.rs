@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use super::batch::Change;
@@ -13,7 +14,9 @@ use super::{Block, Core, Item, Seq};
 use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, wrap_key};
 use crate::device::Write;
 use crate::error::{Error, Result};
-use crate::format::{BlockId, EXTENT_FOREIGN_KEY, Extent, ExtentHeader, ItemKind, Key, SYSTEM_BLOCK};
+use crate::format::{
+    BlockId, EXTENT_FOREIGN_KEY, Extent, ExtentHeader, ItemKind, Key, ReclaimBytes, SYSTEM_BLOCK,
+};
 use crate::limits::{
     ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, DIRECT_WRITE_SECTORS, EXTENT_SECTORS_MAX,
     ITEM_BYTES_MAX, ITEM_SEAL_BYTES, PUNCH_EXTENTS_MAX, RECLAIM_STEP, SECTOR_BYTES,
@@ -55,19 +58,12 @@ pub(super) struct Reclaim {
 
 impl Reclaim {
     pub(super) fn encode(self) -> Arc<[u8]> {
-        let mut value = self.from.to_le_bytes().to_vec();
-        value.push(u8::from(self.destroy));
-        value.into()
+        ReclaimBytes { from: self.from.into(), destroy: u8::from(self.destroy) }.as_bytes().into()
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let (from, destroy) = value.split_at_checked(8)?;
-        let destroy = match destroy {
-            [0] => false,
-            [1] => true,
-            _ => return None,
-        };
-        Some(Self { from: u64::from_le_bytes(from.try_into().expect("8 bytes")), destroy })
+        let bytes = ReclaimBytes::read_from_bytes(value).ok()?;
+        (bytes.destroy < 2).then(|| Self { from: bytes.from.get(), destroy: bytes.destroy == 1 })
     }
 }
 

@@ -1,0 +1,53 @@
+//! The store's own items: they hang below the system block, or below a snapshot's id.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::NodePtr;
+
+/// A snapshot; its name follows, sealed under the owner key.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct SnapshotBytes {
+    /// 0: its checkpoint is being written. 1: there. 2: its own nodes are being found. 3: its dead are freed.
+    pub state: u8,
+    pub reserved: [u8; 3],
+    pub height: U32,
+    /// The last record that it contains.
+    pub seq: U64,
+    pub time_ns: U64,
+    pub next_block: U64,
+    pub root: NodePtr,
+}
+const _: () = assert!(size_of::<SnapshotBytes>() == 80);
+
+/// Sectors that more than one extent of the newest tree refers to.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct SharedBytes {
+    pub sectors: U32,
+    /// How many extents refer to each of them: two or more.
+    pub extents: U32,
+}
+const _: () = assert!(size_of::<SharedBytes>() == 8);
+
+/// Sectors that died while a snapshot held them.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct DeadBytes {
+    pub sectors: U64,
+    /// The record or checkpoint that wrote them.
+    pub birth: U64,
+}
+const _: () = assert!(size_of::<DeadBytes>() == 16);
+
+/// A block that is being emptied.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct ReclaimBytes {
+    /// Its extents from this sector on are dead.
+    pub from: U64,
+    /// 1: so is all the rest of it.
+    pub destroy: u8,
+}
+const _: () = assert!(size_of::<ReclaimBytes>() == 9);
