@@ -54,10 +54,9 @@ pub fn open_sectors(key: &ExtentKey, first: u16, bytes: &mut [u8]) {
 fn run(key: &ExtentKey, first: u16, bytes: &mut [u8], unit: usize, encrypt: bool) {
     CONTEXT.with_borrow_mut(|context| {
         let keys = key.expand();
-        let mut tweak = u128::from(first);
         let mut key = Some(&keys[..]);
         let mut cipher = Some(Cipher::aes_256_xts());
-        for unit in bytes.chunks_mut(unit) {
+        for (tweak, unit) in (u128::from(first)..).zip(bytes.chunks_mut(unit)) {
             let iv = tweak.to_le_bytes();
             // A key is set once; then only the tweak changes.
             let (cipher, key) = (cipher.take(), key.take());
@@ -72,7 +71,6 @@ fn run(key: &ExtentKey, first: u16, bytes: &mut [u8], unit: usize, encrypt: bool
             });
             // XTS over 16 bytes or more with a key of the right length has no way to fail.
             done.expect("AES-256-XTS");
-            tweak += 1;
         }
     });
 }

@@ -30,10 +30,6 @@ impl Bitmap {
         }
     }
 
-    pub(crate) fn is_used(&self, bit: u64) -> bool {
-        self.words[(bit / BITS) as usize] & (1 << (bit % BITS)) != 0
-    }
-
     /// Sets a range to `used`; `false`, and nothing changed, if any of it already was.
     pub(crate) fn set_range(&mut self, from: u64, count: u64, used: bool) -> bool {
         let all_differ = masks(from, count).all(|(word, mask)| {
@@ -129,7 +125,6 @@ mod tests {
         let mut bitmap = Bitmap::empty();
         assert!(bitmap.set_range(60, 200, true));
         assert!(!bitmap.set_range(259, 2, true), "overlap is refused");
-        assert!(!bitmap.is_used(260));
         assert_eq!(bitmap.count_free(0, 300), 100);
         assert_eq!(bitmap.find_free(0, 1, 10), Some((0, 10)));
         assert_eq!(bitmap.find_free(50, 32, 64), Some((260, 64)));

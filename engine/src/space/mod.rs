@@ -212,7 +212,7 @@ impl Space {
                     runs.push(run);
                 }
                 None => {
-                    if worth_it && run_min == LONG_RUN && self.data_cursor % REGION_SECTORS == 0 {
+                    if worth_it && run_min == LONG_RUN && self.data_cursor.is_multiple_of(REGION_SECTORS) {
                         self.regions[index].fragmented = true;
                     }
                     looked_at += 1;

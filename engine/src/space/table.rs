@@ -1,6 +1,7 @@
 //! The space table on disk: see [`crate::format::SpaceTable`].
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -101,10 +102,8 @@ impl Table {
                 let start = region * REGION_SECTORS;
                 let part = end.min(start + REGION_SECTORS) - sector;
                 let bitmap = match bitmaps.entry(region) {
-                    std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                    std::collections::btree_map::Entry::Vacant(entry) => {
-                        entry.insert(self.read_bitmap(device, region)?)
-                    }
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => entry.insert(self.read_bitmap(device, region)?),
                 };
                 if !bitmap.set_range(sector - start, part, delta.used) {
                     return Err(TableError::Inconsistent { sector });
@@ -151,10 +150,10 @@ impl Table {
         let mut tables: BTreeMap<u64, SpaceTable> = BTreeMap::new();
         for (index, entry) in changed {
             let parent = index / SPACE_FANOUT as u64;
-            if !tables.contains_key(&parent) {
-                tables.insert(parent, self.table_sector(device, level, parent)?);
-            }
-            let table = tables.get_mut(&parent).expect("just inserted");
+            let table = match tables.entry(parent) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(self.table_sector(device, level, parent)?),
+            };
             table.entries[index as usize % SPACE_FANOUT] = entry;
         }
         let mut entries = BTreeMap::new();

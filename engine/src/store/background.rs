@@ -19,9 +19,9 @@ impl Background {
     pub(super) fn start(core: &Arc<Core>) -> Self {
         let mut threads = Vec::new();
         if core.options.background && !core.options.read_only {
-            let tasks: [(&str, fn(&Arc<Core>)); 3] =
-                [("commit", commit), ("checkpoint", checkpoint), ("reclaim", reclaim)];
-            for (name, task) in tasks {
+            type Task = fn(&Arc<Core>);
+            for (name, task) in [("commit", commit as Task), ("checkpoint", checkpoint), ("reclaim", reclaim)]
+            {
                 let core = core.clone();
                 let thread = thread::Builder::new().name(format!("blocktree-{name}"));
                 threads.extend(thread.spawn(move || task(&core)).ok());
