@@ -168,15 +168,12 @@ impl Mounted {
         self.handle.clone()
     }
 
-    /// Unmounts, and returns once everything is durable.
+    /// Unmounts; [`Mounted::join`] then returns once everything is durable.
     ///
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] if the mount is in use: it stays, and serves on.
-    pub fn unmount(self) -> Result<(), (Option<Self>, io::Error)> {
-        if let Err(error) = detach(&self.handle.mountpoint, false) {
-            return Err((Some(self), error));
-        }
-        self.join().map_err(|error| (None, error))
+    pub fn unmount(&self) -> io::Result<()> {
+        detach(&self.handle.mountpoint, false)
     }
 
     /// Returns once the mount has ended, however that came, and everything is durable.
