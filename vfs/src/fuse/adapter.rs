@@ -55,11 +55,11 @@ impl Adapter {
     }
 
     /// How the kernel is to treat a file that is opened with these flags.
-    fn opened_as(&self, flags: i32) -> FopenFlags {
+    ///
+    /// Not with FOPEN_NOFLUSH: on closing, the kernel would then not write back what was changed through mmap(2), and
+    /// SEEK_DATA would miss it. That FLUSH answers ENOSYS saves the request just as well.
+    fn opened_as(flags: i32) -> FopenFlags {
         let mut opened = FopenFlags::FOPEN_KEEP_CACHE;
-        if self.options.locks == Locks::Kernel {
-            opened |= FopenFlags::FOPEN_NOFLUSH;
-        }
         if flags & libc::O_DIRECT != 0 {
             opened |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
         }
@@ -266,7 +266,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded(|| match self.fs.open(ino.0, open_flags(flags.0, request.uid())) {
-            Ok(()) => reply.opened(HANDLE, self.opened_as(flags.0)),
+            Ok(()) => reply.opened(HANDLE, Self::opened_as(flags.0)),
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -283,7 +283,7 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| match self.fs.create(&caller(request, umask), parent.0, name.as_bytes(), mode) {
             Ok(stat) => {
-                reply.created(&BELIEVE, &attributes(&stat), GENERATION, HANDLE, self.opened_as(flags))
+                reply.created(&BELIEVE, &attributes(&stat), GENERATION, HANDLE, Self::opened_as(flags))
             }
             Err(error) => reply.error(errno(&error)),
         });
@@ -599,6 +599,11 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         guarded(|| {
+            // The kernel does not write its cache back before it asks. What it has collected would be taken for a
+            // hole, and lost by a copy that skips holes; without an answer from us, the kernel calls it all data.
+            if self.options.write_back && !self.options.read_only {
+                return reply.error(Errno::ENOSYS);
+            }
             let whence = match whence {
                 libc::SEEK_DATA => Whence::Data,
                 libc::SEEK_HOLE => Whence::Hole,
