@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, anyhow};
 use blocktree_engine::device::{Access, open_volume};
 use blocktree_engine::{OpenOptions, Store};
-use blocktree_vfs::fs::Fs;
+use blocktree_vfs::Fs;
 use blocktree_vfs::fuse::{self, Ending, Locks, MountHandle, MountOptions};
 use tracing_subscriber::EnvFilter;
 
@@ -52,16 +52,21 @@ pub(crate) fn serve(
     let store = Store::open(device, &passphrase, &options)
         .with_context(|| format!("cannot open the store {}", settings.store.display()))?;
     drop(passphrase);
-    let fs = Fs::open(store.clone(), is_read_only)
+    let options = blocktree_vfs::MountOptions {
+        read_only: is_read_only,
+        no_atime: !settings.options.flags.access_times,
+        ..blocktree_vfs::MountOptions::default()
+    };
+    let fs = Fs::mount(store.clone(), options)
         .with_context(|| format!("cannot read the tree in {}", settings.store.display()))?;
     let fs = Arc::new(fs);
-    let service = Arc::new(StoreControl::new(store, is_read_only));
+    let service = Arc::new(StoreControl::new(Arc::clone(&fs), is_read_only));
     let mounted = fuse::mount(&fs, &settings.mountpoint, &mount_options(settings), service);
     let mounted = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {
             // Nothing was changed; the reason for not mounting is what the user needs.
-            let _ = fs.close();
+            let _ = fs.unmount().map(|()| fs.store().close());
             let what =
                 format!("cannot mount {} on {}", settings.store.display(), settings.mountpoint.display());
             return Err(anyhow::Error::from(error).context(what).into());

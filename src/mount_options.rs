@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(options.passed_on, "ro,noatime");
         let again = parse("snapshot=a\\,b");
         assert_eq!(again.passed_on, "snapshot=a\\,b");
-        assert_eq!(Options::parse(&[again.passed_on.clone()]).unwrap(), again);
+        assert_eq!(Options::parse(std::slice::from_ref(&again.passed_on)).unwrap(), again);
         assert!(again.read_only);
     }
 

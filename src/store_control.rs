@@ -9,11 +9,13 @@ use blocktree_vfs::control::{
     Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS, SCRUB_STOPPED, ScrubStatus, Service, SnapshotEntry,
 };
 
+use blocktree_vfs::{Fs, FsError};
+
 use crate::commands::info;
 
 /// The store behind a mount, as the control channel sees it.
 pub(crate) struct StoreControl {
-    store: Store,
+    fs: Arc<Fs>,
     is_read_only: bool,
     scrub: Arc<Scrub>,
 }
@@ -26,21 +28,27 @@ struct Scrub {
 }
 
 impl StoreControl {
-    pub(crate) fn new(store: Store, is_read_only: bool) -> Self {
-        Self { store, is_read_only, scrub: Arc::default() }
+    pub(crate) fn new(fs: Arc<Fs>, is_read_only: bool) -> Self {
+        Self { fs, is_read_only, scrub: Arc::default() }
     }
 }
 
 impl Service for StoreControl {
     fn info(&self) -> String {
-        info::to_json(&self.store.info())
+        info::to_json(&self.fs.store().info())
     }
 
     fn sync(&self) -> Result<(), Refusal> {
         if self.is_read_only {
             return Ok(());
         }
-        self.store.sync(self.store.newest()).map_err(refusal)
+        self.fs.syncfs().map_err(|error| match error {
+            FsError::Engine(error) => refusal(error),
+            error => {
+                tracing::error!(%error, "cannot make everything durable");
+                Refusal::Failed
+            }
+        })
     }
 
     fn scrub_start(&self) -> Result<(), Refusal> {
@@ -50,7 +58,7 @@ impl Service for StoreControl {
         }
         *status = ScrubStatus { state: SCRUB_RUNS, ..ScrubStatus::default() };
         self.scrub.stop.store(false, Ordering::Relaxed);
-        let (store, scrub) = (self.store.clone(), Arc::clone(&self.scrub));
+        let (store, scrub) = (self.fs.store().clone(), Arc::clone(&self.scrub));
         let thread = std::thread::Builder::new().name("scrub".into()).spawn(move || scrub.run(&store));
         if let Err(error) = thread {
             tracing::error!(%error, "cannot start a thread for the scrub");
@@ -69,15 +77,15 @@ impl Service for StoreControl {
     }
 
     fn snapshot_create(&self, name: &str) -> Result<(), Refusal> {
-        let existing = self.store.snapshot_list().map_err(refusal)?;
+        let existing = self.fs.store().snapshot_list().map_err(refusal)?;
         if existing.iter().any(|snapshot| snapshot.name == name) {
             return Err(Refusal::Exists);
         }
-        self.store.snapshot_create(name).map_err(refusal)
+        self.fs.store().snapshot_create(name).map_err(refusal)
     }
 
     fn snapshot_list(&self) -> Result<Vec<SnapshotEntry>, Refusal> {
-        let snapshots = self.store.snapshot_list().map_err(refusal)?;
+        let snapshots = self.fs.store().snapshot_list().map_err(refusal)?;
         let entry = |snapshot: &blocktree_engine::SnapshotInfo| {
             SnapshotEntry::new(&snapshot.name, snapshot.time_ns, snapshot.seq)
         };
@@ -85,7 +93,7 @@ impl Service for StoreControl {
     }
 
     fn snapshot_delete(&self, name: &str) -> Result<(), Refusal> {
-        match self.store.snapshot_delete(name) {
+        match self.fs.store().snapshot_delete(name) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::NotFound),
             Err(error) => Err(refusal(error)),

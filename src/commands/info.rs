@@ -128,8 +128,7 @@ fn for_people(info: &Description, mounted_from: Option<&Path>) -> String {
     if let Some(store) = mounted_from {
         lines.push(("Store", store.display().to_string()));
     }
-    let percent =
-        if info.capacity_bytes == 0 { 0 } else { info.used_bytes.saturating_mul(100) / info.capacity_bytes };
+    let percent = info.used_bytes.saturating_mul(100).checked_div(info.capacity_bytes).unwrap_or(0);
     lines.extend([
         ("Store id", info.store_id.clone()),
         ("Format version", info.format_version.to_string()),

@@ -8,7 +8,7 @@ use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{VolumeError, create_volume};
 use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_engine::{CreateOptions, Store};
-use blocktree_vfs::fs::Fs;
+use blocktree_vfs::Fs;
 
 use super::{print, refuse_if_mounted};
 use crate::cli::{PassphraseFile, parse_size};

@@ -7,7 +7,7 @@
 //! Invariants:
 //! 1. A panic in an operation fails that operation with EIO; the mount goes on.
 //! 2. No event loop waits for another process: what may wait for long is handed to a thread.
-//! 3. However a mount ends, [`Fs::close`] has returned before [`Mounted::join`] does.
+//! 3. However a mount ends, [`MountHandle::close`] has returned before [`Mounted::join`] does.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,12 +17,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::Fs;
 use crate::control::Service;
-use crate::fs::Fs;
 
 mod adapter;
 mod attach;
+mod convert;
 mod kernel;
+mod locks;
 
 pub use attach::{FILESYSTEM_TYPE, detach};
 
@@ -65,8 +67,9 @@ pub enum Locks {
     /// The kernel: right where every user of the tree comes through this mount. A waiter can be interrupted, and
     /// closing a file costs no request.
     Kernel,
-    /// [`Fs`]: for trees that other machines use as well. `fuser` does not pass interrupts on, so that a process
-    /// that waits for a lock cannot be killed before it gets it.
+    /// [`Fs`] keeps those of fcntl(2): for trees that other machines use as well. `fuser` does not pass interrupts
+    /// on, so that a process that waits for a lock cannot be killed before it gets it; and it does not tell
+    /// flock(2) from fcntl(2), so that the kernel keeps the locks of flock(2) even then.
     Fs,
 }
 
@@ -168,15 +171,12 @@ impl Mounted {
         self.handle.clone()
     }
 
-    /// Unmounts, and returns once everything is durable.
+    /// Unmounts; [`Mounted::join`] then returns once everything is durable.
     ///
     /// # Errors
     /// [`io::ErrorKind::ResourceBusy`] if the mount is in use: it stays, and serves on.
-    pub fn unmount(self) -> Result<(), (Option<Self>, io::Error)> {
-        if let Err(error) = detach(&self.handle.mountpoint, false) {
-            return Err((Some(self), error));
-        }
-        self.join().map_err(|error| (None, error))
+    pub fn unmount(&self) -> io::Result<()> {
+        detach(&self.handle.mountpoint, false)
     }
 
     /// Returns once the mount has ended, however that came, and everything is durable.
@@ -213,9 +213,16 @@ impl MountHandle {
         let result = match *closed {
             Some(true) => return Ok(()),
             Some(false) => Err(io::Error::other("the store was not closed cleanly")),
-            None => self.fs.close().map_err(io::Error::other),
+            None => self.close_once(),
         };
         *closed = Some(result.is_ok());
         result
+    }
+
+    fn close_once(&self) -> io::Result<()> {
+        let unmounted = self.fs.unmount().map_err(io::Error::other);
+        // Whatever came of that, the store must not stay open.
+        let closed = self.fs.store().close().map_err(io::Error::other);
+        unmounted.and(closed)
     }
 }

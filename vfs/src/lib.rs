@@ -1,6 +1,32 @@
-//! vfs
+//! The layer of files: names, inodes and POSIX rules on top of the engine's blocks, items and sectors.
+//!
+//! [`Fs`] has one method per POSIX operation and knows no transport; `fuse` (feature `fuse`) is a thin adapter
+//! over it. [`Observer`] is how the layers above hear of changes. What is on disk is drawn in [`layout`].
 
+mod acl;
 pub mod control;
-pub mod fs;
+mod directory;
+mod errno;
+mod error;
+pub mod events;
+mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+mod inode;
+pub mod layout;
+mod lock;
+mod stat;
+mod xattr;
+
+pub use error::{FsError, Result};
+pub use events::{Event, Events, Intent, Mask, Observer, Range, Verdict};
+pub use fs::{
+    Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, OpenFlags, RenameFlags, SetXattrFlags, Statfs,
+    Whence, WriteFlags,
+};
+pub use layout::{FileKind, Time};
+pub use lock::{CancelToken, Lock, LockKind, LockOwner, LockRange};
+pub use stat::{SetAttributes, SetTime, Stat};
+
+/// Names an inode: the id of its block. The root is [`Fs::ROOT`].
+pub type Ino = blocktree_engine::format::BlockId;

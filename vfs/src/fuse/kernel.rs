@@ -50,7 +50,7 @@ pub(super) fn negotiate(config: &mut KernelConfig, options: &MountOptions) -> io
         wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
     }
     if options.locks == Locks::Fs {
-        wanted |= InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS;
+        wanted |= InitFlags::FUSE_POSIX_LOCKS;
     }
     let offered = config.capabilities();
     let needed = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK | InitFlags::FUSE_MAX_PAGES;

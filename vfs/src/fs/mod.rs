@@ -1,0 +1,136 @@
+//! The file operations: [`Fs`], one method each.
+//!
+//! The methods take inode numbers and bytes and know no transport. What each file holds: `lookup.rs` names to
+//! inodes and their lifetime, `create.rs` new inodes, `remove.rs` the end of names, `rename.rs`, `attributes.rs`,
+//! `read.rs`, `write.rs`, `allocate.rs` holes and ranges, `copy.rs`, `readdir.rs`, `extended.rs` extended
+//! attributes and ACLs, `locks.rs`, `sync.rs`.
+//!
+//! # What the kernel does and this does not
+//!
+//! Mounted through FUSE with `default_permissions`, the kernel checks before it asks: search, read, write and
+//! owner rights (also by ACL), the sticky bit, who may chmod, chown and set times, rights to `user.*` and
+//! `trusted.*` attributes, set-group-id on chmod by someone outside the group, append-only opens, `RLIMIT_FSIZE`,
+//! path walking and its loops. None of it is repeated here.
+//!
+//! What the kernel leaves to the filesystem is here: set-group-id inheritance, default ACLs and the umask,
+//! chmod's effect on an ACL and an ACL's on the mode, clearing of set-user-id and capabilities, times, link
+//! counts, lifetime of open files, emptiness of directories, loops by rename, locks.
+//!
+//! # Invariants
+//!
+//! 1. Each change is one engine transaction with all its attribute updates, unless its method says otherwise.
+//! 2. An inode's `operation` lock is held while a transaction that changes its block is built and applied;
+//!    several are taken in the order of their ids. No lock is held across the engine's `sync`.
+//! 3. Reading data or attributes takes no `operation` lock.
+
+mod stubs;
+
+use crate::error::{FsError, Result};
+use crate::layout::Time;
+use crate::{Ino, SetAttributes, Stat};
+
+/// A mounted filesystem. All methods may be called from many threads.
+pub struct Fs {}
+
+/// On whose behalf something is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+    /// The process's umask; the transport must not have applied it (`FUSE_DONT_MASK`).
+    pub umask: u32,
+}
+
+/// How to mount.
+#[derive(Clone, Default)]
+pub struct MountOptions {
+    /// Refuse changes with EROFS, and leave access times alone.
+    pub read_only: bool,
+    /// Never update access times (`noatime`); otherwise as `relatime`.
+    pub no_atime: bool,
+    /// Inodes kept in memory that the kernel does not know; 0 chooses.
+    pub inode_cache_count: usize,
+    /// The clock, for tests.
+    #[doc(hidden)]
+    pub clock: Option<fn() -> Time>,
+    /// Replaces the keyed hash of names, to force collisions in tests.
+    #[doc(hidden)]
+    pub name_hash: Option<fn(&[u8]) -> u64>,
+}
+
+/// How a file is opened, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenFlags {
+    /// `O_RDWR` or `O_WRONLY`.
+    pub write: bool,
+    /// `O_TRUNC`, if the transport hands it down (`FUSE_ATOMIC_O_TRUNC`).
+    pub truncate: bool,
+    /// With `truncate`: see [`WriteFlags::kill_privileges`].
+    pub kill_privileges: bool,
+}
+
+/// How to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteFlags {
+    /// Clear set-user-id, set-group-id and `security.capability` (`FUSE_WRITE_KILL_SUIDGID`: the kernel knows
+    /// whether the writer has CAP_FSETID).
+    pub kill_privileges: bool,
+}
+
+/// renameat2(2)'s flags. `RENAME_WHITEOUT` is not supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RenameFlags {
+    pub no_replace: bool,
+    pub exchange: bool,
+}
+
+/// How setxattr works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetXattrFlags {
+    /// `XATTR_CREATE`: fail if it exists.
+    pub create: bool,
+    /// `XATTR_REPLACE`: fail if it does not exist.
+    pub replace: bool,
+    /// `FUSE_SETXATTR_ACL_KILL_SGID`: setting this access ACL takes set-group-id away.
+    pub kill_set_group_id: bool,
+}
+
+/// fallocate(2)'s modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FallocateMode {
+    Allocate { keep_size: bool },
+    PunchHole,
+    ZeroRange { keep_size: bool },
+    CollapseRange,
+    InsertRange,
+}
+
+/// What lseek(2) looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whence {
+    Data,
+    Hole,
+}
+
+/// One entry of a directory, as readdir hands it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryEntry<'a> {
+    pub ino: Ino,
+    pub kind: crate::FileKind,
+    pub name: &'a [u8],
+    /// Where to go on after this entry. Positive as an `off_t`; stays valid when the directory changes.
+    pub cookie: u64,
+}
+
+/// What statvfs(3) shows; sizes are in units of `block_bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statfs {
+    pub block_bytes: u32,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    /// There is no table of inodes: these are an estimate.
+    pub files: u64,
+    pub files_free: u64,
+    pub name_bytes_max: u32,
+}
