@@ -48,7 +48,11 @@ pub(crate) fn serve(
     let is_read_only = settings.options.read_only;
     let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
     let device = open_volume(&settings.store, access)?;
-    let options = OpenOptions { read_only: is_read_only, snapshot: settings.options.snapshot.clone() };
+    let options = OpenOptions {
+        read_only: is_read_only,
+        snapshot: settings.options.snapshot.clone(),
+        ..OpenOptions::default()
+    };
     let store = Store::open(device, &passphrase, &options)
         .with_context(|| format!("cannot open the store {}", settings.store.display()))?;
     drop(passphrase);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use blocktree_engine::{Error, Store};
+use blocktree_engine::{Error, SnapshotError, Store};
 use blocktree_vfs::control::{
     Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS, SCRUB_STOPPED, ScrubStatus, Service, SnapshotEntry,
 };
@@ -77,15 +77,15 @@ impl Service for StoreControl {
     }
 
     fn snapshot_create(&self, name: &str) -> Result<(), Refusal> {
-        let existing = self.fs.store().snapshot_list().map_err(refusal)?;
-        if existing.iter().any(|snapshot| snapshot.name == name) {
-            return Err(Refusal::Exists);
-        }
-        self.fs.store().snapshot_create(name).map_err(refusal)
+        self.fs.store().snapshot_create(name).map_err(|error| match error {
+            SnapshotError::Exists => Refusal::Exists,
+            SnapshotError::Name => Refusal::Malformed,
+            SnapshotError::Store(error) => refusal(error),
+        })
     }
 
     fn snapshot_list(&self) -> Result<Vec<SnapshotEntry>, Refusal> {
-        let snapshots = self.fs.store().snapshot_list().map_err(refusal)?;
+        let snapshots = self.fs.store().snapshot_list();
         let entry = |snapshot: &blocktree_engine::SnapshotInfo| {
             SnapshotEntry::new(&snapshot.name, snapshot.time_ns, snapshot.seq)
         };

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use blocktree_engine::SnapshotError;
 use blocktree_vfs::control::{self, SNAPSHOT_NAME_BYTES_MAX, SnapshotName, SnapshotPage};
 use serde::Serialize;
 
@@ -107,15 +108,9 @@ fn create(Named { path, name, passphrase }: &Named) -> Result<()> {
         return ask(&root, control::Command::SnapshotCreate, name);
     }
     let store = open_store(path, passphrase.path.as_deref(), false)?;
-    let exists =
-        store.snapshot_list().context("cannot read the snapshots")?.iter().any(|one| one.name == *name);
-    let result = if exists {
-        Err(exists_already(name))
-    } else {
-        store
-            .snapshot_create(name)
-            .with_context(|| format!("cannot make the snapshot {name:?}"))
-            .map_err(Into::into)
+    let result = match store.snapshot_create(name) {
+        Err(SnapshotError::Exists) => Err(exists_already(name)),
+        result => result.with_context(|| format!("cannot make the snapshot {name:?}")).map_err(Into::into),
     };
     let closed = store.close();
     result?;
@@ -138,9 +133,9 @@ fn delete(Named { path, name, passphrase }: &Named) -> Result<()> {
 fn list(path: &Path, passphrase_file: Option<&Path>) -> Result<Vec<Listed>> {
     let Some(root) = open_mount(path)? else {
         let store = open_store(path, passphrase_file, true)?;
-        let snapshots = store.snapshot_list().context("cannot read the snapshots");
         let closed = store.close();
-        let listed = snapshots?
+        let listed = store
+            .snapshot_list()
             .into_iter()
             .map(|one| Listed { name: one.name, time_ns: one.time_ns, sequence: one.seq })
             .collect();
