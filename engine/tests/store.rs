@@ -130,7 +130,7 @@ fn a_full_store_refuses_writes_and_allows_removal() {
         store.read(&block, 0, &mut read).unwrap();
         assert!(read == pattern(9, 256 << 10));
         let mut transaction = store.transaction();
-        transaction.destroy(&block).unwrap();
+        transaction.destroy(&block);
         transaction.apply().unwrap();
     }
     store.checkpoint().unwrap();
@@ -175,7 +175,7 @@ fn holes_clones_and_large_blocks() {
     assert_eq!(store.seek(&a, 1100 * 4096, 1 << 30, false).unwrap(), None);
     for block in [&a, &b] {
         let mut transaction = store.transaction();
-        transaction.destroy(block).unwrap();
+        transaction.destroy(block);
         transaction.apply().unwrap();
     }
     store.reclaim().unwrap();
@@ -218,7 +218,7 @@ fn a_long_block_is_removed_in_steps() {
     store.read(&block, 200 * 4096, &mut read).unwrap();
     assert!(read.iter().all(|byte| *byte == 0));
     let mut transaction = store.transaction();
-    transaction.destroy(&block).unwrap();
+    transaction.destroy(&block);
     transaction.apply().unwrap();
     store.reclaim().unwrap();
     store.checkpoint().unwrap();

@@ -45,6 +45,7 @@ pub struct Transaction {
     promised: u64,
     /// Adds to what the store holds, so that a full store refuses it.
     adds: bool,
+    failed: Option<Error>,
 }
 
 /// A block that is being emptied in the background.
@@ -78,6 +79,7 @@ impl Transaction {
             freed: Vec::new(),
             promised: 0,
             adds: false,
+            failed: None,
         }
     }
 
@@ -306,8 +308,14 @@ impl Transaction {
     }
 
     /// Removes a block and everything it holds; a large one in the background, in bounded steps. Also ends its
-    /// being an orphan.
-    pub fn destroy(&mut self, block: &Block) -> Result<()> {
+    /// being an orphan. What goes wrong here is what [`Transaction::apply`] answers.
+    pub fn destroy(&mut self, block: &Block) {
+        if let Err(error) = self.try_destroy(block) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn try_destroy(&mut self, block: &Block) -> Result<()> {
         const INLINE: usize = 64;
         let id = block.id();
         if self.core.orphan_exists(id)? {
@@ -355,7 +363,10 @@ impl Transaction {
 
     /// Makes the changes visible, in one step. Fails with [`Error::NoSpace`] before anything is changed;
     /// transactions that only remove succeed on a full store.
-    pub fn apply(self) -> Result<Seq> {
+    pub fn apply(mut self) -> Result<Seq> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         self.core.check_writable()?;
         self.core.check_index_space(self.adds)?;
         self.apply_unchecked()
