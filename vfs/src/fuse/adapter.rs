@@ -4,6 +4,8 @@
 //! answers ENOSYS, and the kernel keeps their listings in its cache from then on.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +21,8 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use parking_lot::Mutex;
+
 use super::convert::{
     attributes, errno, fallocate_mode, file_type, loses_privileges, nothing, open_flags, set_time, time,
 };
@@ -26,7 +30,7 @@ use super::kernel::{BELIEVE, negotiate};
 use super::locks::Waiters;
 use super::{Locks, MountOptions, attach};
 use crate::control::{self, Service};
-use crate::{Caller, Fs, FsError, Result, SetAttributes, SetXattrFlags, Stat, Whence};
+use crate::{Caller, Fs, FsError, Ino, Result, SetAttributes, SetXattrFlags, Stat, Whence};
 
 /// Ids of blocks are never used again, so a generation has nothing to tell apart.
 const GENERATION: Generation = Generation(0);
@@ -47,11 +51,20 @@ pub(super) struct Adapter {
     options: MountOptions,
     owner: u32,
     waiters: Arc<Waiters>,
+    /// How often each inode is open for writing, where the kernel has a write-back cache.
+    writers: Mutex<HashMap<Ino, usize>>,
 }
 
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, service: Arc<dyn Service>, options: &MountOptions) -> Self {
-        Self { fs, service, options: options.clone(), owner: attach::user(), waiters: Arc::default() }
+        Self {
+            fs,
+            service,
+            options: options.clone(),
+            owner: attach::user(),
+            waiters: Arc::default(),
+            writers: Mutex::default(),
+        }
     }
 
     /// How the kernel is to treat a file that is opened with these flags.
@@ -66,6 +79,24 @@ impl Adapter {
         opened
     }
 
+    /// Somebody may have changes of this file in the kernel's write-back cache from now on.
+    fn count_writer(&self, ino: Ino, flags: i32) {
+        if may_collect(&self.options, flags) {
+            *self.writers.lock().entry(ino).or_default() += 1;
+        }
+    }
+
+    fn uncount_writer(&self, ino: Ino, flags: i32) {
+        if may_collect(&self.options, flags)
+            && let Entry::Occupied(mut writers) = self.writers.lock().entry(ino)
+        {
+            *writers.get_mut() -= 1;
+            if *writers.get() == 0 {
+                writers.remove();
+            }
+        }
+    }
+
     /// As the kernel does it: the access ACL set by somebody outside the file's group takes set-group-id away.
     /// `fuser` lacks the flag by which the kernel says so.
     fn acl_kills_set_group_id(&self, request: &Request, ino: INodeNo, name: &OsStr) -> Result<bool> {
@@ -75,6 +106,11 @@ impl Adapter {
         let group = self.fs.getattr(ino.0)?.gid;
         Ok(group != request.gid() && !is_in_group(request.pid(), group))
     }
+}
+
+/// Whether the kernel collects what is written through a file that is opened with these flags.
+fn may_collect(options: &MountOptions, flags: i32) -> bool {
+    options.write_back && !options.read_only && flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
 /// Whether a process has this supplementary group; not, if it has gone.
@@ -266,7 +302,10 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded(|| match self.fs.open(ino.0, open_flags(flags.0, request.uid())) {
-            Ok(()) => reply.opened(HANDLE, Self::opened_as(flags.0)),
+            Ok(()) => {
+                self.count_writer(ino.0, flags.0);
+                reply.opened(HANDLE, Self::opened_as(flags.0));
+            }
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -283,6 +322,7 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| match self.fs.create(&caller(request, umask), parent.0, name.as_bytes(), mode) {
             Ok(stat) => {
+                self.count_writer(stat.ino, flags);
                 reply.created(&BELIEVE, &attributes(&stat), GENERATION, HANDLE, Self::opened_as(flags))
             }
             Err(error) => reply.error(errno(&error)),
@@ -363,12 +403,13 @@ impl Filesystem for Adapter {
         _request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         guarded(|| {
+            self.uncount_writer(ino.0, flags.0);
             self.fs.release(ino.0, None);
             reply.ok();
         });
@@ -599,10 +640,11 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         guarded(|| {
-            // The kernel does not write its cache back before it asks. What it has collected would be taken for a
-            // hole, and lost by a copy that skips holes; without an answer from us, the kernel calls it all data.
-            if self.options.write_back && !self.options.read_only {
-                return reply.error(Errno::ENOSYS);
+            // The kernel does not write its cache back before it asks. What it has collected for somebody who has
+            // the file open would be taken for a hole, and lost by a copy that skips holes. EINVAL says that this
+            // cannot be asked, and the copy takes everything. Closing writes back, so then there is an answer.
+            if self.writers.lock().contains_key(&ino.0) {
+                return reply.error(Errno::EINVAL);
             }
             let whence = match whence {
                 libc::SEEK_DATA => Whence::Data,
