@@ -121,7 +121,7 @@ impl Core {
         self.log_tail.store(appended, Ordering::Release);
         let mut space = self.space.lock();
         // Before the table: a bitmap not read so far must be read as it was before these were freed.
-        for run in freed.into_iter().chain(self.freed.lock().on_checkpoint(moment.seq)) {
+        for run in freed.into_iter().chain(self.freed.lock().on_settled(moment.seq)) {
             space.mark(run, false)?;
         }
         space.set_table(table);

@@ -452,6 +452,7 @@ impl Core {
         let layers = self.layers.get_mut();
         let space = self.space.get_mut();
         let sealer = self.sealer.get_mut();
+        let freed = self.freed.get_mut();
         (sealer.position, sealer.appended) = (log.position, log.appended);
         for record in log.records {
             let seq = record.head.seq.get();
@@ -464,6 +465,11 @@ impl Core {
                 return Err(damaged("the volume shrank"));
             }
             space.lengthen(volume);
+            // As it was when the record was made: what it allocates may have been freed before.
+            for run in freed.on_settled(record.head.durable_seq.get()) {
+                space.mark(run, false)?;
+            }
+            let mut runs = Vec::new();
             for change in crate::format::decode_changes(&record.body) {
                 match change.map_err(|_| damaged("malformed change"))? {
                     Change::Put(key, value) => layers.active.insert(key, Some(value.into())),
@@ -475,11 +481,13 @@ impl Core {
                     }
                     Change::Free { sector, sectors } => {
                         let run = Run { sector, sectors: u64::from(sectors) };
-                        space.mark(run, false)?;
+                        runs.push(run);
                         layers.active.space.push(Delta { run, used: false });
                     }
                 }
             }
+            // Another crash must find the data of records that no record on the disk names as durable.
+            freed.push(seq, record.head.durable_seq.get(), runs);
             self.next_block.get_mut().clone_from(&record.head.next_block.get());
             (sealer.seq, sealer.previous) = (seq, record.hash);
             layers.sealed_seq = seq;
