@@ -1,7 +1,7 @@
 //! The layer of devices: the only way to a disk.
 //!
 //! [`Device`] is all that the engine sees. [`UringDevice`] is for speed, [`FileDevice`] for systems without
-//! io_uring, [`MemoryDevice`] for tests; [`create_volume`] and [`open_volume`] find, make and lock what stands behind
+//! io_uring, [`MemoryDevice`] and [`FaultyDevice`] for tests; [`create_volume`] and [`open_volume`] find, make and lock what stands behind
 //! a store's path and choose between the first two.
 //!
 //! Invariants:
@@ -15,6 +15,7 @@ use std::io;
 mod arena;
 mod buffer;
 mod completion;
+mod faulty;
 mod file;
 mod host;
 mod memory;
@@ -23,6 +24,7 @@ mod volume;
 
 pub use buffer::SectorBuf;
 pub use completion::{Completion, Pending};
+pub use faulty::{CrashPoint, FaultyDevice, Faults, Image, SplitMix64, Survivors};
 pub use file::FileDevice;
 pub use memory::MemoryDevice;
 pub use uring::UringDevice;

@@ -121,7 +121,7 @@ impl Core {
         self.log_tail.store(appended, Ordering::Release);
         let mut space = self.space.lock();
         // Before the table: a bitmap not read so far must be read as it was before these were freed.
-        for run in freed.into_iter().chain(self.freed.lock().on_checkpoint(moment.seq)) {
+        for run in freed.into_iter().chain(self.freed.lock().on_settled(moment.seq)) {
             space.mark(run, false)?;
         }
         space.set_table(table);
@@ -131,7 +131,7 @@ impl Core {
     /// Writes all four copies; from the middle on, this is what a crash leads to.
     pub(super) fn write_superblock(&self, moment: &Moment) -> Result<()> {
         let superblock = self.superblock(moment);
-        for copies in self.layout.superblocks().chunks(2) {
+        for copies in self.superblocks.chunks(2) {
             let write = |sector: &u64| {
                 let mut bytes = self.device.buffer(1);
                 bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&superblock));

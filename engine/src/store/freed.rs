@@ -27,8 +27,8 @@ impl Freed {
         self.release(named.unwrap_or(0))
     }
 
-    /// A checkpoint contains the records up to `seq`.
-    pub(super) fn on_checkpoint(&mut self, seq: u64) -> Vec<Run> {
+    /// A checkpoint contains the records up to `seq`, or recovery does not look at their data.
+    pub(super) fn on_settled(&mut self, seq: u64) -> Vec<Run> {
         self.release(seq)
     }
 
@@ -59,6 +59,6 @@ mod tests {
         freed.push(3, 2, vec![run(3)]);
         assert!(freed.on_durable(2).is_empty(), "the record that names them is not durable");
         assert_eq!(freed.on_durable(3), [run(1), run(2)]);
-        assert_eq!(freed.on_checkpoint(3), [run(3)]);
+        assert_eq!(freed.on_settled(3), [run(3)]);
     }
 }

@@ -157,6 +157,9 @@ struct Core {
     device: Arc<dyn Device>,
     keys: Keys,
     layout: Layout,
+    /// The copies of the superblock in the order in which they are overwritten: until the first two are durable,
+    /// the last two hold the one before.
+    superblocks: [u64; 4],
     options: OpenOptions,
     capacity_sectors: u64,
     tree: Tree,

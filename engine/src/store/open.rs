@@ -82,7 +82,7 @@ impl Store {
         let mut options = options.clone();
         options.read_only |= options.snapshot.is_some();
         let (layout, keys) = open_keys(&*device, passphrase)?;
-        let superblock = newest_superblock(&*device, layout, &keys)?;
+        let (superblock, superblocks) = newest_superblock(&*device, layout, &keys)?;
         let volume_sectors = superblock.volume_sectors.get();
         if device.sectors() < volume_sectors {
             return Err(OpenError::Truncated { expected: volume_sectors, found: device.sectors() });
@@ -92,6 +92,7 @@ impl Store {
             Space::load(device.clone(), table, layout, volume_sectors, superblock.written_sectors.get())?;
         let log = read_log(&*device, layout, &keys, &superblock)?;
         let mut core = build(device, layout, keys, options, &superblock, space);
+        core.superblocks = superblocks;
         core.replay(log)?;
         if !core.options.read_only {
             // What was read back may still be on its way; from now on it counts as durable.
@@ -128,6 +129,7 @@ pub(super) fn build(
     Core {
         device,
         layout,
+        superblocks: layout.superblocks(),
         capacity_sectors: superblock.capacity_sectors.get(),
         tree,
         open_blocks: Default::default(),
@@ -278,19 +280,28 @@ pub(super) fn read_superblock(
     Ok(superblock)
 }
 
-/// The newest superblock of which two copies are valid.
-fn newest_superblock(device: &dyn Device, layout: Layout, keys: &Keys) -> Result<Superblock, OpenError> {
+/// The newest superblock of which two copies are valid, and the order in which the next one overwrites the copies:
+/// a crash may have left the newest in two of them only, and those come last.
+fn newest_superblock(
+    device: &dyn Device,
+    layout: Layout,
+    keys: &Keys,
+) -> Result<(Superblock, [u64; 4]), OpenError> {
     let mut why = "all are too old";
-    let mut valid: Vec<Superblock> = Vec::new();
+    let mut valid: Vec<(u64, Superblock)> = Vec::new();
     for sector in layout.superblocks() {
         match read_superblock(device, keys, sector) {
-            Ok(superblock) => valid.push(superblock),
+            Ok(superblock) => valid.push((sector, superblock)),
             Err(reason) => why = reason,
         }
     }
-    valid.sort_by_key(|superblock| std::cmp::Reverse(superblock.generation.get()));
-    let pair = valid.windows(2).find(|pair| pair[0] == pair[1]);
-    pair.map(|pair| pair[0].clone()).ok_or(OpenError::Superblock(why))
+    let twice = |superblock: &Superblock| valid.iter().filter(|(_, other)| other == superblock).count() > 1;
+    let newest = valid.iter().map(|(_, superblock)| superblock).filter(|superblock| twice(superblock));
+    let newest = newest.max_by_key(|superblock| superblock.generation.get()).cloned();
+    let newest = newest.ok_or(OpenError::Superblock(why))?;
+    let mut order = layout.superblocks();
+    order.sort_by_key(|sector| valid.iter().any(|(at, copy)| at == sector && *copy == newest));
+    Ok((newest, order))
 }
 
 /// The records behind a superblock, and where the next one goes.
@@ -453,6 +464,7 @@ impl Core {
         let layers = self.layers.get_mut();
         let space = self.space.get_mut();
         let sealer = self.sealer.get_mut();
+        let freed = self.freed.get_mut();
         (sealer.position, sealer.appended) = (log.position, log.appended);
         for record in log.records {
             let seq = record.head.seq.get();
@@ -465,6 +477,11 @@ impl Core {
                 return Err(damaged("the volume shrank"));
             }
             space.lengthen(volume);
+            // As it was when the record was made: what it allocates may have been freed before.
+            for run in freed.on_settled(record.head.durable_seq.get()) {
+                space.mark(run, false)?;
+            }
+            let mut runs = Vec::new();
             for change in crate::format::decode_changes(&record.body) {
                 match change.map_err(|_| damaged("malformed change"))? {
                     Change::Put(key, value) => layers.active.insert(key, Some(value.into())),
@@ -476,11 +493,13 @@ impl Core {
                     }
                     Change::Free { sector, sectors } => {
                         let run = Run { sector, sectors: u64::from(sectors) };
-                        space.mark(run, false)?;
+                        runs.push(run);
                         layers.active.space.push(Delta { run, used: false });
                     }
                 }
             }
+            // Another crash must find the data of records that no record on the disk names as durable.
+            freed.push(seq, record.head.durable_seq.get(), runs);
             self.next_block.get_mut().clone_from(&record.head.next_block.get());
             (sealer.seq, sealer.previous) = (seq, record.hash);
             layers.sealed_seq = seq;

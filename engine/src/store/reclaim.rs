@@ -11,8 +11,9 @@ use crate::format::{BlockId, Extent, ItemKind, Key, SYSTEM_BLOCK};
 use crate::limits::RECLAIM_STEP;
 
 impl Core {
-    pub(super) fn is_reclaimed(&self, id: BlockId) -> bool {
-        self.reclaims.read().contains_key(&id)
+    /// What of a block is being emptied.
+    pub(super) fn reclaim_of(&self, id: BlockId) -> Option<Reclaim> {
+        self.reclaims.read().get(&id).copied()
     }
 
     pub(super) fn orphan_exists(&self, id: BlockId) -> Result<bool> {

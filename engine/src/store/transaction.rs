@@ -247,7 +247,13 @@ impl Transaction {
         Ok(())
     }
 
-    fn reclaim(&mut self, id: BlockId, reclaim: Reclaim) {
+    fn reclaim(&mut self, id: BlockId, mut reclaim: Reclaim) {
+        // What an earlier punch left to be emptied stays so.
+        let own = self.reclaim.iter().rev().find(|(owner, _)| *owner == id).map(|(_, own)| *own);
+        if let Some(known) = own.or_else(|| self.core.reclaim_of(id)) {
+            reclaim.from = reclaim.from.min(known.from);
+            reclaim.destroy |= known.destroy;
+        }
         self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::RECLAIM, id), Change::Raw(reclaim.encode())));
         self.reclaim.push((id, reclaim));
     }
@@ -324,7 +330,7 @@ impl Transaction {
         let first = Key::new(id, ItemKind(0), 0);
         let last = Key::new(id, ItemKind(u8::MAX), u64::MAX);
         let (items, all) = self.core.range(first, last, INLINE)?;
-        if !all || items.len() > INLINE || self.core.is_reclaimed(id) {
+        if !all || items.len() > INLINE || self.core.reclaim_of(id).is_some() {
             self.reclaim(id, Reclaim { from: 0, destroy: true });
             let content = Content::Reclaimed;
             self.data.push((block.clone(), Segment { start: 0, sectors: END, content }));

@@ -1,0 +1,615 @@
+//! Random operations on a store and on the model, and crashes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use blocktree_engine::crypto::KdfCost;
+use blocktree_engine::device::{CrashPoint, FaultyDevice, Image, SplitMix64, Survivors};
+use blocktree_engine::{CreateOptions, Error, SnapshotError, Store, Transaction};
+
+use crate::model::{
+    BlockModel, COUNTER, KIND, Moment, PASSPHRASE, SECTOR, Tree, compare, compare_snapshots, counter, options,
+};
+
+const BLOCKS_MAX: usize = 10;
+const SNAPSHOTS_MAX: usize = 4;
+/// Up to this many unflushed writes, every subset is tried.
+const EXHAUSTIVE_WRITES: usize = 5;
+
+/// What was done, for the report at the end.
+#[derive(Default, Debug, Clone, Copy)]
+pub struct Counts {
+    pub histories: u64,
+    pub operations: u64,
+    pub images: u64,
+    pub continued: u64,
+    pub refused: u64,
+    pub failures: u64,
+}
+
+pub struct Simulation {
+    pub rng: SplitMix64,
+    pub device: Arc<FaultyDevice>,
+    pub store: Store,
+    /// What a crash may lead to: from the last state known to be durable to the newest.
+    pub history: VecDeque<Moment>,
+    pub counts: Counts,
+    /// What was done last, for messages.
+    pub trace: VecDeque<String>,
+    next_counter: u64,
+    snapshots_made: u64,
+    capacity: u64,
+    /// Sectors in use with nothing but the first block.
+    used_when_empty: u64,
+}
+
+/// How an operation ended that is allowed to fail.
+pub enum Outcome {
+    Done,
+    /// The store takes no more changes: an I/O error was arranged.
+    Broken,
+}
+
+impl Simulation {
+    pub fn new(seed: u64) -> Result<Self, String> {
+        let mut rng = SplitMix64(seed);
+        let sectors = (32 + rng.below(12)) * 256;
+        let capacity = if rng.one_in(3) { sectors + 8 * 256 } else { sectors };
+        let device = Arc::new(FaultyDevice::new(sectors, rng.next_u64()));
+        let create = CreateOptions { capacity_sectors: capacity, kdf: KdfCost::TRIVIAL };
+        let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options())
+            .map_err(|error| format!("create: {error}"))?;
+        let mut simulation = Self {
+            rng,
+            device,
+            store,
+            history: VecDeque::from([Moment::default()]),
+            counts: Counts { histories: 1, ..Counts::default() },
+            trace: VecDeque::new(),
+            next_counter: 1,
+            snapshots_made: 0,
+            capacity,
+            used_when_empty: 0,
+        };
+        simulation.transaction()?;
+        simulation.check(|store| store.checkpoint())?;
+        simulation.durable();
+        simulation.used_when_empty = simulation.used();
+        Ok(simulation)
+    }
+
+    fn used(&self) -> u64 {
+        // Against what it may become, so that growing makes no difference.
+        self.capacity - self.store.usage().free.min(self.capacity)
+    }
+
+    pub fn now(&self) -> &Moment {
+        self.history.back().expect("there always is a state")
+    }
+
+    /// All that happened is durable.
+    pub fn durable(&mut self) {
+        self.history.drain(..self.history.len() - 1);
+    }
+
+    fn note(&mut self, what: String) {
+        self.trace.push_back(what);
+        if self.trace.len() > 40 {
+            self.trace.pop_front();
+        }
+    }
+
+    fn check<T>(&mut self, call: impl FnOnce(&Store) -> Result<T, Error>) -> Result<T, String> {
+        call(&self.store).map_err(|error| format!("unexpected error: {error:?}"))
+    }
+
+    /// One random step, with a crash somewhere in it now and then.
+    pub fn step(&mut self) -> Result<(), String> {
+        self.counts.operations += 1;
+        let before = self.history.front().map(|moment| moment.tree.counter);
+        let armed = self.rng.one_in(4);
+        if armed {
+            let events = self.rng.below(24);
+            self.device.arm_capture(events);
+        }
+        let allowed = self.history.clone();
+        let made = self.history.len();
+        match self.operation()? {
+            Outcome::Done => {}
+            Outcome::Broken => return Err("the store is poisoned".into()),
+        }
+        if armed && let Some(point) = self.device.take_capture() {
+            // Whatever was allowed before, and what came since.
+            let mut allowed = allowed;
+            let fresh = match before == self.history.front().map(|moment| moment.tree.counter) {
+                true => self.history.len().saturating_sub(made),
+                false => self.history.len(),
+            };
+            let skip = self.history.len() - fresh;
+            allowed.extend(self.history.iter().skip(skip).cloned());
+            self.crash(&point, &allowed)?;
+        }
+        Ok(())
+    }
+
+    /// One random operation on the store and the model.
+    pub fn operation(&mut self) -> Result<Outcome, String> {
+        match self.rng.below(100) {
+            0..66 => self.transaction()?,
+            66..74 => {
+                self.note("sync".into());
+                self.check(|store| store.sync(store.newest()))?;
+                self.durable();
+            }
+            74..79 => {
+                self.note("checkpoint".into());
+                self.check(|store| store.checkpoint())?;
+                self.durable();
+            }
+            79..82 => {
+                self.note("reclaim".into());
+                self.check(|store| store.reclaim())?;
+            }
+            82..85 => self.make_snapshot()?,
+            85..87 => self.delete_snapshot()?,
+            87 => self.fragment()?,
+            88 if self.rng.one_in(3) => self.fill()?,
+            89..91 => self.reopen()?,
+            91..94 => {
+                let now = self.now().clone();
+                compare(&self.store, &now.tree).map_err(|why| format!("while open: {why}"))?;
+            }
+            _ => {
+                let point = self.device.crash_point();
+                let allowed = self.history.clone();
+                self.crash(&point, &allowed)?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn pick(&mut self, tree: &Tree) -> Option<u64> {
+        let count = tree.blocks.len() as u64;
+        (count > 0).then(|| {
+            let at = self.rng.below(count) as usize;
+            *tree.blocks.keys().nth(at).expect("in range")
+        })
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut seed = SplitMix64(self.rng.next_u64());
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            bytes.extend_from_slice(&seed.next_u64().to_le_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    /// Makes a transaction with its number in it, and applies it to the model if it is accepted.
+    fn transact(
+        &mut self,
+        change: impl FnOnce(&mut Self, &mut Transaction, &Tree, &mut Tree) -> Result<(), Error>,
+    ) -> Result<bool, String> {
+        let base = self.now().clone();
+        let mut tree = base.tree.clone();
+        let mut transaction = self.store.transaction();
+        tree.counter = self.next_counter;
+        let number = self.next_counter.to_le_bytes();
+        let root = match tree.blocks.get(&Store::ROOT) {
+            Some(_) => match self.store.block(Store::ROOT) {
+                Ok(Some(root)) => root,
+                other => return Err(format!("the first block is lost: {other:?}")),
+            },
+            None => {
+                tree.blocks.insert(Store::ROOT, Default::default());
+                transaction.create(b"")
+            }
+        };
+        let result = change(self, &mut transaction, &base.tree, &mut tree).and_then(|()| {
+            transaction.put(&root, KIND, COUNTER, &number, b"");
+            transaction.apply()
+        });
+        match result {
+            Ok(_) => {
+                let model = Arc::make_mut(tree.blocks.get_mut(&Store::ROOT).expect("never destroyed"));
+                model.items.insert(COUNTER, Arc::new((number.to_vec(), Vec::new())));
+                self.next_counter += 1;
+                self.history.push_back(Moment { tree, snapshots: base.snapshots });
+                Ok(true)
+            }
+            Err(Error::NoSpace | Error::TooLong) => {
+                self.note("refused".into());
+                self.counts.refused += 1;
+                Ok(false)
+            }
+            Err(error) => Err(format!("transaction: {error:?}")),
+        }
+    }
+
+    fn transaction(&mut self) -> Result<(), String> {
+        let changes = 1 + self.rng.below(4);
+        self.transact(|sim, transaction, base, tree| {
+            for _ in 0..changes {
+                sim.change(transaction, base, tree)?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// One change in a transaction.
+    fn change(&mut self, transaction: &mut Transaction, base: &Tree, tree: &mut Tree) -> Result<(), Error> {
+        let kind = self.rng.below(100);
+        let Some(id) = self.pick(tree).filter(|_| kind >= 8 || tree.blocks.len() > BLOCKS_MAX) else {
+            let length = self.rng.below(300) as usize;
+            let attributes = self.bytes(length);
+            let block = transaction.create(&attributes);
+            self.note(format!("create {}", block.id()));
+            let model = BlockModel { attributes: Arc::new(attributes), ..BlockModel::default() };
+            tree.blocks.insert(block.id(), Arc::new(model));
+            return Ok(());
+        };
+        // A block that this transaction made is not in the store yet.
+        let Some(block) = self.store.block(id)? else { return Ok(()) };
+        let model = Arc::make_mut(tree.blocks.get_mut(&id).expect("picked"));
+        match kind {
+            0..55 => {
+                let (offset, bytes) = self.random_write();
+                self.note(format!("write {id} at {offset} + {}", bytes.len()));
+                transaction.write(&block, offset, &bytes)?;
+                model.write(offset, &bytes);
+            }
+            55..64 => {
+                let from = self.rng.below(700);
+                let to = if self.rng.one_in(3) { u64::MAX / 4096 } else { from + 1 + self.rng.below(300) };
+                self.note(format!("punch {id} {from}..{to}"));
+                transaction.punch(&block, from, to)?;
+                model.punch(from, to);
+            }
+            64..74 => {
+                let Some(source_id) = self.pick(base) else { return Ok(()) };
+                let Some(source) = self.store.block(source_id)? else { return Ok(()) };
+                let (from, to, count) = (self.rng.below(500), self.rng.below(500), 1 + self.rng.below(200));
+                if source_id == id && from < to + count && to < from + count {
+                    return Ok(());
+                }
+                self.note(format!("clone {source_id} {from} -> {id} {to} + {count}"));
+                transaction.clone_range(&source, from, &block, to, count)?;
+                model.clone_range(&base.blocks[&source_id], from, to, count);
+            }
+            74..84 => {
+                let (offset, a, b) = (self.rng.below(30), self.rng.below(60), self.rng.below(200));
+                let (clear, secret) = (self.bytes(a as usize), self.bytes(b as usize));
+                transaction.put(&block, KIND, offset, &clear, &secret);
+                model.items.insert(offset, Arc::new((clear, secret)));
+            }
+            84..87 => {
+                // Much at once, so that the log goes round.
+                self.note(format!("many items in {id}"));
+                for offset in 0..60 {
+                    let secret = self.bytes(3900);
+                    transaction.put(&block, KIND, 100 + offset, b"", &secret);
+                    model.items.insert(100 + offset, Arc::new((Vec::new(), secret)));
+                }
+            }
+            87..91 => {
+                let from = if self.rng.one_in(2) { 0 } else { 100 };
+                self.note(format!("delete items of {id} from {from}"));
+                for offset in from..from + 60 {
+                    transaction.delete(&block, KIND, offset);
+                    model.items.remove(&offset);
+                }
+            }
+            91..95 => {
+                let length = self.rng.below(2048) as usize;
+                let attributes = self.bytes(length);
+                self.note(format!("attributes of {id}"));
+                transaction.set_attributes(&block, &attributes);
+                model.attributes = Arc::new(attributes);
+            }
+            95 if id != Store::ROOT => {
+                self.note(format!("orphan {id}"));
+                transaction.orphan(&block);
+                model.orphan = true;
+            }
+            // Nothing else may touch a block that dies.
+            96.. if id != Store::ROOT
+                && base.blocks.get(&id).is_some_and(|old| Arc::ptr_eq(old, &tree.blocks[&id])) =>
+            {
+                self.note(format!("destroy {id}"));
+                transaction.destroy(&block)?;
+                tree.blocks.remove(&id);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn random_write(&mut self) -> (u64, Vec<u8>) {
+        let sector = self.rng.below(600);
+        let (offset, length) = match self.rng.below(10) {
+            0..2 => (sector * 4096 + self.rng.below(4096), 1 + self.rng.below(3000)),
+            2..5 => (sector * 4096, 4096),
+            5..7 => (sector * 4096, 4096 * (1 + self.rng.below(15))),
+            7 => (sector * 4096 + self.rng.below(4096), self.rng.below(200_000)),
+            8 => (sector * 4096, 65536 + 4096 * self.rng.below(60)),
+            _ => (sector * 4096, 4096 * (1 + self.rng.below(400))),
+        };
+        let bytes = self.bytes(length as usize);
+        (offset, bytes)
+    }
+
+    /// Makes a block of many short extents, so that emptying it takes the background.
+    fn fragment(&mut self) -> Result<(), String> {
+        if self.now().tree.blocks.len() > BLOCKS_MAX {
+            return Ok(());
+        }
+        self.note("fragmented block".into());
+        let count = 900 + self.rng.below(600);
+        self.transact(|sim, transaction, _, tree| {
+            let block = transaction.create(b"fragmented");
+            let mut model =
+                BlockModel { attributes: Arc::new(b"fragmented".to_vec()), ..Default::default() };
+            let bytes = sim.bytes(SECTOR);
+            for index in 0..count {
+                transaction.write(&block, index * 2 * SECTOR as u64, &bytes)?;
+                model.write(index * 2 * SECTOR as u64, &bytes);
+            }
+            tree.blocks.insert(block.id(), Arc::new(model));
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Fills the store to the end, then makes room.
+    fn fill(&mut self) -> Result<(), String> {
+        self.note("fill".into());
+        let id = {
+            let mut id = None;
+            let made = self.transact(|_, transaction, _, tree| {
+                let block = transaction.create(b"full");
+                let model = BlockModel { attributes: Arc::new(b"full".to_vec()), ..Default::default() };
+                tree.blocks.insert(block.id(), Arc::new(model));
+                id = Some(block.id());
+                Ok(())
+            })?;
+            if !made { None } else { id }
+        };
+        if let Some(id) = id {
+            let step = if self.rng.one_in(2) { 100 } else { 7 };
+            for round in 0..2000 {
+                let bytes = self.bytes(step * SECTOR);
+                let Some(block) = self.check(|store| store.block(id))? else {
+                    return Err("lost the block".into());
+                };
+                let offset = round * (step as u64 + 1) * SECTOR as u64;
+                let written = self.transact(|_, transaction, _, tree| {
+                    transaction.write(&block, offset, &bytes)?;
+                    Arc::make_mut(tree.blocks.get_mut(&id).expect("made")).write(offset, &bytes);
+                    Ok(())
+                })?;
+                if !written {
+                    break;
+                }
+                // Only the newest states count here; keep few.
+                if round % 8 == 7 {
+                    self.check(|store| store.sync(store.newest()))?;
+                    self.durable();
+                }
+            }
+        }
+        let now = self.now().clone();
+        compare(&self.store, &now.tree).map_err(|why| format!("full: {why}"))?;
+        // Removing must work now.
+        while let Some(id) = self.now().tree.blocks.keys().copied().find(|id| *id != Store::ROOT) {
+            let destroyed = self.destroy(id)?;
+            if !destroyed && self.now().snapshots.is_empty() {
+                return Err("a full store refuses to remove".into());
+            }
+            if !destroyed || self.rng.one_in(3) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Destroys a block without anything else that could need space.
+    fn destroy(&mut self, id: u64) -> Result<bool, String> {
+        let block = self.check(|store| store.block(id))?.ok_or("lost a block")?;
+        let base = self.now().clone();
+        let mut tree = base.tree.clone();
+        let mut transaction = self.store.transaction();
+        // The number is in attributes' stead: deletions alone are allowed on a full store.
+        match transaction.destroy(&block).and_then(|()| transaction.apply()) {
+            Ok(_) => {}
+            Err(Error::NoSpace | Error::TooLong) => return Ok(false),
+            Err(error) => return Err(format!("destroy: {error:?}")),
+        }
+        tree.blocks.remove(&id);
+        self.history.push_back(Moment { tree, snapshots: base.snapshots });
+        Ok(true)
+    }
+
+    fn make_snapshot(&mut self) -> Result<(), String> {
+        if self.now().snapshots.len() >= SNAPSHOTS_MAX {
+            return Ok(());
+        }
+        self.snapshots_made += 1;
+        let name = format!("snapshot {}", self.snapshots_made);
+        self.note(name.clone());
+        match self.store.snapshot_create(&name) {
+            Ok(()) => {
+                let mut moment = self.now().clone();
+                moment.snapshots.insert(name, moment.tree.clone());
+                self.history.push_back(moment);
+                self.durable();
+                Ok(())
+            }
+            Err(SnapshotError::Store(Error::NoSpace)) => Ok(()),
+            Err(error) => Err(format!("snapshot: {error:?}")),
+        }
+    }
+
+    fn delete_snapshot(&mut self) -> Result<(), String> {
+        let count = self.now().snapshots.len() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let at = self.rng.below(count) as usize;
+        let name = self.now().snapshots.keys().nth(at).expect("in range").clone();
+        self.note(format!("delete {name}"));
+        if !self.check(|store| store.snapshot_delete(&name))? {
+            return Err(format!("{name} is missing"));
+        }
+        let mut moment = self.now().clone();
+        moment.snapshots.remove(&name);
+        self.history.push_back(moment);
+        self.durable();
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        if self.rng.one_in(2) {
+            self.note("close and open".into());
+            self.check(|store| store.close())?;
+            self.durable();
+            self.store = Store::open(self.device.clone(), PASSPHRASE, &options())
+                .map_err(|error| format!("open after close: {error}"))?;
+        } else {
+            self.note("end and open".into());
+            let point = self.device.crash_point();
+            let allowed = self.history.clone();
+            self.adopt(point.image(Survivors::All), &allowed)?;
+        }
+        self.verify_open()
+    }
+
+    fn verify_open(&mut self) -> Result<(), String> {
+        let now = self.now().clone();
+        compare(&self.store, &now.tree)
+            .and_then(|()| compare_snapshots(self.device.clone(), &now))
+            .map_err(|why| format!("after opening: {why}"))
+    }
+
+    /// Opens what a crash may leave, in several ways, and verifies each; goes on with one of them sometimes.
+    fn crash(&mut self, point: &CrashPoint, allowed: &VecDeque<Moment>) -> Result<(), String> {
+        let mut choices = vec![Survivors::All];
+        if point.unflushed() <= EXHAUSTIVE_WRITES {
+            choices.extend((0..(1 << point.unflushed()) - 1).map(Survivors::Mask));
+        } else {
+            choices.push(Survivors::Mask(0));
+        }
+        let tears = if point.unflushed() == 0 { 0 } else { 4 };
+        choices.extend((0..tears).map(|_| Survivors::Random(self.rng.next_u64())));
+        let mut images = Vec::new();
+        for choice in choices {
+            let image = point.image(choice);
+            recover(&image, allowed).map_err(|why| format!("after a crash with {choice:?}: {why}"))?;
+            self.counts.images += 1;
+            images.push(image);
+        }
+        if self.rng.one_in(3) {
+            let at = self.rng.below(images.len() as u64) as usize;
+            self.note("crash".into());
+            self.adopt(images.swap_remove(at), allowed)?;
+            self.counts.continued += 1;
+        }
+        Ok(())
+    }
+
+    /// Goes on with the store on an image.
+    pub fn adopt(&mut self, image: Image, allowed: &VecDeque<Moment>) -> Result<(), String> {
+        let moment = recover(&image, allowed)?;
+        self.device = Arc::new(FaultyDevice::from_image(image, self.rng.next_u64()));
+        self.store = Store::open(self.device.clone(), PASSPHRASE, &options())
+            .map_err(|error| format!("open: {error}"))?;
+        self.next_counter = moment.tree.counter + 1;
+        self.history = VecDeque::from([moment]);
+        Ok(())
+    }
+
+    /// Removes everything; space must be what it was in the beginning.
+    pub fn finish(&mut self) -> Result<(), String> {
+        let names: Vec<String> = self.now().snapshots.keys().cloned().collect();
+        for name in names {
+            if !self.check(|store| store.snapshot_delete(&name))? {
+                return Err(format!("{name} is missing"));
+            }
+        }
+        let mut moment = self.now().clone();
+        moment.snapshots = BTreeMap::new();
+        self.history.push_back(moment);
+        self.check(|store| store.reclaim())?;
+        while let Some(id) = self.now().tree.blocks.keys().copied().find(|id| *id != Store::ROOT) {
+            if !self.destroy(id)? {
+                return Err("a store refuses to remove".into());
+            }
+        }
+        let root = self.check(|store| store.block(Store::ROOT))?.ok_or("lost the first block")?;
+        let emptied = self.transact(|_, transaction, _, tree| {
+            transaction.punch(&root, 0, u64::MAX)?;
+            transaction.set_attributes(&root, b"");
+            let mut model = BlockModel::default();
+            for offset in tree.blocks[&Store::ROOT].items.keys() {
+                transaction.delete(&root, KIND, *offset);
+            }
+            model.items.clear();
+            tree.blocks.insert(Store::ROOT, Arc::new(model));
+            Ok(())
+        })?;
+        if !emptied {
+            return Err("an empty store is full".into());
+        }
+        for _ in 0..2 {
+            self.check(|store| store.reclaim())?;
+            self.check(|store| store.checkpoint())?;
+        }
+        self.durable();
+        self.verify_open()?;
+        let (used, empty) = (self.used(), self.used_when_empty);
+        if used > empty + 16 {
+            return Err(format!("{} sectors are lost", used - empty));
+        }
+        self.adopt(self.device.image(), &self.history.clone())?;
+        let reopened = self.used();
+        if reopened != used {
+            return Err(format!("{used} sectors in use, {reopened} after opening again"));
+        }
+        Ok(())
+    }
+}
+
+/// Opens an image twice and finds out which of the states it shows.
+pub fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, String> {
+    let device = Arc::new(FaultyDevice::from_image(image.clone(), 0));
+    let store = Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
+    let number = counter(&store).map_err(|error| format!("counter: {error}"))?;
+    let names: Vec<String> = store.snapshot_list().into_iter().map(|snapshot| snapshot.name).collect();
+    let mut why = String::new();
+    let fits = |moment: &&Moment| {
+        moment.tree.counter == number && moment.snapshots.keys().cloned().eq(sorted(&names))
+    };
+    let found = allowed.iter().rev().filter(fits).find(|moment| match compare(&store, &moment.tree) {
+        Ok(()) => true,
+        Err(reason) => {
+            why = reason;
+            false
+        }
+    });
+    let Some(found) = found else {
+        let range = (allowed.front().map(|m| m.tree.counter), allowed.back().map(|m| m.tree.counter));
+        return Err(format!("shows state {number} with {names:?} (allowed {range:?}): {why}"));
+    };
+    drop(store);
+    let again = Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("again: {error}"))?;
+    compare(&again, &found.tree).map_err(|why| format!("opened again: {why}"))?;
+    compare_snapshots(device, found)?;
+    Ok(found.clone())
+}
+
+fn sorted(names: &[String]) -> Vec<String> {
+    let mut names = names.to_vec();
+    names.sort();
+    names
+}
