@@ -23,14 +23,49 @@
 //!    several are taken in the order of their ids. No lock is held across the engine's `sync`.
 //! 3. Reading data or attributes takes no `operation` lock.
 
-mod stubs;
+mod allocate;
+mod attributes;
+mod change;
+mod copy;
+mod create;
+mod extended;
+mod locks;
+mod lookup;
+mod mount;
+mod read;
+mod readdir;
+mod remove;
+mod rename;
+mod sync;
+mod write;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use blocktree_engine::Store;
+use parking_lot::Mutex;
+
+use crate::Ino;
+use crate::directory::NameHash;
 use crate::error::{FsError, Result};
+use crate::events::Hub;
+use crate::inode::InodeTable;
 use crate::layout::Time;
-use crate::{Ino, SetAttributes, Stat};
+use crate::lock::LockTable;
 
 /// A mounted filesystem. All methods may be called from many threads.
-pub struct Fs {}
+pub struct Fs {
+    store: Store,
+    options: MountOptions,
+    inodes: InodeTable,
+    names: NameHash,
+    events: Hub,
+    locks: Arc<LockTable>,
+    /// Held while a directory changes its parent, so that two renames do not make a loop together.
+    tree_shape: Mutex<()>,
+    /// The newest operation that is known to be durable.
+    durable: AtomicU64,
+}
 
 /// On whose behalf something is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,6 +139,35 @@ pub enum FallocateMode {
     ZeroRange { keep_size: bool },
     CollapseRange,
     InsertRange,
+}
+
+impl FallocateMode {
+    /// From the flags of the system call. `FALLOC_FL_UNSHARE_RANGE` and others to come are not supported.
+    pub fn from_bits(bits: i32) -> Result<Self> {
+        const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        let keep_size = bits & KEEP_SIZE != 0;
+        match (bits & !KEEP_SIZE, keep_size) {
+            (0, _) => Ok(Self::Allocate { keep_size }),
+            (libc::FALLOC_FL_PUNCH_HOLE, true) => Ok(Self::PunchHole),
+            (libc::FALLOC_FL_ZERO_RANGE, _) => Ok(Self::ZeroRange { keep_size }),
+            (libc::FALLOC_FL_COLLAPSE_RANGE, false) => Ok(Self::CollapseRange),
+            (libc::FALLOC_FL_INSERT_RANGE, false) => Ok(Self::InsertRange),
+            _ => Err(FsError::NotSupported("this mode of fallocate")),
+        }
+    }
+}
+
+impl RenameFlags {
+    /// From the flags of the system call.
+    pub fn from_bits(bits: u32) -> Result<Self> {
+        if bits & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
+            return Err(FsError::Invalid("this flag of renameat2"));
+        }
+        Ok(Self {
+            no_replace: bits & libc::RENAME_NOREPLACE != 0,
+            exchange: bits & libc::RENAME_EXCHANGE != 0,
+        })
+    }
 }
 
 /// What lseek(2) looks for.

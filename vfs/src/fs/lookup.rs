@@ -1,0 +1,122 @@
+//! From names to inodes, and how long the kernel knows them.
+
+use std::sync::Arc;
+
+use super::change::live_directory;
+use super::{Fs, OpenFlags};
+use crate::directory::{Place, check_name, find};
+use crate::events::{Intent, Mask, Range};
+use crate::inode::{Inode, Unused};
+use crate::layout::FileKind;
+use crate::lock::LockOwner;
+use crate::{FsError, Ino, Result, SetAttributes, Stat};
+
+/// How often a lookup starts again when entry and inode do not fit, before that is believed to be damage.
+const LOOKUP_ATTEMPTS: usize = 16;
+
+impl Fs {
+    /// Finds a name and counts the kernel's knowledge of the inode up by one: see [`Fs::forget`]. `.` and `..`
+    /// are found too.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
+        check_name(name)?;
+        let directory = self.inode(parent)?;
+        for _ in 0..LOOKUP_ATTEMPTS {
+            let attributes = live_directory(&directory)?;
+            let child = match name {
+                b"." => parent,
+                b".." => attributes.parent,
+                _ => find(&self.store, &directory, self.names.of(&directory, name), name)?.taken()?.1.child,
+            };
+            if let Some(inode) = self.count_child(child)? {
+                return Ok(self.stat(&inode));
+            }
+        }
+        Err(FsError::Malformed { ino: parent, what: "an entry leads to no inode" })
+    }
+
+    /// Counts a lookup of an inode that an entry was just seen to lead to. `None` if it has gone since.
+    pub(super) fn count_child(&self, ino: Ino) -> Result<Option<Arc<Inode>>> {
+        match self.inode(ino) {
+            Ok(inode) if self.inodes.count_lookup(&inode) => Ok(Some(inode)),
+            Ok(inode) => {
+                inode.settle();
+                Ok(None)
+            }
+            Err(FsError::Stale) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes `count` lookups back. lookup, create, mknod, mkdir, symlink, link and each accepted entry of
+    /// readdirplus except `.` and `..` count one each.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if ino != Self::ROOT {
+            self.ended(self.inodes.uncount_lookups(ino, count));
+        }
+    }
+
+    /// Counts an open up. Opens carry no other state: a transport may use any number as file handle. An inode
+    /// without names lives until the last release and forget.
+    pub fn open(&self, ino: Ino, flags: OpenFlags) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let kind = inode.attributes().kind;
+        if flags.write || flags.truncate {
+            match kind {
+                FileKind::Directory => return Err(FsError::IsDirectory),
+                FileKind::Symlink => return Err(FsError::Invalid("a symlink is not opened")),
+                _ => {}
+            }
+            self.writable()?;
+        }
+        if flags.write {
+            self.events
+                .announce(Mask::DATA, || Intent::Data { ino, range: Range { start: 0, end: u64::MAX } })?;
+        }
+        if flags.truncate && kind == FileKind::Regular {
+            let changes = SetAttributes {
+                size: Some(0),
+                kill_privileges: flags.kill_privileges,
+                ..SetAttributes::default()
+            };
+            self.set(&inode, &changes)?;
+        }
+        if self.inodes.count_open(&inode) { Ok(()) } else { Err(FsError::Stale) }
+    }
+
+    /// Counts an open down, and ends the flock locks of `flock_owner`.
+    pub fn release(&self, ino: Ino, flock_owner: Option<LockOwner>) {
+        if let Some(owner) = flock_owner {
+            self.locks.end_flock(ino, owner);
+        }
+        self.ended(self.inodes.uncount_open(ino));
+    }
+
+    pub fn opendir(&self, ino: Ino) -> Result<()> {
+        let inode = self.inode(ino)?;
+        if inode.attributes().kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        if self.inodes.count_open(&inode) { Ok(()) } else { Err(FsError::Stale) }
+    }
+
+    pub fn releasedir(&self, ino: Ino) {
+        self.ended(self.inodes.uncount_open(ino));
+    }
+
+    fn ended(&self, unused: Unused) {
+        match unused {
+            Unused::Nothing => {}
+            Unused::Idle(inode) => self.write_access_time(&inode),
+            Unused::Destroy(inode) => self.destroy(&inode),
+        }
+    }
+
+    pub(super) fn stat(&self, inode: &Inode) -> Stat {
+        Stat::new(inode.ino, &inode.attributes(), inode.block.sectors())
+    }
+
+    /// Where a name is in a directory.
+    pub(super) fn place(&self, directory: &Inode, name: &[u8]) -> Result<Place> {
+        find(&self.store, directory, self.names.of(directory, name), name)
+    }
+}

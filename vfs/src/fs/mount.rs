@@ -1,0 +1,187 @@
+//! From a store to a filesystem and back.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blocktree_engine::format::BlockId;
+use blocktree_engine::{Seq, Store};
+use parking_lot::Mutex;
+use zerocopy::IntoBytes;
+
+use super::{Fs, MountOptions};
+use crate::directory::NameHash;
+use crate::events::{Events, Hub, Mask, Observer};
+use crate::inode::{Inode, InodeTable};
+use crate::layout::{Attributes, FileKind, Time};
+use crate::lock::LockTable;
+use crate::{FsError, Result};
+
+const INODE_CACHE_COUNT: usize = 64 << 10;
+
+/// Times are multiples of this: a burst of writes within one changes an inode's attributes once. Linux's own
+/// filesystems count in ticks of 1 to 10 ms.
+const TIME_GRANULARITY_NS: u32 = 1_000_000;
+
+impl Fs {
+    /// The root directory.
+    pub const ROOT: BlockId = Store::ROOT;
+
+    /// Makes the root directory, mode 0755, of a store that was just created, and makes it durable.
+    pub fn format(store: &Store, uid: u32, gid: u32) -> Result<()> {
+        let now = system_time();
+        let attributes = Attributes {
+            kind: FileKind::Directory,
+            permissions: 0o755,
+            uid,
+            gid,
+            nlink: 2,
+            rdev: 0,
+            size: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            parent: Self::ROOT,
+            xattr_count: 0,
+            xattr_name_bytes: 0,
+            has_access_acl: false,
+            has_default_acl: false,
+            has_capability: false,
+        };
+        let mut transaction = store.transaction();
+        let root = transaction.create(attributes.encode().as_bytes());
+        if root.id() != Self::ROOT {
+            return Err(FsError::Invalid("the store holds something already"));
+        }
+        let seq = transaction.apply()?;
+        Ok(store.sync(seq)?)
+    }
+
+    /// Starts to serve a store's tree; ends what was unlinked but still open at a crash.
+    pub fn mount(store: Store, options: MountOptions) -> Result<Self> {
+        if !options.read_only {
+            for id in store.orphans()? {
+                if let Some(block) = store.block(id)? {
+                    let mut transaction = store.transaction();
+                    transaction.destroy(&block);
+                    transaction.apply()?;
+                }
+            }
+        }
+        let unused_max = match options.inode_cache_count {
+            0 => INODE_CACHE_COUNT,
+            count => count,
+        };
+        let fs = Self {
+            names: NameHash(options.name_hash),
+            events: Hub::new(store.newest()),
+            store,
+            options,
+            inodes: InodeTable::new(unused_max),
+            locks: Arc::new(LockTable::default()),
+            tree_shape: Mutex::new(()),
+            durable: AtomicU64::new(0),
+        };
+        let root = fs.inode(Self::ROOT)?;
+        if root.attributes().kind != FileKind::Directory {
+            return Err(FsError::Malformed { ino: Self::ROOT, what: "the root is no directory" });
+        }
+        // The kernel knows it from the start and never forgets it.
+        fs.inodes.count_lookup(&root);
+        drop(root);
+        Ok(fs)
+    }
+
+    /// Writes down what is pending (access times, orphans) and makes everything durable. Call it when no
+    /// operation runs any more; the store stays open.
+    pub fn unmount(&self) -> Result<()> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        for inode in self.inodes.all() {
+            if inode.attributes().nlink == 0 {
+                if self.inodes.kill(&inode) {
+                    self.destroy(&inode);
+                }
+            } else {
+                self.write_access_time(&inode);
+            }
+        }
+        self.syncfs()
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Inodes in memory: those in use, and a bounded number of others.
+    pub fn inodes_in_memory(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// From now on the observer is asked and told.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.events.observe(observer, &self.store);
+    }
+
+    /// Events after `seq` that the queue still holds; starts with [`crate::Event::Overflow`] if some are missing.
+    pub fn events_since(&self, seq: Seq) -> Events {
+        self.events.since(seq)
+    }
+
+    pub(super) fn now(&self) -> Time {
+        match self.options.clock {
+            Some(clock) => clock(),
+            None => system_time(),
+        }
+    }
+
+    /// The inode, from memory or from the store.
+    pub(super) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+        self.inodes.get(ino, |changed| {
+            let block = self.store.block(ino)?.ok_or(FsError::Stale)?;
+            let bytes = self.store.attributes(&block)?;
+            let attributes = Attributes::decode(&bytes)
+                .map_err(|malformed| FsError::Malformed { ino, what: malformed.0 })?;
+            if attributes.nlink == 0 {
+                return Err(FsError::Stale);
+            }
+            Ok(Inode::new(ino, block, attributes, changed))
+        })
+    }
+
+    /// Destroys the block of an inode that is dead.
+    pub(super) fn destroy(&self, inode: &Inode) {
+        let guard = inode.lock_dead();
+        let mut transaction = self.store.transaction();
+        transaction.destroy(&inode.block);
+        // If it fails, it stays an orphan until the next mount.
+        if let Err(error) = transaction.apply() {
+            tracing::warn!(ino = inode.ino, %error, "an inode without names stays until the next mount");
+        }
+        drop(guard);
+        self.locks.forget(inode.ino);
+    }
+
+    /// Writes a pending access time down; if that fails, it is lost.
+    pub(super) fn write_access_time(&self, inode: &Arc<Inode>) {
+        if !inode.state().atime_pending {
+            return;
+        }
+        let Ok(_guard) = inode.lock() else { return };
+        let Ok(mut change) = self.change() else { return };
+        change.edit_metadata(inode);
+        let ino = inode.ino;
+        let _ = change.commit(Mask::default(), || crate::Event::Attributes { ino });
+    }
+}
+
+fn system_time() -> Time {
+    let (seconds, nanoseconds) = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
+        Err(_) => (0, 0),
+    };
+    Time { seconds, nanoseconds: nanoseconds - nanoseconds % TIME_GRANULARITY_NS }
+}

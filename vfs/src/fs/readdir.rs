@@ -1,0 +1,104 @@
+//! Reading directories.
+//!
+//! Entries come in the order of their positions; a cookie is the position of the entry it follows. So an entry that
+//! stays is handed out exactly once, whatever is added and removed meanwhile.
+
+use super::{DirectoryEntry, Fs};
+use crate::directory::decode;
+use crate::layout::{ENTRY_POSITION_FIRST, FileKind, ITEM_ENTRY};
+use crate::{FsError, Ino, Result, Stat};
+
+const COOKIE_DOT: u64 = 1;
+const COOKIE_DOT_DOT: u64 = 2;
+
+const BATCH_MIN: usize = 32;
+const BATCH_MAX: usize = 512;
+
+impl Fs {
+    /// Hands out entries after `cookie` (0: from the start) until `take` answers false (that entry was not
+    /// taken) or the directory ends.
+    pub fn readdir(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        take: &mut dyn FnMut(&DirectoryEntry<'_>) -> bool,
+    ) -> Result<()> {
+        let directory = self.inode(ino)?;
+        let attributes = directory.attributes();
+        if attributes.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        if attributes.nlink == 0 {
+            // As in Linux: a directory that was removed has no entries, not even dots.
+            return Ok(());
+        }
+        let kind = FileKind::Directory;
+        if cookie < COOKIE_DOT && !take(&DirectoryEntry { ino, kind, name: b".", cookie: COOKIE_DOT }) {
+            return Ok(());
+        }
+        let dot_dot = DirectoryEntry { ino: attributes.parent, kind, name: b"..", cookie: COOKIE_DOT_DOT };
+        if cookie < COOKIE_DOT_DOT && !take(&dot_dot) {
+            return Ok(());
+        }
+        let mut from = cookie.saturating_add(1).max(ENTRY_POSITION_FIRST);
+        let mut limit = BATCH_MIN;
+        loop {
+            let items = self.store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
+            let complete = items.len() < limit;
+            for (position, item) in items {
+                let entry = decode(&directory, &item)?;
+                let entry = DirectoryEntry {
+                    ino: entry.child,
+                    kind: entry.kind,
+                    name: &entry.name,
+                    cookie: position,
+                };
+                if !take(&entry) {
+                    self.accessed(&directory);
+                    return Ok(());
+                }
+                from = position.saturating_add(1);
+            }
+            if complete {
+                self.accessed(&directory);
+                return Ok(());
+            }
+            limit = (limit * 2).min(BATCH_MAX);
+        }
+    }
+
+    /// As [`Fs::readdir`], each entry with its attributes. Every taken entry but `.` and `..` counts a lookup.
+    pub fn readdirplus(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        take: &mut dyn FnMut(&DirectoryEntry<'_>, &Stat) -> bool,
+    ) -> Result<()> {
+        let mut failed = None;
+        self.readdir(ino, cookie, &mut |entry| {
+            let taken = match entry.name {
+                b"." | b".." => self.getattr(entry.ino).map(|stat| take(entry, &stat)),
+                _ => self.take_counted(entry, take),
+            };
+            taken.unwrap_or_else(|error| {
+                failed = Some(error);
+                false
+            })
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn take_counted(
+        &self,
+        entry: &DirectoryEntry<'_>,
+        take: &mut dyn FnMut(&DirectoryEntry<'_>, &Stat) -> bool,
+    ) -> Result<bool> {
+        // Removed since the entry was read: as if it had been removed before.
+        let Some(inode) = self.count_child(entry.ino)? else { return Ok(true) };
+        let taken = take(entry, &self.stat(&inode));
+        if !taken {
+            self.forget(entry.ino, 1);
+        }
+        Ok(taken)
+    }
+}

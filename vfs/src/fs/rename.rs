@@ -1,0 +1,227 @@
+//! renameat2(2).
+
+use std::sync::Arc;
+
+use super::change::live_directory;
+use super::create::gone;
+use super::{Fs, RenameFlags};
+use crate::directory::{Place, check_name, delete, put};
+use crate::events::{Event, Intent, Mask};
+use crate::inode::{Inode, lock_all};
+use crate::layout::{Entry, FileKind, LINKS_MAX};
+use crate::{FsError, Ino, Result};
+
+/// Deeper trees than any path reaches are damage.
+const DEPTH_MAX: usize = 1 << 20;
+
+/// The four inodes of a rename, locked, and where their entries are.
+struct Move<'a> {
+    source: &'a Arc<Inode>,
+    target: &'a Arc<Inode>,
+    child: Arc<Inode>,
+    from: (u64, Entry),
+    victim: Option<(u64, Entry, Arc<Inode>)>,
+    /// Where the new name goes if there is no victim.
+    free: Option<u64>,
+}
+
+impl Fs {
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        check_name(name)?;
+        check_name(new_name)?;
+        if [name, new_name].iter().any(|name| *name == b"." || *name == b"..") {
+            return Err(FsError::Invalid("dot and dot-dot are not renamed"));
+        }
+        if flags.no_replace && flags.exchange {
+            return Err(FsError::Invalid("NOREPLACE with EXCHANGE"));
+        }
+        self.events.announce(Mask::RENAME, || Intent::Rename { parent, name, new_parent, new_name })?;
+        let source = self.inode(parent)?;
+        let target = self.inode(new_parent)?;
+        let _shape = (parent != new_parent).then(|| self.tree_shape.lock());
+        loop {
+            live_directory(&source)?;
+            live_directory(&target)?;
+            let from = self.place(&source, name)?.taken()?;
+            let to = self.place(&target, new_name)?;
+            let Some(child) = self.child(&source, name, from.1.child)? else { continue };
+            let victim = match &to {
+                Place::Free(_) => None,
+                Place::Taken { entry, .. } => match self.child(&target, new_name, entry.child)? {
+                    Some(victim) => Some(victim),
+                    None => continue,
+                },
+            };
+            let mut inodes = vec![&source, &target, &child];
+            inodes.extend(&victim);
+            let Ok(_guards) = lock_all(&inodes) else {
+                child.settle();
+                if let Some(victim) = &victim {
+                    victim.settle();
+                }
+                continue;
+            };
+            if self.place(&source, name)?.taken()? != from || self.place(&target, new_name)? != to {
+                continue;
+            }
+            let (victim, free) = match (to, victim.clone()) {
+                (Place::Taken { position, entry }, Some(victim)) => (Some((position, entry, victim)), None),
+                (Place::Free(position), _) => (None, position),
+                (Place::Taken { .. }, None) => continue,
+            };
+            let moving = Move { source: &source, target: &target, child: child.clone(), from, victim, free };
+            return self.rename_locked(moving, name, new_name, flags);
+        }
+    }
+
+    fn rename_locked(
+        &self,
+        moving: Move<'_>,
+        name: &[u8],
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let Move { source, target, child, .. } = &moving;
+        let is_directory = child.attributes().kind == FileKind::Directory;
+        if flags.no_replace && moving.victim.is_some() {
+            return Err(FsError::Exists);
+        }
+        if flags.exchange && moving.victim.is_none() {
+            return Err(FsError::NotFound);
+        }
+        let elsewhere = source.ino != target.ino;
+        if is_directory && elsewhere && self.is_within(target, child.ino)? {
+            return Err(FsError::Invalid("a directory does not move below itself"));
+        }
+        if let Some((.., victim)) = &moving.victim {
+            if victim.ino == child.ino {
+                // Two names of one file: POSIX says nothing happens.
+                return Ok(());
+            }
+            let victim_is_directory = victim.attributes().kind == FileKind::Directory;
+            if victim_is_directory && elsewhere && self.is_within(source, victim.ino)? {
+                return Err(match flags.exchange {
+                    true => FsError::Invalid("a directory does not move below itself"),
+                    false => FsError::NotEmpty,
+                });
+            }
+            if !flags.exchange {
+                match (is_directory, victim_is_directory) {
+                    (true, false) => return Err(FsError::NotDirectory),
+                    (false, true) => return Err(FsError::IsDirectory),
+                    (true, true) => self.check_empty(victim)?,
+                    (false, false) => {}
+                }
+            }
+        }
+        match flags.exchange {
+            true => self.exchange(&moving, name, new_name),
+            false => self.replace(&moving, new_name),
+        }
+    }
+
+    fn replace(&self, moving: &Move<'_>, new_name: &[u8]) -> Result<()> {
+        let Move { source, target, child, from, victim, free } = moving;
+        let kind = from.1.kind;
+        let mut change = self.change()?;
+        let now = change.now;
+        delete(&mut change.transaction, source, from.0);
+        let position = match victim {
+            Some((position, ..)) => *position,
+            None => free.ok_or(FsError::DirectoryFull)?,
+        };
+        put(&mut change.transaction, target, position, &child.block, kind, new_name);
+        change.edit_directory(source, -1);
+        change.edit_directory(target, if victim.is_some() { 0 } else { 1 });
+        if let Some((_, entry, victim)) = victim {
+            change.unname(victim);
+            if entry.kind == FileKind::Directory {
+                leave_directory(change.edit(target));
+            }
+        }
+        change.edit(child).ctime = now;
+        if kind == FileKind::Directory && source.ino != target.ino {
+            change.edit(child).parent = target.ino;
+            leave_directory(change.edit(source));
+            enter_directory(change.edit(target))?;
+        }
+        let replaced = victim.as_ref().map(|(.., victim)| victim.ino);
+        let (parent, new_parent, ino) = (source.ino, target.ino, child.ino);
+        change.commit(Mask::RENAME, || Event::Renamed {
+            parent,
+            new_parent,
+            ino,
+            replaced,
+            exchanged: false,
+        })?;
+        Ok(())
+    }
+
+    fn exchange(&self, moving: &Move<'_>, name: &[u8], new_name: &[u8]) -> Result<()> {
+        let Move { source, target, child, from, victim, .. } = moving;
+        let (position, entry, other) = victim.as_ref().ok_or(FsError::NotFound)?;
+        let mut change = self.change()?;
+        let now = change.now;
+        put(&mut change.transaction, target, *position, &child.block, from.1.kind, new_name);
+        put(&mut change.transaction, source, from.0, &other.block, entry.kind, name);
+        change.edit_directory(source, 0);
+        change.edit_directory(target, 0);
+        change.edit(child).ctime = now;
+        change.edit(other).ctime = now;
+        if source.ino != target.ino {
+            for (kind, moved, old, new) in
+                [(from.1.kind, child, source, target), (entry.kind, other, target, source)]
+            {
+                if kind == FileKind::Directory {
+                    change.edit(moved).parent = new.ino;
+                    leave_directory(change.edit(old));
+                    enter_directory(change.edit(new))?;
+                }
+            }
+        }
+        let (parent, new_parent, ino, replaced) = (source.ino, target.ino, child.ino, Some(other.ino));
+        change.commit(Mask::RENAME, || Event::Renamed {
+            parent,
+            new_parent,
+            ino,
+            replaced,
+            exchanged: true,
+        })?;
+        Ok(())
+    }
+
+    /// Whether `directory` is `ancestor` or lies below it. The caller holds `tree_shape` if that may be.
+    fn is_within(&self, directory: &Arc<Inode>, ancestor: Ino) -> Result<bool> {
+        let mut at = directory.clone();
+        for _ in 0..DEPTH_MAX {
+            if at.ino == ancestor {
+                return Ok(true);
+            }
+            let parent = at.attributes().parent;
+            if parent == at.ino || parent == 0 {
+                return Ok(false);
+            }
+            at = self.inode(parent).map_err(gone)?;
+        }
+        Err(FsError::Malformed { ino: directory.ino, what: "the directories above it make a loop" })
+    }
+}
+
+fn leave_directory(attributes: &mut crate::layout::Attributes) {
+    attributes.nlink = attributes.nlink.saturating_sub(1);
+}
+
+fn enter_directory(attributes: &mut crate::layout::Attributes) -> Result<()> {
+    if attributes.nlink >= LINKS_MAX {
+        return Err(FsError::TooManyLinks);
+    }
+    attributes.nlink += 1;
+    Ok(())
+}
