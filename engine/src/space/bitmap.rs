@@ -60,6 +60,18 @@ impl Bitmap {
         masks(from, count).map(|(word, mask)| u64::from((!self.words[word] & mask).count_ones())).sum()
     }
 
+    /// The bits that are set here but not in `other`.
+    pub(crate) fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+        self.words.iter().zip(&other.words).enumerate().flat_map(|(index, (own, other))| {
+            let mut bits = own & !other;
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros())?;
+                bits &= bits - 1;
+                Some(index as u64 * BITS + u64::from(bit))
+            })
+        })
+    }
+
     /// The first free run at or behind `from` that is at least `min` long, cut at `max`.
     pub(crate) fn find_free(&self, from: u64, min: u64, max: u64) -> Option<(u64, u64)> {
         let end = WORDS as u64 * BITS;
