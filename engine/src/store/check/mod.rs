@@ -23,6 +23,8 @@ mod live;
 mod repair;
 mod snapshots;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
