@@ -327,8 +327,8 @@ fn reads_and_writes_at_any_place_match_a_model() {
     }
 }
 
-/// A user that owns nothing else.
-const USER: u32 = 61_234;
+/// Debian's `nobody`: fusermount3 wants a user with a name.
+const USER: u32 = 65_534;
 
 #[test]
 fn an_ordinary_user_mounts_what_is_theirs() {

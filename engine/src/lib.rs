@@ -5,6 +5,7 @@ pub mod crypto;
 pub mod device;
 mod error;
 pub mod format;
+mod hits;
 pub mod limits;
 mod space;
 mod store;

@@ -30,6 +30,10 @@ impl Bitmap {
         }
     }
 
+    pub(crate) fn is_used(&self, bit: u64) -> bool {
+        self.words[(bit / BITS) as usize] & (1 << (bit % BITS)) != 0
+    }
+
     /// Sets a range to `used`; `false`, and nothing changed, if any of it already was.
     pub(crate) fn set_range(&mut self, from: u64, count: u64, used: bool) -> bool {
         let all_differ = masks(from, count).all(|(word, mask)| {
@@ -54,6 +58,18 @@ impl Bitmap {
 
     pub(crate) fn count_free(&self, from: u64, count: u64) -> u64 {
         masks(from, count).map(|(word, mask)| u64::from((!self.words[word] & mask).count_ones())).sum()
+    }
+
+    /// The bits that are set here but not in `other`.
+    pub(crate) fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+        self.words.iter().zip(&other.words).enumerate().flat_map(|(index, (own, other))| {
+            let mut bits = own & !other;
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros())?;
+                bits &= bits - 1;
+                Some(index as u64 * BITS + u64::from(bit))
+            })
+        })
     }
 
     /// The first free run at or behind `from` that is at least `min` long, cut at `max`.

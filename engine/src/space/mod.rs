@@ -16,7 +16,7 @@ mod table;
 use std::sync::Arc;
 
 pub(crate) use bitmap::Bitmap;
-pub(crate) use table::{Table, TableError};
+pub(crate) use table::{Table, TableError, count_free};
 
 use crate::device::Device;
 use crate::format::Layout;
@@ -104,7 +104,7 @@ impl Space {
                 space.free += u64::from(region.free);
                 space.free_reserve += u64::from(region.free_reserve);
             }
-        })?;
+        });
         Ok(space)
     }
 
@@ -119,6 +119,22 @@ impl Space {
 
     pub(crate) fn volume_sectors(&self) -> u64 {
         self.volume_sectors
+    }
+
+    /// Takes a region's bitmap as it is given here, whatever the table says.
+    pub(crate) fn set_bitmap(&mut self, index: usize, bitmap: Bitmap) {
+        if self.regions[index].bitmap.is_none() {
+            self.take_bitmap(index, bitmap);
+        }
+    }
+
+    /// Sectors that data and index take.
+    pub(crate) fn in_use(&self) -> u64 {
+        let usable = (0..self.regions.len()).map(|index| {
+            let end = self.volume_sectors.min((index as u64 + 1) * REGION_SECTORS);
+            end.saturating_sub(self.first_usable(index))
+        });
+        usable.sum::<u64>().saturating_sub(self.free + self.free_reserve)
     }
 
     /// Sectors from here on were never written.
@@ -383,23 +399,27 @@ impl Space {
     /// The live bitmap of a region, read from the table at first.
     fn bitmap(&mut self, index: usize) -> Result<&mut Bitmap, TableError> {
         if self.regions[index].bitmap.is_none() {
-            let mut bitmap = self.table.read_bitmap(&*self.device, index as u64)?;
-            let start = index as u64 * REGION_SECTORS;
-            // What is not the allocator's to give counts as used.
-            bitmap.fill_range(0, self.first_usable(index) - start, true);
-            let end = self.volume_sectors.min(start + REGION_SECTORS) - start;
-            bitmap.fill_range(end, REGION_SECTORS - end, true);
-            let reserve = self.reserve(index);
-            let free_reserve = bitmap.count_free(reserve.sector - start, reserve.sectors);
-            let free = bitmap.count_free(0, REGION_SECTORS) - free_reserve;
-            let region = &mut self.regions[index];
-            self.free = self.free - u64::from(region.free) + free;
-            self.free_reserve = self.free_reserve - u64::from(region.free_reserve) + free_reserve;
-            region.free = free as u32;
-            region.free_reserve = free_reserve as u32;
-            region.bitmap = Some(Box::new(bitmap));
+            let bitmap = self.table.read_bitmap(&*self.device, index as u64)?;
+            self.take_bitmap(index, bitmap);
         }
         Ok(self.regions[index].bitmap.as_mut().expect("just read"))
+    }
+
+    fn take_bitmap(&mut self, index: usize, mut bitmap: Bitmap) {
+        let start = index as u64 * REGION_SECTORS;
+        // What is not the allocator's to give counts as used.
+        bitmap.fill_range(0, self.first_usable(index) - start, true);
+        let end = self.volume_sectors.min(start + REGION_SECTORS) - start;
+        bitmap.fill_range(end, REGION_SECTORS - end, true);
+        let reserve = self.reserve(index);
+        let free_reserve = bitmap.count_free(reserve.sector - start, reserve.sectors);
+        let free = bitmap.count_free(0, REGION_SECTORS) - free_reserve;
+        let region = &mut self.regions[index];
+        self.free = self.free - u64::from(region.free) + free;
+        self.free_reserve = self.free_reserve - u64::from(region.free_reserve) + free_reserve;
+        region.free = free as u32;
+        region.free_reserve = free_reserve as u32;
+        region.bitmap = Some(Box::new(bitmap));
     }
 
     /// The first sector of a region that may be allocated.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::crypto::{Secret, Unopenable, open_key, wrap_key};
 use crate::format::{BlockHeader, BlockId, WRAPPED_KEY_BYTES};
+use crate::hits::Hits;
 
 /// A handle on a block: its id and its keys. Cheap to clone. All handles on one block share their state.
 #[derive(Clone)]
@@ -98,11 +99,21 @@ impl BlockState {
 #[derive(Default)]
 pub(super) struct OpenBlocks {
     blocks: Mutex<HashMap<BlockId, Weak<BlockState>>>,
+    hits: Hits,
 }
 
 impl OpenBlocks {
     pub(super) fn get(&self, id: BlockId) -> Option<Block> {
-        self.blocks.lock().get(&id)?.upgrade().map(Block)
+        self.hits.asked();
+        let block = self.blocks.lock().get(&id).and_then(Weak::upgrade).map(Block);
+        if block.is_none() {
+            self.hits.missed();
+        }
+        block
+    }
+
+    pub(super) fn hits(&self) -> &Hits {
+        &self.hits
     }
 
     /// Shares `state`, unless another thread was first.

@@ -116,6 +116,7 @@ impl Core {
             layers.frozen = None;
         }
         *generation = moment.generation;
+        self.generation.store(moment.generation, Ordering::Release);
         self.durable_seq.fetch_max(moment.seq, Ordering::AcqRel);
         self.nodes.store(moment.nodes, Ordering::Release);
         self.log_tail.store(appended, Ordering::Release);
@@ -337,18 +338,18 @@ pub(super) fn superblock_hash(superblock: &Superblock) -> Hash {
 }
 
 /// Where a merge puts its nodes.
-struct Sink<'a> {
+pub(super) struct Sink<'a> {
     core: &'a Core,
     seq: u64,
     deltas: Vec<Delta>,
     freed: Vec<Run>,
-    allocated: u64,
-    replaced: u64,
+    pub(super) allocated: u64,
+    pub(super) replaced: u64,
     writes: VecDeque<Completion>,
 }
 
 impl<'a> Sink<'a> {
-    fn new(core: &'a Core, seq: u64) -> Self {
+    pub(super) fn new(core: &'a Core, seq: u64) -> Self {
         Self {
             core,
             seq,
@@ -362,7 +363,7 @@ impl<'a> Sink<'a> {
 
     /// Waits for all nodes; returns what happened to space, and what may be used again once the checkpoint is
     /// durable.
-    fn finish(mut self) -> Result<(Vec<Delta>, Vec<Run>)> {
+    pub(super) fn finish(mut self) -> Result<(Vec<Delta>, Vec<Run>)> {
         while let Some(write) = self.writes.pop_front() {
             write.wait().map_err(|error| self.core.poison_with("write", &error))?;
         }
@@ -399,7 +400,7 @@ impl NodeSink for Sink<'_> {
         self.replaced += 1;
         debug_assert!(ptr.birth.get() <= self.seq);
         // A node that a snapshot holds lives on with it.
-        if self.core.snapshots.lock().pin_node(ptr.birth.get()).is_none() {
+        if !self.core.snapshots.lock().pins_node(ptr.birth.get(), self.seq) {
             self.freed.push(run);
         }
     }

@@ -1,7 +1,9 @@
-//! STAND-IN, so that the command line type-checks: what a store says about itself. The engine's author replaces it.
+//! What a store says about itself.
+
+use std::sync::atomic::Ordering;
 
 use super::Store;
-use crate::error::Result;
+use crate::format::FORMAT_VERSION;
 
 /// What a store says about itself: nothing secret, all of it cheap to tell.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -22,31 +24,38 @@ pub struct StoreInfo {
     pub log_used_sectors: u64,
     /// Counts checkpoints.
     pub generation: u64,
-    /// Between 0 and 1.
+    /// Index nodes found in memory, of all that were asked for since the store was opened: between 0 and 1, and 1
+    /// where none was.
     pub node_cache_hit_rate: f64,
+    /// The same of the keys of blocks.
     pub block_cache_hit_rate: f64,
 }
 
-/// What a scrub found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ScrubReport {
-    pub sectors_checked: u64,
-    /// Sectors that are not what was written.
-    pub damaged: u64,
-    /// Those of them that are whole again.
-    pub repaired: u64,
-    /// It ended early because `progress` said so.
-    pub stopped: bool,
+impl Store {
+    /// What the store says about itself.
+    pub fn info(&self) -> StoreInfo {
+        let core = &self.core;
+        let usage = core.usage();
+        // One after the other: none of these locks is held with another.
+        let appended = core.sealer.lock().appended;
+        let volume_sectors = core.space.lock().volume_sectors();
+        StoreInfo {
+            store_id: hexadecimal(&core.keys.store_id),
+            format_version: FORMAT_VERSION,
+            root_principal: hexadecimal(&core.keys.root_principal),
+            capacity_sectors: core.capacity_sectors,
+            volume_sectors,
+            free_sectors: usage.free,
+            used_sectors: usage.used,
+            log_sectors: core.layout.log_sectors(),
+            log_used_sectors: appended.saturating_sub(core.log_tail.load(Ordering::Acquire)),
+            generation: core.generation.load(Ordering::Acquire),
+            node_cache_hit_rate: core.tree.cache_hits().rate(),
+            block_cache_hit_rate: core.open_blocks.hits().rate(),
+        }
+    }
 }
 
-impl Store {
-    pub fn info(&self) -> StoreInfo {
-        unimplemented!()
-    }
-
-    /// Reads and verifies everything the store holds, while it is in use. `progress` gets the sectors done and the
-    /// sectors in all, and answers whether to go on.
-    pub fn scrub(&self, _progress: &dyn Fn(u64, u64) -> bool) -> Result<ScrubReport> {
-        unimplemented!()
-    }
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -20,6 +20,7 @@ mod overlay;
 mod read;
 mod reclaim;
 mod resolve;
+mod scrub;
 mod snapshot;
 mod transaction;
 
@@ -42,8 +43,9 @@ use crate::tree::Tree;
 
 pub use block::Block;
 pub use check::{CheckOptions, CheckReport, Problem, check};
-pub use info::{ScrubReport, StoreInfo};
+pub use info::StoreInfo;
 pub use open::OpenError;
+pub use scrub::ScrubReport;
 pub use snapshot::{SnapshotError, SnapshotInfo};
 pub use transaction::Transaction;
 
@@ -177,6 +179,8 @@ struct Core {
     /// One step of removing what is left of a block or snapshot at a time.
     reclaiming: Mutex<()>,
     in_flight: Mutex<checkpoint::InFlight>,
+    /// The last checkpoint that was written, for who does not hold the lock.
+    generation: AtomicU64,
     /// Nodes of the index as of the last checkpoint.
     nodes: AtomicU64,
     next_block: AtomicU64,

@@ -157,6 +157,7 @@ pub(super) fn build(
         reclaims: RwLock::new(BTreeMap::new()),
         reclaiming: Mutex::new(()),
         in_flight: Default::default(),
+        generation: AtomicU64::new(superblock.generation.get()),
         nodes: AtomicU64::new(superblock.nodes.get()),
         next_block: AtomicU64::new(superblock.next_block.get()),
         next_op: AtomicU64::new(1),
@@ -186,14 +187,21 @@ impl NodeReader for DeviceNodes {
     }
 }
 
-fn read_sectors(device: &dyn Device, sector: u64, sectors: u64) -> io::Result<SectorBuf> {
+pub(super) fn read_sectors(device: &dyn Device, sector: u64, sectors: u64) -> io::Result<SectorBuf> {
     let mut bytes = device.buffer(sectors as usize);
     device.read(&mut [Read { sector, bytes: &mut bytes }])?;
     Ok(bytes)
 }
 
-/// Finds a key slot that the passphrase opens. Its place depends on the length of the log, so all are tried.
 fn open_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Layout, Keys), OpenError> {
+    let (keys, _) = find_keys(device, passphrase)?;
+    let layout = find_layout(device, &keys).ok_or(OpenError::Superblock("none was found"))?;
+    Ok((layout, keys))
+}
+
+/// Finds a key slot that the passphrase opens, and returns it with what is in it. Its place depends on the length
+/// of the log, so all are tried.
+pub(super) fn find_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Keys, SectorBuf), OpenError> {
     let mut error = OpenError::NotAStore;
     let mut seen: Vec<Vec<u8>> = Vec::new();
     for layout in Layout::candidates() {
@@ -208,9 +216,7 @@ fn open_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Layout, Keys), O
             }
             match unseal_keyslot(passphrase, &bytes) {
                 Ok((header, secrets)) => {
-                    let keys = Keys::verify(&header, &secrets)?;
-                    let layout = find_layout(device, &keys).ok_or(OpenError::Superblock("none was found"))?;
-                    return Ok((layout, keys));
+                    return Ok((Keys::verify(&header, &secrets)?, bytes));
                 }
                 Err(KeySlotError::WrongPassphrase) => error = OpenError::WrongPassphrase,
                 Err(KeySlotError::Malformed(why)) => {
@@ -250,7 +256,7 @@ impl Keys {
 }
 
 /// How many sectors the log zone has: what any valid copy of the superblock says.
-fn find_layout(device: &dyn Device, keys: &Keys) -> Option<Layout> {
+pub(super) fn find_layout(device: &dyn Device, keys: &Keys) -> Option<Layout> {
     let copies = Layout::candidates().flat_map(|layout| layout.superblocks());
     copies
         .filter_map(|sector| read_superblock(device, keys, sector).ok())
@@ -306,9 +312,9 @@ fn newest_superblock(
 
 /// The records behind a superblock, and where the next one goes.
 pub(super) struct Log {
-    records: Vec<Record>,
-    position: u64,
-    appended: u64,
+    pub(super) records: Vec<Record>,
+    pub(super) position: u64,
+    pub(super) appended: u64,
 }
 
 /// Reads the log as far as it is whole.
@@ -318,6 +324,17 @@ fn read_log(
     keys: &Keys,
     superblock: &Superblock,
 ) -> Result<Log, OpenError> {
+    let (log, damage) = read_log_before_damage(device, layout, keys, superblock);
+    damage.map_or(Ok(log), Err)
+}
+
+/// Reads the log as far as it is whole, or damaged: then also says how.
+pub(super) fn read_log_before_damage(
+    device: &dyn Device,
+    layout: Layout,
+    keys: &Keys,
+    superblock: &Superblock,
+) -> (Log, Option<OpenError>) {
     let mut log = Log { records: Vec::new(), position: superblock.log_position.get(), appended: 0 };
     let mut previous = superblock.record_hash;
     let mut seq = superblock.seq.get() + 1;
@@ -335,18 +352,19 @@ fn read_log(
         let sectors = u64::from(record.head.sectors.get());
         log.appended += sectors;
         if log.appended > layout.log_sectors() {
-            return Err(OpenError::Log { seq, why: "longer than the log zone" });
+            return (log, Some(OpenError::Log { seq, why: "longer than the log zone" }));
         }
         log.position = (position + sectors) % layout.log_sectors();
         previous = record.hash;
         seq += 1;
         log.records.push(record);
     }
-    if let Some(later) = later_record(device, layout, keys, log.position, seq).map_err(OpenError::Read)? {
-        return Err(OpenError::Log { seq, why: later });
-    }
-    cut_torn_tail(device, layout, superblock, &mut log)?;
-    Ok(log)
+    let damage = match later_record(device, layout, keys, log.position, seq) {
+        Ok(None) => cut_torn_tail(device, layout, superblock, &mut log).err(),
+        Ok(Some(why)) => Some(OpenError::Log { seq, why }),
+        Err(error) => Some(OpenError::Read(error)),
+    };
+    (log, damage)
 }
 
 /// The record at a place of the log, if a valid one is there.

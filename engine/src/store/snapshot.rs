@@ -18,7 +18,7 @@ use super::batch::Change;
 use super::open::OpenError;
 use super::transaction::Transaction;
 use super::{Core, Store, now_ns};
-use crate::crypto::{open_item, seal_item};
+use crate::crypto::{Secret, open_item, seal_item};
 use crate::error::{Error, Result};
 use crate::format::{BlockId, DeadBytes, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK, SnapshotBytes};
 use crate::limits::{NODE_SECTORS, RECLAIM_STEP, SNAPSHOT_NAME_BYTES_MAX};
@@ -49,7 +49,7 @@ pub struct SnapshotInfo {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
+pub(super) enum State {
     Making,
     There,
     Comparing,
@@ -57,20 +57,20 @@ enum State {
 }
 
 #[derive(Debug, Clone)]
-struct Snapshot {
-    id: BlockId,
-    name: String,
-    state: State,
-    seq: u64,
+pub(super) struct Snapshot {
+    pub(super) id: BlockId,
+    pub(super) name: String,
+    pub(super) state: State,
+    pub(super) seq: u64,
     time_ns: u64,
     next_block: u64,
-    root: Root,
+    pub(super) root: Root,
 }
 
 /// All snapshots, oldest first.
 #[derive(Default)]
 pub(super) struct Snapshots {
-    all: Vec<Snapshot>,
+    pub(super) all: Vec<Snapshot>,
 }
 
 impl Snapshots {
@@ -80,10 +80,11 @@ impl Snapshots {
         (birth <= newest.seq).then_some(newest.id)
     }
 
-    /// The newest snapshot that holds a node born with checkpoint `birth`.
-    pub(super) fn pin_node(&self, birth: u64) -> Option<BlockId> {
-        let newest = self.all.iter().rev().find(|snapshot| snapshot.state <= State::Comparing)?;
-        (birth <= newest.seq).then_some(newest.id)
+    /// Whether a snapshot holds a node born with checkpoint `birth` that checkpoint `replacing` replaces. A
+    /// snapshot does not hold what its own checkpoint replaced: its root is the new one.
+    pub(super) fn pins_node(&self, birth: u64, replacing: u64) -> bool {
+        let held = |snapshot: &&Snapshot| snapshot.state <= State::Comparing && snapshot.seq < replacing;
+        self.all.iter().rev().find(held).is_some_and(|newest| birth <= newest.seq)
     }
 }
 
@@ -107,9 +108,9 @@ impl Snapshot {
         Change::Raw(value.into())
     }
 
-    fn decode(core: &Core, key: &Key, value: &[u8]) -> Option<Self> {
+    pub(super) fn decode(owner: &Secret, key: &Key, value: &[u8]) -> Option<Self> {
         let (bytes, sealed) = SnapshotBytes::read_from_prefix(value).ok()?;
-        let name = open_item(&core.keys.owner, KeyBytes::from(*key).as_bytes(), sealed).ok()?;
+        let name = open_item(owner, KeyBytes::from(*key).as_bytes(), sealed).ok()?;
         let state = match bytes.state {
             0 => State::Making,
             1 => State::There,
@@ -187,8 +188,17 @@ impl Core {
         let moment = moment.inspect_err(|_| self.poison("checkpoint"))?;
         snapshot.root = moment.root;
         snapshot.state = State::There;
+        // Before the lock is released: a snapshot without its root looks to others as if it held nothing.
+        {
+            let mut layers = self.layers.write();
+            layers.pending.put(snapshot.key(), snapshot.encode(self));
+            layers.pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
+            let mut snapshots = self.snapshots.lock();
+            if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
+                *known = snapshot;
+            }
+        }
         drop(generation);
-        self.set_snapshot(&snapshot)?;
         self.sync(super::Seq(self.next_op.load(Ordering::Acquire) - 1))?;
         Ok(())
     }
@@ -227,34 +237,34 @@ impl Core {
     /// One step of deleting a snapshot; whether there is more to do.
     pub(super) fn snapshot_step(self: &Arc<Self>) -> Result<bool> {
         let _one = self.reclaiming.lock();
-        let (snapshot, older, newer) = {
+        let (snapshot, older) = {
             let snapshots = self.snapshots.lock();
             let Some(at) = snapshots.all.iter().position(|s| s.state >= State::Comparing) else {
                 return Ok(false);
             };
-            (snapshots.all[at].clone(), at.checked_sub(1).map(|at| snapshots.all[at].clone()), {
-                snapshots.all.get(at + 1).cloned()
-            })
+            (snapshots.all[at].clone(), at.checked_sub(1).map(|at| snapshots.all[at].clone()))
         };
         match snapshot.state {
-            State::Comparing => self.find_own_nodes(snapshot, older.as_ref(), newer.as_ref())?,
+            State::Comparing => self.find_own_nodes(snapshot, older.as_ref())?,
             _ => self.empty_dead_list(&snapshot, older.as_ref())?,
         }
         Ok(true)
     }
 
     /// Puts the nodes that only this snapshot holds into its dead list.
-    fn find_own_nodes(
-        self: &Arc<Self>,
-        mut snapshot: Snapshot,
-        older: Option<&Snapshot>,
-        newer: Option<&Snapshot>,
-    ) -> Result<()> {
+    fn find_own_nodes(self: &Arc<Self>, mut snapshot: Snapshot, older: Option<&Snapshot>) -> Result<()> {
         // No checkpoint meanwhile: the index compared with must not change.
         let mut generation = self.checkpoint.lock();
         // What follows must fit the log without another checkpoint.
         self.checkpoint_at(&mut generation, |_, _| {})?;
-        let newer = newer.map_or_else(|| self.layers.read().root, |newer| newer.root);
+        // The next one that holds nodes: of one that is being emptied, some may be gone and others were left to
+        // this one. Asked only now, since one that is just being made has its root when the lock is free.
+        let newer = {
+            let snapshots = self.snapshots.lock();
+            let holds = |s: &&Snapshot| s.id > snapshot.id && s.state <= State::Comparing;
+            snapshots.all.iter().find(holds).map(|newer| newer.root)
+        };
+        let newer = newer.unwrap_or_else(|| self.layers.read().root);
         let older_seq = older.map_or(0, |older| older.seq);
         let held_by_older = |ptr: &NodePtr| older.is_some() && ptr.birth.get() <= older_seq;
         let mut shared = HashSet::new();
@@ -345,7 +355,7 @@ impl Core {
         let (from, to) = range(ItemKind::SNAPSHOT);
         let mut all = Vec::new();
         for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
-            let mut snapshot = Snapshot::decode(self, &key, &value).ok_or(corrupt("snapshot"))?;
+            let mut snapshot = Snapshot::decode(&self.keys.owner, &key, &value).ok_or(corrupt("snapshot"))?;
             if snapshot.state == State::Making {
                 // The checkpoint that was to be its root was never finished: it holds nothing.
                 snapshot.state = State::Emptying;

@@ -8,6 +8,7 @@ use quick_cache::{OptionsBuilder, UnitWeighter};
 
 use super::node::Node;
 use crate::format::NodePtr;
+use crate::hits::Hits;
 use crate::limits::NODE_BYTES;
 
 /// Fewer nodes than this are no use to a tree of a few levels.
@@ -53,7 +54,10 @@ impl Hasher for PrefixHasher {
     }
 }
 
-pub(super) struct NodeCache(Cache<NodeKey, Arc<Node>, UnitWeighter, BuildHasherDefault<PrefixHasher>>);
+pub(super) struct NodeCache {
+    nodes: Cache<NodeKey, Arc<Node>, UnitWeighter, BuildHasherDefault<PrefixHasher>>,
+    pub(super) hits: Hits,
+}
 
 impl NodeCache {
     pub(super) fn new(bytes: usize) -> Self {
@@ -63,17 +67,18 @@ impl NodeCache {
             .weight_capacity(nodes as u64)
             .build()
             .expect("both capacities are given");
-        Self(Cache::with_options(
+        let nodes = Cache::with_options(
             options,
             UnitWeighter,
             BuildHasherDefault::default(),
             DefaultLifecycle::default(),
-        ))
+        );
+        Self { nodes, hits: Hits::default() }
     }
 
     /// The node, if it is here; does not count as a use of it.
     pub(super) fn peek(&self, ptr: &NodePtr) -> Option<Arc<Node>> {
-        self.0.peek(&NodeKey::from(ptr))
+        self.nodes.peek(&NodeKey::from(ptr))
     }
 
     /// The node, made by `load` if it is not here; who asks for it meanwhile waits.
@@ -82,14 +87,18 @@ impl NodeCache {
         ptr: &NodePtr,
         load: impl FnOnce() -> Result<Node, E>,
     ) -> Result<Arc<Node>, E> {
-        self.0.get_or_insert_with(&NodeKey::from(ptr), || load().map(Arc::new))
+        self.hits.asked();
+        self.nodes.get_or_insert_with(&NodeKey::from(ptr), || {
+            self.hits.missed();
+            load().map(Arc::new)
+        })
     }
 
     pub(super) fn insert(&self, ptr: &NodePtr, node: Node) {
-        self.0.insert(NodeKey::from(ptr), Arc::new(node));
+        self.nodes.insert(NodeKey::from(ptr), Arc::new(node));
     }
 
     pub(super) fn remove(&self, key: &NodeKey) {
-        self.0.remove(key);
+        self.nodes.remove(key);
     }
 }

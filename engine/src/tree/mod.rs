@@ -30,6 +30,7 @@ use std::sync::Arc;
 use crate::crypto::Secret;
 use crate::error::Error;
 use crate::format::NodePtr;
+use crate::hits::Hits;
 use crate::limits::NODE_BYTES;
 
 use cache::NodeCache;
@@ -150,5 +151,10 @@ impl Tree {
     /// `cache_bytes` bounds the decrypted nodes kept in memory; a handful are kept in any case.
     pub(crate) fn new(reader: Arc<dyn NodeReader>, structure_key: Secret, cache_bytes: usize) -> Self {
         Self { reader, structure_key, cache: NodeCache::new(cache_bytes) }
+    }
+
+    /// How often the cache had a node.
+    pub(crate) fn cache_hits(&self) -> &Hits {
+        &self.cache.hits
     }
 }

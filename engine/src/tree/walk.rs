@@ -10,7 +10,8 @@ pub(crate) enum WalkEvent<'a> {
     /// A pointer to a node that is about to be read.
     Node { ptr: &'a NodePtr, level: u8 },
     /// The node of the pointer before cannot be had; the walk continues with its neighbour.
-    Damaged { ptr: &'a NodePtr, level: u8, error: TreeError },
+    /// `lowest` is its first key, if a parent says.
+    Damaged { ptr: &'a NodePtr, level: u8, lowest: Option<Key>, error: TreeError },
     /// An item of the leaf of the pointer before.
     Item { key: Key, value: &'a [u8] },
 }
@@ -34,14 +35,24 @@ impl Tree {
         root: &Root,
         visit: &mut dyn FnMut(WalkEvent<'_>) -> WalkStep,
     ) -> Result<(), TreeError> {
+        self.walk_from(root, Key::MIN, visit)
+    }
+
+    /// As [`Tree::walk`], without what is before `from`: whole nodes are left out, and items.
+    pub(crate) fn walk_from(
+        &self,
+        root: &Root,
+        from: Key,
+        visit: &mut dyn FnMut(WalkEvent<'_>) -> WalkStep,
+    ) -> Result<(), TreeError> {
         if let Some(link) = Link::root(root)? {
-            self.walk_node(&link, visit);
+            self.walk_node(&link, from, visit);
         }
         Ok(())
     }
 
     /// Whether to go on.
-    fn walk_node(&self, link: &Link, visit: &mut dyn FnMut(WalkEvent<'_>) -> WalkStep) -> bool {
+    fn walk_node(&self, link: &Link, from: Key, visit: &mut dyn FnMut(WalkEvent<'_>) -> WalkStep) -> bool {
         let (ptr, level) = (&link.ptr, link.level);
         match visit(WalkEvent::Node { ptr, level }) {
             WalkStep::On => {}
@@ -50,9 +61,13 @@ impl Tree {
         }
         let node = match self.node_on_device(link) {
             Ok(node) => node,
-            Err(error) => return visit(WalkEvent::Damaged { ptr, level, error }) != WalkStep::Stop,
+            Err(error) => {
+                let lowest = link.lowest();
+                return visit(WalkEvent::Damaged { ptr, level, lowest, error }) != WalkStep::Stop;
+            }
         };
-        for slot in node.slots() {
+        let slots = node.slots().iter().filter(|slot| Key::from(&slot.key) >= from);
+        for slot in slots {
             match visit(WalkEvent::Item { key: Key::from(&slot.key), value: node.value(slot) }) {
                 WalkStep::On => {}
                 WalkStep::Skip => return true,
@@ -60,6 +75,9 @@ impl Tree {
             }
         }
         let children = 0..node.children().len();
-        children.filter_map(|index| link.child(&node, index)).all(|child| self.walk_node(&child, visit))
+        children
+            .filter_map(|index| link.child(&node, index))
+            .filter(|child| child.upper().is_none_or(|upper| upper > from))
+            .all(|child| self.walk_node(&child, from, visit))
     }
 }

@@ -349,8 +349,7 @@ impl Simulation {
         let count = 900 + self.rng.below(600);
         self.transact(|sim, transaction, _, tree| {
             let block = transaction.create(b"fragmented");
-            let mut model =
-                BlockModel { attributes: Arc::new(b"fragmented".to_vec()), ..Default::default() };
+            let mut model = BlockModel { attributes: Arc::new(b"fragmented".to_vec()), ..Default::default() };
             let bytes = sim.bytes(SECTOR);
             for index in 0..count {
                 transaction.write(&block, index * 2 * SECTOR as u64, &bytes)?;
@@ -583,7 +582,8 @@ impl Simulation {
 /// Opens an image twice and finds out which of the states it shows.
 pub fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, String> {
     let device = Arc::new(FaultyDevice::from_image(image.clone(), 0));
-    let store = Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
+    let store =
+        Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
     let number = counter(&store).map_err(|error| format!("counter: {error}"))?;
     let names: Vec<String> = store.snapshot_list().into_iter().map(|snapshot| snapshot.name).collect();
     let mut why = String::new();
@@ -602,7 +602,8 @@ pub fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, Stri
         return Err(format!("shows state {number} with {names:?} (allowed {range:?}): {why}"));
     };
     drop(store);
-    let again = Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("again: {error}"))?;
+    let again =
+        Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("again: {error}"))?;
     compare(&again, &found.tree).map_err(|why| format!("opened again: {why}"))?;
     compare_snapshots(device, found)?;
     Ok(found.clone())

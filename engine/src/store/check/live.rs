@@ -1,0 +1,338 @@
+//! The newest tree: the index of the checkpoint, with what the log changed since.
+
+use zerocopy::FromBytes;
+
+use super::{Job, Survey};
+use crate::crypto::open_key;
+use crate::format::{
+    BlockHeader, BlockId, Extent, ItemKind, Key, SYSTEM_BLOCK, Superblock, WRAPPED_KEY_BYTES,
+};
+use crate::space::Run;
+use crate::store::block::BlockState;
+use crate::store::layers::Found;
+use crate::store::resolve::decode_shared;
+use crate::store::snapshot::{Snapshot, State};
+use crate::store::transaction::Reclaim;
+use crate::store::{Block, Core, open_at, open_found};
+use crate::tree::{WalkEvent, WalkStep};
+
+/// Visits all of the newest tree, in the order of keys.
+pub(super) fn check_live(core: &Core, superblock: &Superblock, survey: &mut Survey<'_>) {
+    let layers = core.layers.read();
+    let mut changed = layers.active.items.iter().peekable();
+    let mut live =
+        Live { core, survey, current: None, shared_end: 0, owners: Vec::new(), orphan_lists: None };
+    // What the leaf being visited was written by.
+    let mut birth = 0;
+    let walked = core.tree.walk(&layers.root, &mut |event| {
+        match event {
+            WalkEvent::Node { ptr, .. } => {
+                birth = ptr.birth.get();
+                live.survey.live_nodes += 1;
+                live.survey.node(ptr, true);
+            }
+            WalkEvent::Damaged { ptr, level, lowest, error } => {
+                let place = format!("index node of level {level} at sector {}", ptr.sector.get());
+                let block = lowest.map(|key| key.block);
+                let from = block.map_or(String::new(), |block| format!(", items from block {block} on"));
+                live.survey.gap(place, format!("{error}{from}"), block);
+            }
+            WalkEvent::Item { key, value } => {
+                while let Some((key, value)) = changed.next_if(|(changed, _)| **changed < key) {
+                    value.iter().for_each(|value| live.item(*key, value));
+                }
+                match changed.next_if(|(changed, _)| **changed == key) {
+                    Some((_, newer)) => {
+                        newer.iter().for_each(|newer| live.item(key, newer));
+                        live.superseded(key, value, birth);
+                    }
+                    None => live.item(key, value),
+                }
+            }
+        }
+        WalkStep::On
+    });
+    for (key, value) in changed {
+        value.iter().for_each(|value| live.item(*key, value));
+    }
+    live.finish_block();
+    live.check_owners();
+    if let Err(error) = walked {
+        survey.gap("index", error.to_string(), None);
+    }
+    if survey.live_nodes != superblock.nodes.get() && !survey.incomplete {
+        let what = format!("counts {} nodes, not {}", superblock.nodes.get(), survey.live_nodes);
+        survey.repairable("superblock", what, None);
+    }
+    for miscount in survey.ledger.miscounts() {
+        if !survey.incomplete {
+            let place =
+                format!("sectors {} to {}", miscount.run.sector, miscount.run.sector + miscount.run.sectors);
+            let what = format!("shared by {} extents, recorded as {}", miscount.extents, miscount.recorded);
+            survey.repairable(place, what, None);
+        }
+    }
+}
+
+struct Live<'a, 'b, 'c> {
+    core: &'a Core,
+    survey: &'b mut Survey<'c>,
+    current: Option<Current>,
+    /// Where the last shared item ends.
+    shared_end: u64,
+    /// Items of the system that are about a block, which must exist.
+    owners: Vec<Key>,
+    /// The last id below which dead lists of no snapshot were found.
+    orphan_lists: Option<BlockId>,
+}
+
+/// The block whose items are being visited.
+struct Current {
+    id: BlockId,
+    block: Option<Block>,
+    header: Option<(BlockHeader, Vec<u8>)>,
+    /// Sectors of its extents, and where the last one ends.
+    sectors: u64,
+    end: u64,
+    /// Its items were reported as nobody's.
+    reported: bool,
+}
+
+impl Live<'_, '_, '_> {
+    fn item(&mut self, key: Key, value: &[u8]) {
+        if key.block == SYSTEM_BLOCK {
+            return self.system_item(key, value);
+        }
+        if key.kind == ItemKind::DEAD {
+            return self.dead_item(key);
+        }
+        if self.current.as_ref().is_none_or(|current| current.id != key.block) {
+            self.finish_block();
+            let (block, header, reported) = (None, None, false);
+            self.current = Some(Current { id: key.block, block, header, sectors: 0, end: 0, reported });
+            if key.block >= self.core.next_block.load(std::sync::atomic::Ordering::Relaxed) {
+                let what = "its id was not given out yet";
+                self.survey.problem(format!("block {}", key.block), what, Some(key.block));
+            }
+        }
+        let Some(mut current) = self.current.take() else { return };
+        match key.kind {
+            ItemKind::HEADER => self.header(key, value, &mut current),
+            _ if current.header.is_none() => {
+                if !current.reported && !self.survey.incomplete {
+                    let what = "has items but no header";
+                    self.survey.problem(format!("block {}", key.block), what, Some(key.block));
+                }
+                current.reported = true;
+                // Its sectors are in use all the same.
+                if key.kind == ItemKind::EXTENT {
+                    self.extent(key, value, &mut current);
+                }
+            }
+            ItemKind::EXTENT => self.extent(key, value, &mut current),
+            _ => check_item(self.survey, current.block.as_ref(), &key, value, None),
+        }
+        self.current = Some(current);
+    }
+
+    fn header(&mut self, key: Key, value: &[u8], current: &mut Current) {
+        let place = format!("block {}", key.block);
+        match open_header(self.core, &key, value) {
+            Ok((block, header)) => {
+                current.block = Some(block);
+                current.header = Some((header, value[size_of::<BlockHeader>()..].to_vec()));
+            }
+            Err(what) => {
+                self.survey.problem(place, what, Some(key.block));
+                // Its other items are its own all the same.
+                current.reported = true;
+            }
+        }
+    }
+
+    fn extent(&mut self, key: Key, value: &[u8], current: &mut Current) {
+        let place = format!("block {}, extent at sector {}", key.block, key.offset);
+        let Some(extent) = check_extent(self.core, self.survey, current.block.as_ref(), &key, value, &place)
+        else {
+            return;
+        };
+        let run = Run { sector: extent.sector(), sectors: extent.sectors() };
+        if key.offset < current.end {
+            self.survey.problem(&place, "overlaps the extent before it", Some(key.block));
+        }
+        current.sectors += run.sectors;
+        current.end = current.end.max(key.offset.saturating_add(run.sectors));
+        let taken = match extent.is_shared() {
+            true => self.survey.ledger.share(run),
+            false => self.survey.ledger.claim(run),
+        };
+        if let Some(sector) = taken {
+            let what = format!("sector {sector} of the volume belongs to something else too");
+            self.survey.problem(&place, what, Some(key.block));
+        }
+        self.survey.verify(Job::new(key.block, key.offset, extent, None));
+    }
+
+    /// The last item of a block was seen.
+    fn finish_block(&mut self) {
+        let Some(Current { id, header: Some((mut header, attributes)), sectors, .. }) = self.current.take()
+        else {
+            return;
+        };
+        let counted = header.sectors.get();
+        if counted != sectors && !self.survey.incomplete {
+            header.sectors = sectors.into();
+            let value = [zerocopy::IntoBytes::as_bytes(&header), &attributes].concat();
+            self.survey.repairs.insert(Key::new(id, ItemKind::HEADER, 0), Some(value.into()));
+            let what = format!("its header counts {counted} sectors, its extents have {sectors}");
+            self.survey.repairable(format!("block {id}"), what, Some(id));
+        }
+    }
+
+    fn system_item(&mut self, key: Key, value: &[u8]) {
+        let wrong = match key.kind {
+            ItemKind::SHARED => match decode_shared(value) {
+                Some((sectors, extents)) => {
+                    let run = Run { sector: key.offset, sectors: u64::from(sectors) };
+                    let overlaps = run.sector < self.shared_end;
+                    if self.survey.ledger.is_possible(run) {
+                        self.shared_end = run.sector + run.sectors;
+                        self.survey.ledger.record_shared(run, extents);
+                    }
+                    overlaps.then_some("overlaps the shared item before it")
+                }
+                None => Some("not a shared item"),
+            },
+            ItemKind::SNAPSHOT => match Snapshot::decode(&self.core.keys.owner, &key, value) {
+                Some(mut snapshot) => {
+                    // As when opening: its checkpoint was never finished.
+                    if snapshot.state == State::Making {
+                        snapshot.state = State::Emptying;
+                    }
+                    self.survey.snapshots.push(snapshot);
+                    None
+                }
+                None => {
+                    self.survey.incomplete = true;
+                    Some("not a snapshot, or not sealed under this store's key")
+                }
+            },
+            ItemKind::RECLAIM => {
+                self.owners.push(key);
+                Reclaim::decode(value).is_none().then_some("not a reclaim item")
+            }
+            ItemKind::ORPHAN => {
+                self.owners.push(key);
+                (!value.is_empty()).then_some("not an orphan item")
+            }
+            ItemKind::WRITECAP => None,
+            _ => Some("of an unknown kind"),
+        };
+        if let Some(what) = wrong {
+            self.survey.problem(format!("system item {}/{}", key.kind.0, key.offset), what, None);
+        }
+    }
+
+    /// A dead list whose snapshot is gone is nobody's.
+    fn dead_item(&mut self, key: Key) {
+        if self.survey.snapshots.iter().any(|snapshot| snapshot.id == key.block) {
+            return;
+        }
+        self.survey.repairs.insert(key, None);
+        if self.orphan_lists.replace(key.block) != Some(key.block) {
+            self.survey.repairable(format!("dead list {}", key.block), "its snapshot does not exist", None);
+        }
+    }
+
+    /// The log replaced an item of the index. A snapshot may still show it.
+    fn superseded(&mut self, key: Key, value: &[u8], birth: u64) {
+        let newest = self.survey.snapshots.iter().rev().find(|snapshot| snapshot.state == State::There);
+        // A node of this index that is not younger than the snapshot is a node of the snapshot too.
+        if key.block != SYSTEM_BLOCK && newest.is_some_and(|newest| birth <= newest.seq) {
+            self.survey.superseded.push((key, value.to_vec()));
+        }
+    }
+
+    fn check_owners(&mut self) {
+        for key in std::mem::take(&mut self.owners) {
+            let header = Key::new(key.offset, ItemKind::HEADER, 0);
+            if !self.survey.incomplete && self.core.find_sealed(&header).is_ok_and(|found| found.is_none()) {
+                self.survey.repairs.insert(key, None);
+                let kind = if key.kind == ItemKind::ORPHAN { "orphan" } else { "block to be emptied" };
+                self.survey.repairable(format!("{kind} {}", key.offset), "does not exist", None);
+            }
+        }
+    }
+}
+
+/// Opens a block's key and attributes.
+pub(super) fn open_header(
+    core: &Core,
+    key: &Key,
+    value: &[u8],
+) -> Result<(Block, BlockHeader), &'static str> {
+    let (header, sealed) = BlockHeader::read_from_prefix(value).map_err(|_| "its header is too short")?;
+    if key.offset != 0 {
+        return Err("a header at the wrong place");
+    }
+    let state = BlockState::open(key.block, &header, &core.keys.owner);
+    let block = Block(std::sync::Arc::new(state.map_err(|_| "its key does not open under the owner key")?));
+    open_at(&block, key, sealed).map_err(|_| "its attributes do not open under its key")?;
+    Ok((block, header))
+}
+
+/// Checks all of an extent item but its data.
+pub(super) fn check_extent(
+    core: &Core,
+    survey: &mut Survey<'_>,
+    block: Option<&Block>,
+    key: &Key,
+    value: &[u8],
+    place: &str,
+) -> Option<Extent> {
+    let extent = match Extent::decode(value) {
+        Ok(extent) => extent,
+        Err(malformed) => {
+            survey.gap(place, malformed.to_string(), Some(key.block));
+            return None;
+        }
+    };
+    if !survey.ledger.is_possible(Run { sector: extent.sector(), sectors: extent.sectors() }) {
+        survey.gap(place, "refers to sectors that cannot hold data", Some(key.block));
+        return None;
+    }
+    if block.is_some_and(|block| core.extent_key(block, &extent).is_err()) {
+        survey.problem(place, "its key does not open under the block's", Some(key.block));
+    }
+    Some(extent)
+}
+
+/// Checks an item of a block that is neither header nor extent.
+pub(super) fn check_item(
+    survey: &mut Survey<'_>,
+    block: Option<&Block>,
+    key: &Key,
+    value: &[u8],
+    snapshot: Option<&str>,
+) {
+    let wrong = match (key.kind, block) {
+        (ItemKind::OLD_KEY, Some(block)) => {
+            let wrapped: Option<&[u8; WRAPPED_KEY_BYTES]> = value.try_into().ok();
+            let opens = |wrapped: &[u8; WRAPPED_KEY_BYTES]| {
+                open_key(&block.0.item_key, &key.offset.to_le_bytes(), wrapped).is_ok()
+            };
+            (!wrapped.is_some_and(opens)).then_some("an older key does not open")
+        }
+        (kind, Some(block)) if kind >= ItemKind::FIRST_FREE => {
+            let opened = open_found(block, key, &Found::Value(value.into()));
+            opened.is_err().then_some("does not open under the block's key")
+        }
+        (_, None) => None,
+        _ => Some("of an unknown kind"),
+    };
+    if let Some(what) = wrong {
+        let snapshot = snapshot.map_or(String::new(), |name| format!(" in snapshot {name:?}"));
+        let place = format!("block {}{snapshot}, item {}/{}", key.block, key.kind.0, key.offset);
+        survey.problem(place, what, Some(key.block));
+    }
+}
