@@ -1,0 +1,121 @@
+//! Observers.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use blocktree_engine::Seq;
+use blocktree_vfs::{Event, Intent, Mask, Observer, RenameFlags, Verdict};
+use parking_lot::Mutex;
+use support::*;
+
+struct Recorder {
+    mask: Mask,
+    sender: Mutex<Sender<(Seq, Event)>>,
+}
+
+impl Observer for Recorder {
+    fn mask(&self) -> Mask {
+        self.mask
+    }
+
+    fn before(&self, intent: &Intent<'_>) -> Verdict {
+        match intent {
+            Intent::Link { name: b"forbidden", .. } => Verdict::Refuse,
+            _ => Verdict::Allow,
+        }
+    }
+
+    fn after(&self, seq: Seq, event: &Event) {
+        let _ = self.sender.lock().send((seq, event.clone()));
+    }
+}
+
+fn recorder(mask: Mask) -> (Arc<Recorder>, Receiver<(Seq, Event)>) {
+    let (sender, receiver) = channel();
+    (Arc::new(Recorder { mask, sender: Mutex::new(sender) }), receiver)
+}
+
+fn next(receiver: &Receiver<(Seq, Event)>) -> (Seq, Event) {
+    receiver.recv_timeout(Duration::from_secs(10)).unwrap()
+}
+
+#[test]
+fn events_come_in_order_and_can_be_asked_for_again() {
+    let fs = mount();
+    fs.file(ROOT, "unseen");
+    let (observer, receiver) = recorder(Mask::ALL);
+    fs.observe(observer);
+    let file = fs.file_with(ROOT, "f", b"bytes");
+    fs.rename(ROOT, b"f", ROOT, b"g", RenameFlags::default()).unwrap();
+    fs.chmod(file, 0o600);
+    fs.unlink(ROOT, b"g").unwrap();
+    let events: Vec<_> = (0..5).map(|_| next(&receiver)).collect();
+    assert_eq!(events[0].1, Event::Linked { parent: ROOT, ino: file });
+    assert!(matches!(&events[1].1, Event::Data { ino, range } if *ino == file && range.end == 5));
+    assert!(matches!(&events[2].1, Event::Renamed { ino, replaced: None, .. } if *ino == file));
+    assert_eq!(events[3].1, Event::Attributes { ino: file });
+    assert_eq!(events[4].1, Event::Unlinked { parent: ROOT, ino: file });
+    assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    assert_eq!(fs.events_since(events[2].0), events[3..]);
+    assert_eq!(fs.events_since(Seq(0))[0].1, Event::Overflow);
+}
+
+#[test]
+fn an_observer_hears_what_it_asked_for_and_may_refuse() {
+    let fs = mount();
+    let (observer, receiver) = recorder(Mask::UNLINK.union(Mask::LINK));
+    fs.observe(observer);
+    fails(fs.create(&USER, ROOT, b"forbidden", 0o600), libc::EACCES);
+    let file = fs.file_with(ROOT, "f", b"bytes");
+    fs.unlink(ROOT, b"f").unwrap();
+    assert_eq!(next(&receiver).1, Event::Linked { parent: ROOT, ino: file });
+    assert_eq!(next(&receiver).1, Event::Unlinked { parent: ROOT, ino: file });
+}
+
+#[test]
+fn events_of_many_threads_have_the_order_of_their_numbers() {
+    let fs = mount();
+    let (observer, receiver) = recorder(Mask::DATA);
+    fs.observe(observer);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let file = fs.file(ROOT, &format!("f{number}"));
+            let fs = &fs;
+            scope.spawn(move || (0..500).for_each(|at| fs.put(file, at, b"x")));
+        }
+    });
+    let events: Vec<_> = (0..2000).map(|_| next(&receiver).0).collect();
+    assert!(events.windows(2).all(|pair| pair[0] < pair[1]));
+}
+
+#[test]
+fn who_is_too_slow_is_told_to_look_again() {
+    struct Slow(Mutex<Receiver<()>>, Mutex<Sender<Event>>);
+    impl Observer for Slow {
+        fn mask(&self) -> Mask {
+            Mask::DATA
+        }
+        fn before(&self, _: &Intent<'_>) -> Verdict {
+            Verdict::Allow
+        }
+        fn after(&self, _: Seq, event: &Event) {
+            let _ = self.0.lock().recv();
+            let _ = self.1.lock().send(event.clone());
+        }
+    }
+    let (go, wait) = channel();
+    let (sender, receiver) = channel();
+    let fs = mount();
+    let file = fs.file(ROOT, "f");
+    fs.observe(Arc::new(Slow(Mutex::new(wait), Mutex::new(sender))));
+    for _ in 0..blocktree_vfs::events::EVENTS_MAX + 100 {
+        fs.put(file, 0, b"x");
+    }
+    drop(go);
+    let events: Vec<_> = receiver.iter().take(3).collect();
+    assert!(matches!(events[0], Event::Data { .. } | Event::Overflow));
+    assert!(events.contains(&Event::Overflow));
+}

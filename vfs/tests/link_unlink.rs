@@ -1,0 +1,147 @@
+//! link, unlink, rmdir, and how long what has no name lives.
+
+mod support;
+
+use blocktree_vfs::{Fs, MountOptions, OpenFlags};
+use support::*;
+
+#[test]
+fn two_names_are_one_file() {
+    let fs = mount();
+    let file = fs.file_with(ROOT, "a", b"one");
+    let before = fs.stat(file);
+    let linked = fs.link(file, ROOT, b"b").unwrap();
+    assert_eq!((linked.ino, linked.nlink), (file, 2));
+    assert!(linked.ctime > before.ctime && linked.mtime == before.mtime);
+    fs.put(file, 3, b" two");
+    fs.unlink(ROOT, b"a").unwrap();
+    assert_eq!(fs.find(ROOT, "b").unwrap(), file);
+    assert_eq!((fs.stat(file).nlink, fs.bytes(file)), (1, b"one two".to_vec()));
+}
+
+#[test]
+fn link_says_why_not() {
+    let fs = mount();
+    let file = fs.file(ROOT, "f");
+    let dir = fs.dir(ROOT, "d");
+    fails(fs.link(dir, ROOT, b"x"), libc::EPERM);
+    fails(fs.link(file, ROOT, b"f"), libc::EEXIST);
+    fails(fs.link(file, file, b"x"), libc::ENOTDIR);
+    fails(fs.link(file, dir, "n".repeat(256).as_bytes()), libc::ENAMETOOLONG);
+    fs.unlink(ROOT, b"f").unwrap();
+    fails(fs.link(file, ROOT, b"back"), libc::ENOENT);
+    assert!(fs.names(dir).is_empty());
+}
+
+#[test]
+fn unlink_and_rmdir_say_why_not() {
+    let fs = mount();
+    fs.file(ROOT, "f");
+    let dir = fs.dir(ROOT, "d");
+    fs.file(dir, "x");
+    fails(fs.unlink(ROOT, b"d"), libc::EISDIR);
+    fails(fs.rmdir(ROOT, b"f"), libc::ENOTDIR);
+    fails(fs.rmdir(ROOT, b"d"), libc::ENOTEMPTY);
+    fails(fs.rmdir(ROOT, b"."), libc::EINVAL);
+    fails(fs.rmdir(ROOT, b".."), libc::ENOTEMPTY);
+    fails(fs.unlink(ROOT, b"none"), libc::ENOENT);
+    fails(fs.rmdir(ROOT, b"none"), libc::ENOENT);
+    fs.unlink(dir, b"x").unwrap();
+    fs.rmdir(ROOT, b"d").unwrap();
+    assert_eq!(fs.names(ROOT), ["f"]);
+    assert_eq!(fs.stat(ROOT).nlink, 2);
+    assert_eq!(fs.stat(dir).nlink, 0);
+}
+
+#[test]
+fn an_open_file_outlives_its_name() {
+    let fs = mount();
+    let file = fs.file_with(ROOT, "f", b"still here");
+    fs.open(file, OpenFlags { write: true, ..Default::default() }).unwrap();
+    fs.unlink(ROOT, b"f").unwrap();
+    fs.forget(file, 1);
+    fails(fs.lookup(ROOT, b"f"), libc::ENOENT);
+    assert_eq!(fs.stat(file).nlink, 0);
+    assert_eq!(fs.bytes(file), b"still here");
+    fs.put(file, 0, b"STILL");
+    assert_eq!(fs.bytes(file), b"STILL here");
+    assert_eq!(fs.store().orphans().unwrap(), [file]);
+    fs.release(file, None);
+    assert!(fs.store().orphans().unwrap().is_empty());
+    assert!(fs.store().block(file).unwrap().is_none());
+    fails(fs.getattr(file), libc::ESTALE);
+}
+
+#[test]
+fn a_known_file_outlives_its_name() {
+    let fs = mount();
+    let file = fs.file(ROOT, "f");
+    fs.lookup(ROOT, b"f").unwrap();
+    fs.unlink(ROOT, b"f").unwrap();
+    fs.forget(file, 1);
+    assert!(fs.store().block(file).unwrap().is_some());
+    fs.forget(file, 1);
+    assert!(fs.store().block(file).unwrap().is_none());
+}
+
+#[test]
+fn an_unknown_file_goes_with_its_name() {
+    let fs = mount();
+    let file = fs.file(ROOT, "f");
+    fs.forget(file, 1);
+    fs.unlink(ROOT, b"f").unwrap();
+    assert!(fs.store().orphans().unwrap().is_empty());
+    assert!(fs.store().block(file).unwrap().is_none());
+}
+
+#[test]
+fn orphans_of_a_crash_end_with_the_next_mount() {
+    let store = store();
+    let file = {
+        let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
+        let file = fs.file(ROOT, "f");
+        fs.unlink(ROOT, b"f").unwrap();
+        file
+    };
+    assert_eq!(store.orphans().unwrap(), [file]);
+    Fs::mount(store.clone(), MountOptions::default()).unwrap();
+    assert!(store.orphans().unwrap().is_empty());
+    assert!(store.block(file).unwrap().is_none());
+}
+
+#[test]
+fn unmount_ends_what_is_still_open() {
+    let fs = mount();
+    let file = fs.file(ROOT, "f");
+    fs.unlink(ROOT, b"f").unwrap();
+    fs.unmount().unwrap();
+    assert!(fs.store().block(file).unwrap().is_none());
+}
+
+#[test]
+fn lookups_and_unlinks_at_once_never_meet_a_dead_inode() {
+    let fs = mount_with(MountOptions::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..2000 {
+                let ino = fs.file(ROOT, "f");
+                fs.forget(ino, 1);
+                fs.unlink(ROOT, b"f").unwrap();
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..4000 {
+                    match fs.lookup(ROOT, b"f") {
+                        Ok(stat) => {
+                            fs.getattr(stat.ino).unwrap();
+                            fs.forget(stat.ino, 1);
+                        }
+                        Err(error) => assert_eq!(error.errno(), libc::ENOENT),
+                    }
+                }
+            });
+        }
+    });
+    assert!(fs.store().orphans().unwrap().is_empty());
+}

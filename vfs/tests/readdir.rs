@@ -1,0 +1,166 @@
+//! readdir and readdirplus.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use blocktree_vfs::{Fs, MountOptions};
+use support::*;
+
+/// Reads `count` entries from a cookie on: names and where to go on.
+fn page(fs: &Fs, ino: u64, cookie: u64, count: usize) -> Vec<(String, u64)> {
+    let mut entries = Vec::new();
+    fs.readdir(ino, cookie, &mut |entry| {
+        if entries.len() == count {
+            return false;
+        }
+        assert!(i64::try_from(entry.cookie).is_ok_and(|cookie| cookie > 0));
+        entries.push((String::from_utf8_lossy(entry.name).into_owned(), entry.cookie));
+        true
+    })
+    .unwrap();
+    entries
+}
+
+fn paged(fs: &Fs, ino: u64, count: usize, mut between: impl FnMut(usize)) -> Vec<String> {
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    for round in 0.. {
+        let entries = page(fs, ino, cookie, count);
+        let Some((_, last)) = entries.last() else { break };
+        cookie = *last;
+        names.extend(entries.into_iter().map(|(name, _)| name));
+        between(round);
+    }
+    names
+}
+
+const HASHES: [Option<fn(&[u8]) -> u64>; 5] = [
+    None,
+    Some(|_| 0),
+    Some(|_| u64::MAX),
+    Some(|name| name.len() as u64),
+    Some(|name| name[0] as u64 >> 1 << 20),
+];
+
+#[test]
+fn every_entry_comes_once_in_pages_of_any_size() {
+    for name_hash in HASHES {
+        let fs = mount_with(MountOptions { name_hash, ..Default::default() });
+        let dir = fs.dir(ROOT, "d");
+        let mut expected: Vec<_> = (0..200).map(|number| format!("{number:03}")).collect();
+        for name in &expected {
+            fs.file(dir, name);
+        }
+        expected.extend([".".to_string(), "..".to_string()]);
+        expected.sort();
+        for count in [1, 2, 7, 33, 1000] {
+            let mut names = paged(&fs, dir, count, |_| {});
+            assert_eq!(names[..2], [".", ".."]);
+            names.sort();
+            assert_eq!(names, expected);
+        }
+        for name in (0..200).step_by(2).map(|number| format!("{number:03}")) {
+            fs.unlink(dir, name.as_bytes()).unwrap();
+        }
+        for number in 0..200 {
+            assert_eq!(fs.find(dir, &format!("{number:03}")).is_ok(), number % 2 == 1);
+        }
+        fs.rename(dir, b"001", dir, b"moved", Default::default()).unwrap();
+        assert_eq!(fs.names(dir).len(), 100);
+    }
+}
+
+#[test]
+fn entries_that_stay_come_once_whatever_changes() {
+    for name_hash in HASHES {
+        let fs = mount_with(MountOptions { name_hash, ..Default::default() });
+        let dir = fs.dir(ROOT, "d");
+        for number in 0..60 {
+            fs.file(dir, &format!("stay{number}"));
+            fs.file(dir, &format!("go{number}"));
+        }
+        let names = paged(&fs, dir, 5, |round| {
+            for number in [round * 3, round * 3 + 1, round * 3 + 2] {
+                let _ = fs.unlink(dir, format!("go{number}").as_bytes());
+                if number < 60 {
+                    fs.file(dir, &format!("come{number}"));
+                }
+            }
+        });
+        let stay: Vec<_> = names.iter().filter(|name| name.starts_with("stay")).collect();
+        assert_eq!((stay.len(), stay.iter().collect::<BTreeSet<_>>().len()), (60, 60));
+    }
+}
+
+#[test]
+fn removing_while_reading_empties_a_directory() {
+    let fs = mount();
+    let dir = fs.dir(ROOT, "d");
+    for number in 0..300 {
+        fs.file(dir, &format!("f{number}"));
+    }
+    let mut cookie = 0;
+    loop {
+        let entries = page(&fs, dir, cookie, 10);
+        let Some((_, last)) = entries.last() else { break };
+        cookie = *last;
+        for (name, _) in entries.iter().filter(|(name, _)| name.starts_with('f')) {
+            fs.unlink(dir, name.as_bytes()).unwrap();
+        }
+    }
+    fs.rmdir(ROOT, b"d").unwrap();
+    assert!(page(&fs, dir, 0, 10).is_empty());
+}
+
+#[test]
+fn a_full_bucket_refuses_the_next_name() {
+    let fs = mount_with(MountOptions { name_hash: Some(|_| 1 << 40), ..Default::default() });
+    for number in 0..256 {
+        fs.file(ROOT, &format!("f{number}"));
+    }
+    fails(fs.create(&USER, ROOT, b"one more", 0o600), libc::ENOSPC);
+    fs.unlink(ROOT, b"f100").unwrap();
+    fs.file(ROOT, "one more");
+    assert_eq!(fs.names(ROOT).len(), 256);
+}
+
+#[test]
+fn readdirplus_counts_what_is_taken() {
+    let fs = mount();
+    let files: Vec<_> = (0..10).map(|number| fs.file(ROOT, &format!("f{number}"))).collect();
+    for file in &files {
+        fs.forget(*file, 1);
+    }
+    let mut taken = Vec::new();
+    fs.readdirplus(ROOT, 0, &mut |entry, stat| {
+        assert_eq!((entry.ino, entry.kind), (stat.ino, stat.kind));
+        if taken.len() == 7 {
+            return false;
+        }
+        taken.push(entry.ino);
+        true
+    })
+    .unwrap();
+    assert_eq!(taken[..2], [ROOT, ROOT]);
+    for number in 0..10 {
+        fs.unlink(ROOT, format!("f{number}").as_bytes()).unwrap();
+    }
+    let mut orphans = fs.store().orphans().unwrap();
+    orphans.sort();
+    let mut known = taken[2..].to_vec();
+    known.sort();
+    assert_eq!(orphans, known);
+}
+
+#[test]
+fn large_directories_stay_fast() {
+    let fs = mount_with(MountOptions::default());
+    for number in 0..20_000 {
+        let ino = fs.file(ROOT, &format!("file number {number}"));
+        fs.forget(ino, 1);
+    }
+    assert_eq!(fs.names(ROOT).len(), 20_000);
+    for number in (0..20_000).step_by(100) {
+        fs.find(ROOT, &format!("file number {number}")).unwrap();
+    }
+}

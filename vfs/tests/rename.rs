@@ -1,0 +1,182 @@
+//! renameat2.
+
+mod support;
+
+use blocktree_vfs::{Fs, MountOptions, RenameFlags};
+use support::*;
+
+const PLAIN: RenameFlags = RenameFlags { no_replace: false, exchange: false };
+const NO_REPLACE: RenameFlags = RenameFlags { no_replace: true, exchange: false };
+const EXCHANGE: RenameFlags = RenameFlags { no_replace: false, exchange: true };
+
+fn nlinks(fs: &Fs, inos: &[u64]) -> Vec<u32> {
+    inos.iter().map(|ino| fs.stat(*ino).nlink).collect()
+}
+
+#[test]
+fn a_file_moves() {
+    let fs = mount();
+    let dir = fs.dir(ROOT, "d");
+    let file = fs.file_with(ROOT, "f", b"bytes");
+    let before = fs.stat(file);
+    fs.rename(ROOT, b"f", dir, b"g", PLAIN).unwrap();
+    assert_eq!(fs.find(dir, "g").unwrap(), file);
+    fails(fs.find(ROOT, "f"), libc::ENOENT);
+    assert_eq!((fs.bytes(file), fs.stat(file).nlink), (b"bytes".to_vec(), 1));
+    assert!(fs.stat(file).ctime > before.ctime && fs.stat(file).mtime == before.mtime);
+    assert_eq!((fs.stat(ROOT).size, fs.stat(dir).size), (1, 1));
+    fs.rename(dir, b"g", dir, b"h", PLAIN).unwrap();
+    assert_eq!(fs.names(dir), ["h"]);
+    fs.rename(dir, b"h", dir, b"h", PLAIN).unwrap();
+    assert_eq!(fs.names(dir), ["h"]);
+}
+
+#[test]
+fn a_directory_takes_its_parent_along() {
+    let fs = mount();
+    let (a, b) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "b"));
+    let moved = fs.dir(a, "m");
+    assert_eq!(nlinks(&fs, &[ROOT, a, b]), [4, 3, 2]);
+    fs.rename(a, b"m", b, b"m", PLAIN).unwrap();
+    assert_eq!(nlinks(&fs, &[ROOT, a, b]), [4, 2, 3]);
+    assert_eq!(fs.find(moved, "..").unwrap(), b);
+    fs.rename(b, b"m", b, b"n", PLAIN).unwrap();
+    assert_eq!(nlinks(&fs, &[a, b]), [2, 3]);
+}
+
+#[test]
+fn what_is_replaced_ends() {
+    let fs = mount();
+    let old = fs.file(ROOT, "old");
+    fs.forget(old, 1);
+    let new = fs.file(ROOT, "new");
+    fs.rename(ROOT, b"new", ROOT, b"old", PLAIN).unwrap();
+    assert_eq!((fs.names(ROOT), fs.find(ROOT, "old").unwrap()), (vec!["old".to_string()], new));
+    assert!(fs.store().block(old).unwrap().is_none());
+
+    let (a, b) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "b"));
+    fs.rename(ROOT, b"a", ROOT, b"b", PLAIN).unwrap();
+    assert_eq!(nlinks(&fs, &[ROOT, a, b]), [3, 2, 0]);
+    assert_eq!(fs.stat(ROOT).size, 2);
+    assert_eq!(fs.store().orphans().unwrap(), [b]);
+    fs.forget(b, 1);
+    assert!(fs.store().orphans().unwrap().is_empty());
+}
+
+#[test]
+fn replacing_across_directories_counts_links() {
+    let fs = mount();
+    let (a, b) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "b"));
+    fs.dir(a, "x");
+    fs.dir(b, "x");
+    fs.rename(a, b"x", b, b"x", PLAIN).unwrap();
+    assert_eq!(nlinks(&fs, &[a, b]), [2, 3]);
+    assert_eq!((fs.stat(a).size, fs.stat(b).size), (0, 1));
+}
+
+#[test]
+fn types_must_fit() {
+    let fs = mount();
+    let dir = fs.dir(ROOT, "d");
+    fs.file(ROOT, "f");
+    fs.file(dir, "x");
+    fs.dir(ROOT, "e");
+    fails(fs.rename(ROOT, b"d", ROOT, b"f", PLAIN), libc::ENOTDIR);
+    fails(fs.rename(ROOT, b"f", ROOT, b"d", PLAIN), libc::EISDIR);
+    fails(fs.rename(ROOT, b"e", ROOT, b"d", PLAIN), libc::ENOTEMPTY);
+    fails(fs.rename(ROOT, b"none", ROOT, b"d", PLAIN), libc::ENOENT);
+    fails(fs.rename(ROOT, b"f", ROOT, "n".repeat(256).as_bytes(), PLAIN), libc::ENAMETOOLONG);
+    fails(fs.rename(ROOT, b".", ROOT, b"x", PLAIN), libc::EINVAL);
+    let file = fs.find(ROOT, "f").unwrap();
+    fails(fs.rename(ROOT, b"d", file, b"x", PLAIN), libc::ENOTDIR);
+    assert_eq!(fs.names(ROOT), ["d", "e", "f"]);
+}
+
+#[test]
+fn a_directory_does_not_move_below_itself() {
+    let fs = mount();
+    let a = fs.dir(ROOT, "a");
+    let b = fs.dir(a, "b");
+    let c = fs.dir(b, "c");
+    for target in [a, b, c] {
+        fails(fs.rename(ROOT, b"a", target, b"x", PLAIN), libc::EINVAL);
+    }
+    fails(fs.rename(ROOT, b"a", b, b"c", EXCHANGE), libc::EINVAL);
+    fails(fs.rename(b, b"c", ROOT, b"a", EXCHANGE), libc::EINVAL);
+    fails(fs.rename(b, b"c", ROOT, b"a", PLAIN), libc::ENOTEMPTY);
+}
+
+#[test]
+fn two_names_of_one_file_stay() {
+    let fs = mount();
+    let file = fs.file(ROOT, "a");
+    fs.link(file, ROOT, b"b").unwrap();
+    fs.rename(ROOT, b"a", ROOT, b"b", PLAIN).unwrap();
+    assert_eq!((fs.names(ROOT).len(), fs.stat(file).nlink), (2, 2));
+    fails(fs.rename(ROOT, b"a", ROOT, b"b", NO_REPLACE), libc::EEXIST);
+}
+
+#[test]
+fn no_replace_replaces_nothing() {
+    let fs = mount();
+    let a = fs.file(ROOT, "a");
+    fs.file(ROOT, "b");
+    fails(fs.rename(ROOT, b"a", ROOT, b"b", NO_REPLACE), libc::EEXIST);
+    fs.rename(ROOT, b"a", ROOT, b"c", NO_REPLACE).unwrap();
+    assert_eq!(fs.find(ROOT, "c").unwrap(), a);
+}
+
+#[test]
+fn exchange_swaps() {
+    let fs = mount();
+    let dir = fs.dir(ROOT, "d");
+    let below = fs.dir(dir, "b");
+    let file = fs.file(ROOT, "f");
+    fs.rename(ROOT, b"f", dir, b"b", EXCHANGE).unwrap();
+    assert_eq!((fs.find(ROOT, "f").unwrap(), fs.find(dir, "b").unwrap()), (below, file));
+    assert_eq!(fs.find(below, "..").unwrap(), ROOT);
+    assert_eq!(nlinks(&fs, &[ROOT, dir, below, file]), [4, 2, 2, 1]);
+    assert_eq!((fs.stat(ROOT).size, fs.stat(dir).size), (2, 1));
+    fs.rename(ROOT, b"f", ROOT, b"d", EXCHANGE).unwrap();
+    assert_eq!((fs.find(ROOT, "f").unwrap(), fs.find(ROOT, "d").unwrap()), (dir, below));
+    fails(fs.rename(ROOT, b"f", ROOT, b"none", EXCHANGE), libc::ENOENT);
+    let both = RenameFlags { no_replace: true, exchange: true };
+    fails(fs.rename(ROOT, b"f", ROOT, b"d", both), libc::EINVAL);
+}
+
+#[test]
+fn flags_come_from_bits() {
+    assert_eq!(RenameFlags::from_bits(libc::RENAME_EXCHANGE).unwrap(), EXCHANGE);
+    fails(RenameFlags::from_bits(libc::RENAME_WHITEOUT), libc::EINVAL);
+}
+
+#[test]
+fn renames_at_once_make_no_loop() {
+    let fs = mount_with(MountOptions::default());
+    let (a, b) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "b"));
+    std::thread::scope(|scope| {
+        for (from, to, into) in [("a", "x", b), ("b", "y", a)] {
+            let fs = &fs;
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    if fs.rename(ROOT, from.as_bytes(), into, to.as_bytes(), PLAIN).is_ok() {
+                        fs.rename(into, to.as_bytes(), ROOT, from.as_bytes(), PLAIN).unwrap();
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..500 {
+                let _ = fs.rename(ROOT, b"a", ROOT, b"b", EXCHANGE);
+            }
+        });
+    });
+    // Both are reached from the root still.
+    for ino in [a, b] {
+        let mut at = ino;
+        for _ in 0..3 {
+            at = fs.find(at, "..").unwrap();
+        }
+        assert_eq!(at, ROOT);
+    }
+}
