@@ -471,9 +471,12 @@ impl Core {
         let layers = self.layers.get_mut();
         let space = self.space.get_mut();
         let sealer = self.sealer.get_mut();
+        let freed = self.freed.get_mut();
         (sealer.position, sealer.appended) = (log.position, log.appended);
+        let named = log.records.last().map_or(0, |last| last.head.durable_seq.get());
         for record in log.records {
             let seq = record.head.seq.get();
+            let mut runs = Vec::new();
             let damaged = |why| OpenError::Log { seq, why };
             let volume = record.head.volume_sectors.get();
             if volume > self.device.sectors() {
@@ -494,11 +497,17 @@ impl Core {
                     }
                     Change::Free { sector, sectors } => {
                         let run = Run { sector, sectors: u64::from(sectors) };
-                        space.mark(run, false)?;
                         layers.active.space.push(Delta { run, used: false });
+                        // The next recovery looks at the same records: see `freed.rs`.
+                        if seq <= named {
+                            space.mark(run, false)?;
+                        } else {
+                            runs.push(run);
+                        }
                     }
                 }
             }
+            freed.push(seq, record.head.durable_seq.get(), runs);
             self.next_block.get_mut().clone_from(&record.head.next_block.get());
             (sealer.seq, sealer.previous) = (seq, record.hash);
             layers.sealed_seq = seq;
