@@ -284,3 +284,30 @@ fn wrong_passphrase_and_foreign_bytes_are_refused() {
         Err(OpenError::Truncated { .. })
     ));
 }
+
+#[test]
+fn recovery_does_not_reuse_what_the_next_recovery_looks_at() {
+    let (device, store) = create(32);
+    let mut transaction = store.transaction();
+    let block = transaction.create(b"");
+    store.sync(transaction.apply().unwrap()).unwrap();
+    // Two records of which the second frees what the first wrote, and neither names the other as durable: a clone
+    // seals what is pending.
+    for seed in [1, 2] {
+        let mut transaction = store.transaction();
+        transaction.write(&block, 0, &pattern(seed, MIB)).unwrap();
+        transaction.apply().unwrap();
+        store.transaction().clone_range(&block, 0, &block, 1000, 1).unwrap();
+    }
+    store.sync(store.newest()).unwrap();
+    let (device, store) = crash(&device);
+    // Sectors are written before any record names them.
+    let mut transaction = store.transaction();
+    let other = transaction.create(b"");
+    transaction.write(&other, 0, &pattern(3, 8 * MIB)).unwrap();
+    let (_, store) = crash(&device);
+    let block = store.block(1).unwrap().unwrap();
+    let mut read = vec![0; MIB];
+    store.read(&block, 0, &mut read).unwrap();
+    assert!(read == pattern(2, MIB), "what was synced is gone");
+}
