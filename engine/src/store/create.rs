@@ -65,7 +65,7 @@ impl Store {
             root_principal,
         };
         let keyslot = seal_keyslot(passphrase, options.kdf, store_id, certificate, &secrets);
-        let keys = Keys { store_id, owner, structure, node, root_principal, certificate };
+        let keys = Keys { store_id, owner, structure, node, root_principal };
 
         clear_log(&*device, layout)?;
         let mut superblock = Superblock::new_zeroed();

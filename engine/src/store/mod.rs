@@ -36,7 +36,7 @@ use zeroize::Zeroizing;
 use crate::crypto::{Hash, KdfCost, Principal, Secret, open_item};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::{BlockHeader, BlockId, CertificateBytes, ItemKind, Key, KeyBytes, Layout};
+use crate::format::{BlockHeader, BlockId, ItemKind, Key, KeyBytes, Layout};
 use crate::limits::{MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
 use crate::space::Space;
 use crate::tree::Tree;
@@ -127,7 +127,6 @@ struct Keys {
     structure: Secret,
     node: Principal,
     root_principal: Hash,
-    certificate: CertificateBytes,
 }
 
 /// Who makes records, one at a time.

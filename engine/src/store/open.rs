@@ -250,7 +250,6 @@ impl Keys {
             structure: Secret::new(secrets.structure_key),
             node,
             root_principal: secrets.root_principal,
-            certificate: header.certificate,
         })
     }
 }

@@ -318,7 +318,7 @@ impl Simulation {
                 && base.blocks.get(&id).is_some_and(|old| Arc::ptr_eq(old, &tree.blocks[&id])) =>
             {
                 self.note(format!("destroy {id}"));
-                transaction.destroy(&block)?;
+                transaction.destroy(&block);
                 tree.blocks.remove(&id);
             }
             _ => {}
@@ -420,7 +420,8 @@ impl Simulation {
         let mut tree = base.tree.clone();
         let mut transaction = self.store.transaction();
         // The number is in attributes' stead: deletions alone are allowed on a full store.
-        match transaction.destroy(&block).and_then(|()| transaction.apply()) {
+        transaction.destroy(&block);
+        match transaction.apply() {
             Ok(_) => {}
             Err(Error::NoSpace | Error::TooLong) => return Ok(false),
             Err(error) => return Err(format!("destroy: {error:?}")),

@@ -75,7 +75,7 @@ fn assert_repairs(spoil: impl Fn(&Store, &Block, &Block), found: &str) {
         for id in [a.id(), b.id()] {
             let block = store.block(id).unwrap().unwrap();
             let mut transaction = store.transaction();
-            transaction.destroy(&block).unwrap();
+            transaction.destroy(&block);
             transaction.apply().unwrap();
         }
         store.reclaim().unwrap();
