@@ -14,8 +14,7 @@ use crate::layout::{
 };
 use crate::{FsError, Result};
 
-/// Names and values.
-type Records = Vec<(Vec<u8>, Vec<u8>)>;
+type Records = crate::layout::XattrRecords;
 
 /// Items asked for at once: a value of the greatest length.
 const SCAN_LIMIT: usize = 20;

@@ -257,7 +257,10 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
             let ino = model.pick(inode);
             let (start, end) = (at as usize * 4096, (at + count) as usize * 4096);
             let expected = model.file(ino).and_then(|held| match end < held.len() {
-                true => Ok(drop(held.drain(start..end))),
+                true => {
+                    held.drain(start..end);
+                    Ok(())
+                }
                 false => Err(libc::EINVAL),
             });
             same(fs.fallocate(ino, FallocateMode::CollapseRange, at * 4096, count * 4096), expected);
@@ -266,7 +269,10 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
             let ino = model.pick(inode);
             let start = at as usize * 4096;
             let expected = model.file(ino).and_then(|held| match start < held.len() {
-                true => Ok(drop(held.splice(start..start, std::iter::repeat_n(0, count as usize * 4096)))),
+                true => {
+                    held.splice(start..start, std::iter::repeat_n(0, count as usize * 4096));
+                    Ok(())
+                }
                 false => Err(libc::EINVAL),
             });
             same(fs.fallocate(ino, FallocateMode::InsertRange, at * 4096, count * 4096), expected);

@@ -34,7 +34,9 @@ fn paged(fs: &Fs, ino: u64, count: usize, mut between: impl FnMut(usize)) -> Vec
     names
 }
 
-const HASHES: [Option<fn(&[u8]) -> u64>; 5] = [
+type NameHash = Option<fn(&[u8]) -> u64>;
+
+const HASHES: [NameHash; 5] = [
     None,
     Some(|_| 0),
     Some(|_| u64::MAX),

@@ -23,7 +23,8 @@ pub use entry::{
 pub use inode::{Attributes, FileKind, InodeBytes, LINKS_MAX, Time, TimeBytes};
 pub use xattr::{
     BUCKET_BYTES_MAX, PIECE_BYTES_MAX, PieceBytes, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
-    XattrRecordBytes, decode_bucket, decode_piece, encode_bucket, encode_piece, xattr_bucket_of,
+    XattrRecordBytes, XattrRecords, decode_bucket, decode_piece, encode_bucket, encode_piece,
+    xattr_bucket_of,
 };
 
 use blocktree_engine::format::ItemKind;
@@ -36,3 +37,6 @@ pub const ITEM_XATTR: ItemKind = ItemKind(17);
 /// Bytes that are not what they claim to be; the value names the structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,9 @@ pub struct XattrRecordBytes {
 }
 const _: () = assert!(size_of::<XattrRecordBytes>() == 5);
 
+/// Names and values.
+pub type XattrRecords = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A bucket's bytes; `None` if they are too many.
 pub fn encode_bucket(records: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -64,7 +67,7 @@ pub fn encode_bucket(records: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
 }
 
 /// The names and values of a bucket.
-pub fn decode_bucket(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
+pub fn decode_bucket(mut bytes: &[u8]) -> Result<XattrRecords, Malformed> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let (record, rest) =
