@@ -71,7 +71,7 @@ pub(super) enum Found {
 
 impl Layers {
     /// What memory knows of a key: `None` if nothing.
-    fn in_memory(&self, key: &Key) -> Option<Option<Found>> {
+    pub(super) fn in_memory(&self, key: &Key) -> Option<Option<Found>> {
         let batches = std::iter::once(&self.pending).chain(self.sealing.as_deref());
         for batch in batches {
             if let Some(change) = batch.items.get(key) {

@@ -67,11 +67,12 @@ impl Core {
     /// What stands at the sectors `from..to`, in order and without gaps.
     pub(super) fn locate(&self, block: &Block, from: u64, to: u64) -> Result<Vec<Piece>> {
         let id = block.id();
-        let (mut pieces, gaps, extents) = self.retry_locate(id, from, to)?;
+        let (mut pieces, (gaps, dead_from), extents) = self.retry_locate(id, from, to)?;
         for (gap_from, gap_to) in gaps {
             let mut at = gap_from;
             for (start, extent) in &extents {
-                let (cut_from, cut_to) = ((*start).max(at), (start + extent.sectors()).min(gap_to));
+                let end = (start + extent.sectors()).min(dead_from);
+                let (cut_from, cut_to) = ((*start).max(at), end.min(gap_to));
                 if cut_from >= cut_to {
                     continue;
                 }
@@ -88,18 +89,18 @@ impl Core {
             }
         }
         pieces.sort_by_key(|piece| piece.start);
-        self.mask_reclaimed(id, &mut pieces);
         Ok(pieces)
     }
 
-    /// What overlays say of a range, the gaps they leave, and the extents of the index in those.
+    /// What overlays say of a range; the gaps they leave, and from which sector on the index's extents are being
+    /// reclaimed; the extents in the gaps.
     #[allow(clippy::type_complexity)]
     fn retry_locate(
         &self,
         id: u64,
         from: u64,
         to: u64,
-    ) -> Result<(Vec<Piece>, Vec<(u64, u64)>, Vec<(u64, Extent)>)> {
+    ) -> Result<(Vec<Piece>, (Vec<(u64, u64)>, u64), Vec<(u64, Extent)>)> {
         self.retry_with_root(|layers: &Layers| {
             let mut pieces = Vec::new();
             let mut gaps = vec![(from, to)];
@@ -127,7 +128,9 @@ impl Core {
                 let start = first.0.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1);
                 (Key::new(id, ItemKind::EXTENT, start), Key::new(id, ItemKind::EXTENT, last.1 - 1))
             });
-            ((pieces, gaps), range)
+            // In the same moment as the layers: what is not masked any more is cut in these.
+            let dead_from = self.reclaim_of(id).map_or(u64::MAX, |reclaim| reclaim.from);
+            ((pieces, (gaps, dead_from)), range)
         })
     }
 

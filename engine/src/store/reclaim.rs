@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::batch::Change;
-use super::read::{Piece, Source};
 use super::transaction::{Reclaim, Transaction};
 use super::{Block, Core};
 use crate::error::Result;
@@ -26,18 +25,6 @@ impl Core {
         let mut state = self.signal.state.lock();
         state.reclaim_wanted = true;
         self.signal.changed.notify_all();
-    }
-
-    /// What is being reclaimed reads as zeros.
-    pub(super) fn mask_reclaimed(&self, id: BlockId, pieces: &mut [Piece]) {
-        let reclaims = self.reclaims.read();
-        if let Some(reclaim) = reclaims.get(&id) {
-            for piece in pieces {
-                if piece.start >= reclaim.from && matches!(piece.source, Source::Extent(_, None)) {
-                    piece.source = Source::Zeros;
-                }
-            }
-        }
     }
 
     /// Empties a block to the end before something is written to sectors up to `end`.
@@ -75,7 +62,10 @@ impl Core {
         if self.reclaims.read().get(&id) != Some(&reclaim) {
             return Ok(());
         }
+        // What was written before must be in the index: what lies beyond the cut is found there.
+        self.commit()?;
         let mut transaction = Transaction::new(self.clone());
+        transaction.only_while(id, reclaim);
         let block = self.block_even_dying(id)?;
         let first = Key::new(id, ItemKind::EXTENT, reclaim.from);
         let last = Key::new(id, ItemKind::EXTENT, u64::MAX);
@@ -111,7 +101,12 @@ impl Core {
         // The cut must be in the index before the mask is taken away, or before it is looked at again.
         self.commit()?;
         if done {
-            self.reclaims.write().remove(&id);
+            let item = Key::new(SYSTEM_BLOCK, ItemKind::RECLAIM, id);
+            let layers = self.layers.write();
+            // Unless a transaction put it anew.
+            if !matches!(layers.in_memory(&item), Some(Some(_))) {
+                self.reclaims.write().remove(&id);
+            }
         }
         Ok(())
     }

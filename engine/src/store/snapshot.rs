@@ -363,12 +363,19 @@ impl Core {
             all.push(snapshot);
         }
         self.snapshots.get_mut().all = all;
-        let (from, to) = range(ItemKind::RECLAIM);
-        for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
-            let reclaim = super::Reclaim::decode(&value).ok_or(corrupt("reclaim item"))?;
-            self.reclaims.get_mut().insert(key.offset, reclaim);
-        }
         self.signal.state.get_mut().reclaim_wanted = true;
+        self.load_reclaims()
+    }
+
+    /// Reads which blocks are being emptied in the tree that is shown.
+    fn load_reclaims(&mut self) -> std::result::Result<(), OpenError> {
+        let key = |id| Key::new(SYSTEM_BLOCK, ItemKind::RECLAIM, id);
+        let mut reclaims = std::collections::BTreeMap::new();
+        for (key, value) in self.range_sealed(key(0), key(u64::MAX), usize::MAX / 2)?.0 {
+            let corrupt = Error::Corrupt { what: "reclaim item", sector: 0 };
+            reclaims.insert(key.offset, super::Reclaim::decode(&value).ok_or(corrupt)?);
+        }
+        *self.reclaims.get_mut() = reclaims;
         Ok(())
     }
 
@@ -380,7 +387,6 @@ impl Core {
         let layers = self.layers.get_mut();
         layers.root = root;
         layers.active = Default::default();
-        self.reclaims.get_mut().clear();
-        Ok(())
+        self.load_reclaims()
     }
 }

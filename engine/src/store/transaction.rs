@@ -40,6 +40,8 @@ pub struct Transaction {
     blocks: Vec<Block>,
     data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
+    /// Nothing happens unless this is still what is being reclaimed.
+    only_while: Option<(BlockId, Reclaim)>,
     freed: Vec<Run>,
     /// Sectors promised for the dirty pages in `data`.
     promised: u64,
@@ -76,6 +78,7 @@ impl Transaction {
             blocks: Vec::new(),
             data: Vec::new(),
             reclaim: Vec::new(),
+            only_while: None,
             freed: Vec::new(),
             promised: 0,
             adds: false,
@@ -115,10 +118,12 @@ impl Transaction {
         self.items.push((Key::new(block.id(), kind, offset), Change::Delete));
     }
 
-    /// Writes bytes at any offset. Whole sectors cost no read; parts of sectors are read and filled up.
+    /// Writes bytes at any offset. Whole sectors cost no read; parts of sectors are read and filled up. Fails with
+    /// [`Error::TooLong`] behind where this transaction punched to the end, if the store empties that in the
+    /// background: that takes a transaction of its own.
     pub fn write(&mut self, block: &Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.adds = true;
-        self.core.finish_reclaim(block, (offset + bytes.len() as u64).div_ceil(SECTOR))?;
+        self.finish_reclaim(block, (offset + bytes.len() as u64).div_ceil(SECTOR))?;
         let mut offset = offset;
         let mut bytes = bytes;
         let skip = (offset % SECTOR) as usize;
@@ -142,6 +147,14 @@ impl Transaction {
             self.write_part(block, offset + body.len() as u64, tail)?;
         }
         Ok(())
+    }
+
+    /// Makes sure that nothing reclaims what is about to be written.
+    fn finish_reclaim(&self, block: &Block, end: u64) -> Result<()> {
+        if self.reclaim.iter().any(|(id, reclaim)| *id == block.id() && end > reclaim.from) {
+            return Err(Error::TooLong);
+        }
+        self.core.finish_reclaim(block, end)
     }
 
     /// Changes a part of one sector.
@@ -271,7 +284,7 @@ impl Transaction {
     ) -> Result<()> {
         assert!(sectors <= CLONE_SECTORS_MAX);
         self.adds = true;
-        self.core.finish_reclaim(target, target_sector + sectors)?;
+        self.finish_reclaim(target, target_sector + sectors)?;
         // Clones refer to extents that the index knows, so what is newer is sealed first.
         self.core.seal_block(source)?;
         let pieces = self.core.locate(source, source_sector, source_sector + sectors)?;
@@ -336,11 +349,10 @@ impl Transaction {
             self.data.push((block.clone(), Segment { start: 0, sectors: END, content }));
             return Ok(());
         }
-        for (key, _) in items {
-            if key.kind != ItemKind::EXTENT {
-                self.items.push((key, Change::Delete));
-            }
-        }
+        let own = self.items.iter().map(|(key, _)| *key).filter(|key| key.block == id);
+        let mut dead: Vec<Key> = items.into_iter().map(|(key, _)| key).chain(own).collect();
+        dead.retain(|key| key.kind != ItemKind::EXTENT);
+        self.items.extend(dead.into_iter().map(|key| (key, Change::Delete)));
         self.data.push((block.clone(), Segment { start: 0, sectors: END, content: Content::Hole }));
         Ok(())
     }
@@ -354,6 +366,11 @@ impl Transaction {
     pub(super) fn cut(&mut self, block: &Block, from: u64, to: u64) {
         let content = Content::Hole;
         self.data.push((block.clone(), Segment { start: from, sectors: to - from, content }));
+    }
+
+    /// Lets the transaction do nothing if the block is to be emptied otherwise by then.
+    pub(super) fn only_while(&mut self, id: BlockId, reclaim: Reclaim) {
+        self.only_while = Some((id, reclaim));
     }
 
     /// Frees sectors that no extent refers to.
@@ -386,6 +403,11 @@ impl Transaction {
         }
         let mut needless = 0;
         let mut layers = core.layers.write();
+        if let Some((id, reclaim)) = self.only_while
+            && core.reclaim_of(id) != Some(reclaim)
+        {
+            return Ok(layers.pending.newest);
+        }
         let pending = &mut layers.pending;
         for block in self.blocks.drain(..) {
             pending.blocks.entry(block.id()).or_insert(block);
