@@ -15,6 +15,7 @@ mod helper;
 mod mount_list;
 mod mount_options;
 mod passphrase;
+mod paths;
 mod signature;
 mod size;
 mod store_control;

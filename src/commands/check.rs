@@ -1,10 +1,12 @@
 //! `blocktree check`: verifies a store that is not mounted.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use blocktree_engine::device::{Access, open_volume};
+use blocktree_engine::format::BlockId;
 use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_engine::{CheckOptions, CheckReport};
 
@@ -12,6 +14,7 @@ use super::{print, progress_bar, refuse_if_mounted};
 use crate::cli::PassphraseFile;
 use crate::failure::{DAMAGE_LEFT, FAILED, Result};
 use crate::passphrase::obtain;
+use crate::paths;
 use crate::size;
 
 /// Check a store that is not mounted: its structure, every hash and every signature.
@@ -41,10 +44,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         bar.set_position(done.saturating_mul(SECTOR_BYTES as u64));
     };
     let options = CheckOptions { repair: arguments.repair };
-    let report = blocktree_engine::check(device, &passphrase, &options, &mut progress);
+    let report = blocktree_engine::check(device.clone(), &passphrase, &options, &mut progress);
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot check the store {}", path.display()))?;
-    print(&for_people(&report, arguments.repair))?;
+    let blocks = report.problems.iter().filter_map(|problem| problem.block).collect();
+    let paths = paths::of_blocks(device, &passphrase, &blocks);
+    print(&for_people(&report, &paths, arguments.repair))?;
     Ok(exit_code(&report))
 }
 
@@ -56,12 +61,14 @@ fn exit_code(report: &CheckReport) -> u8 {
     }
 }
 
-fn for_people(report: &CheckReport, is_repairing: bool) -> String {
+fn for_people(report: &CheckReport, paths: &BTreeMap<BlockId, PathBuf>, is_repairing: bool) -> String {
     let mut text = String::new();
     for problem in &report.problems {
         let repaired = if problem.repaired { " (repaired)" } else { "" };
+        let path = problem.block.and_then(|block| paths.get(&block));
+        let path = path.map(|path| format!("{}: ", path.display())).unwrap_or_default();
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}: {}{repaired}", problem.place, problem.what);
+        let _ = writeln!(text, "{path}{}: {}{repaired}", problem.place, problem.what);
     }
     let checked = size::display(report.sectors_checked.saturating_mul(SECTOR_BYTES as u64));
     let _ = match (report.damage_left, report.repaired) {
@@ -98,10 +105,15 @@ mod tests {
 
     #[test]
     fn every_problem_is_listed() {
-        let problem = Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true };
-        let report =
-            CheckReport { problems: vec![problem], repaired: 1, sectors_checked: 256, damage_left: 0 };
-        let text = for_people(&report, true);
-        assert_eq!(text, "sector 7: wrong hash (repaired)\nChecked 1.0 MiB: repaired all 1 problems.\n");
+        let problem =
+            |block| Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true, block };
+        let problems = vec![problem(None), problem(Some(5))];
+        let report = CheckReport { problems, repaired: 2, sectors_checked: 256, damage_left: 0 };
+        let text = for_people(&report, &BTreeMap::from([(5, PathBuf::from("/a/b"))]), true);
+        assert_eq!(
+            text,
+            "sector 7: wrong hash (repaired)\n/a/b: sector 7: wrong hash (repaired)\n\
+             Checked 1.0 MiB: repaired all 2 problems.\n"
+        );
     }
 }
