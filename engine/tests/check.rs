@@ -63,7 +63,7 @@ fn step(store: &Store, random: &mut StdRng, blocks: &mut Vec<Block>) {
     let pick = |random: &mut StdRng, blocks: &[Block]| blocks[random.random_range(0..blocks.len())].clone();
     let mut transaction = store.transaction();
     match random.random_range(0..12) {
-        0 | 1 => blocks.push(transaction.create(b"attributes")),
+        0 | 1 if blocks.len() < 6 => blocks.push(transaction.create(b"attributes")),
         _ if blocks.is_empty() => blocks.push(transaction.create(b"first")),
         2..=5 => {
             let block = pick(random, blocks);
