@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn every_problem_is_listed() {
-        let problem = Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true };
+        let problem =
+            Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true, block: None };
         let report =
             CheckReport { problems: vec![problem], repaired: 1, sectors_checked: 256, damage_left: 0 };
         let text = for_people(&report, true);
