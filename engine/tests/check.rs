@@ -62,8 +62,8 @@ fn pattern(seed: u64, length: usize) -> Vec<u8> {
 fn step(store: &Store, random: &mut StdRng, blocks: &mut Vec<Block>) {
     let pick = |random: &mut StdRng, blocks: &[Block]| blocks[random.random_range(0..blocks.len())].clone();
     let mut transaction = store.transaction();
-    match random.random_range(0..12) {
-        0 | 1 => blocks.push(transaction.create(b"attributes")),
+    match random.random_range(0..13) {
+        0 | 1 if blocks.len() < 6 => blocks.push(transaction.create(b"attributes")),
         _ if blocks.is_empty() => blocks.push(transaction.create(b"first")),
         2..=5 => {
             let block = pick(random, blocks);
@@ -89,6 +89,13 @@ fn step(store: &Store, random: &mut StdRng, blocks: &mut Vec<Block>) {
             for _ in 0..20 {
                 let length = random.random_range(0..300);
                 transaction.put(&block, KIND, random.random_range(0..1000), b"clear", &vec![7; length]);
+            }
+        }
+        11 => {
+            // Many extents, so that removing them takes steps.
+            let (block, page) = (pick(random, blocks), pattern(random.random(), SECTOR));
+            for n in 0..random.random_range(1..150) {
+                transaction.write(&block, n * 2 * SECTOR as u64, &page).unwrap();
             }
         }
         _ => {

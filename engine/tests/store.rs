@@ -311,3 +311,28 @@ fn recovery_does_not_reuse_what_the_next_recovery_looks_at() {
     store.read(&block, 0, &mut read).unwrap();
     assert!(read == pattern(2, MIB), "what was synced is gone");
 }
+
+#[test]
+fn a_clone_of_what_is_on_its_way_belongs_to_no_older_snapshot() {
+    let (_, store) = create(64);
+    let mut transaction = store.transaction();
+    let (a, b) = (transaction.create(b"a"), transaction.create(b"b"));
+    transaction.apply().unwrap();
+    store.snapshot_create("before").unwrap();
+    let free = store.usage().free;
+    let mut transaction = store.transaction();
+    transaction.write(&a, 0, &pattern(1, 4 * MIB)).unwrap();
+    transaction.apply().unwrap();
+    let mut transaction = store.transaction();
+    transaction.clone_range(&a, 0, &b, 0, 1024).unwrap();
+    store.sync(transaction.apply().unwrap()).unwrap();
+    for block in [&a, &b] {
+        let mut transaction = store.transaction();
+        transaction.destroy(block);
+        transaction.apply().unwrap();
+    }
+    store.reclaim().unwrap();
+    store.checkpoint().unwrap();
+    let free_again = store.usage().free;
+    assert!(free_again + 64 > free, "{free_again} of {free}");
+}

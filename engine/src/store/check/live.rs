@@ -301,6 +301,9 @@ pub(super) fn check_extent(
         survey.gap(place, "refers to sectors that cannot hold data", Some(key.block));
         return None;
     }
+    if extent.birth() == 0 || extent.birth() > core.sealer.lock().seq {
+        survey.problem(place, "was born with a record that does not exist", Some(key.block));
+    }
     if block.is_some_and(|block| core.extent_key(block, &extent).is_err()) {
         survey.problem(place, "its key does not open under the block's", Some(key.block));
     }
