@@ -253,10 +253,57 @@ impl Core {
 
     /// Puts the nodes that only this snapshot holds into its dead list.
     fn find_own_nodes(self: &Arc<Self>, mut snapshot: Snapshot, older: Option<&Snapshot>) -> Result<()> {
-        // No checkpoint meanwhile: the index compared with must not change.
+        // No checkpoint until the record with the new state is sealed: the index compared with must not change, and
+        // what becomes free must not be freed twice after a crash.
         let mut generation = self.checkpoint.lock();
-        // What follows must fit the log without another checkpoint.
-        self.checkpoint_at(&mut generation, |_, _| {})?;
+        let mut listed = HashSet::new();
+        loop {
+            // What follows must fit the log. If others fill it meanwhile, another checkpoint has to make room; it
+            // frees none of the snapshot's nodes yet, but may leave more of them to it alone.
+            self.checkpoint_at(&mut generation, |_, _| {})?;
+            let own = self.own_nodes(&snapshot, older)?;
+            if self.list_dead(&snapshot, &own, &mut listed)? {
+                break;
+            }
+        }
+        snapshot.state = State::Emptying;
+        let mut snapshots = self.snapshots.lock();
+        if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
+            *known = snapshot;
+        }
+        Ok(())
+    }
+
+    /// Puts nodes into a snapshot's dead list, and the new state behind them: whether the log had room for all.
+    fn list_dead(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        nodes: &[NodePtr],
+        listed: &mut HashSet<u64>,
+    ) -> Result<bool> {
+        let new: Vec<&NodePtr> = nodes.iter().filter(|ptr| !listed.contains(&ptr.sector.get())).collect();
+        for step in new.chunks(RECLAIM_STEP) {
+            let mut transaction = Transaction::new(self.clone());
+            for ptr in step {
+                let dead = DeadBytes { sectors: (NODE_SECTORS as u64).into(), birth: ptr.birth };
+                let key = Key::new(snapshot.id, ItemKind::DEAD, ptr.sector.get());
+                transaction.put_system(key, Change::Raw(dead.as_bytes().into()));
+                listed.insert(ptr.sector.get());
+            }
+            transaction.apply_unchecked()?;
+            if !self.commit_if_room()? {
+                return Ok(false);
+            }
+        }
+        let mut transaction = Transaction::new(self.clone());
+        let emptying = Snapshot { state: State::Emptying, ..snapshot.clone() };
+        transaction.put_system(snapshot.key(), emptying.encode(self));
+        transaction.apply_unchecked()?;
+        self.commit_if_room()
+    }
+
+    /// The nodes that this snapshot holds, and neither the next older nor the next newer tree.
+    fn own_nodes(&self, snapshot: &Snapshot, older: Option<&Snapshot>) -> Result<Vec<NodePtr>> {
         // The next one that holds nodes: of one that is being emptied, some may be gone and others were left to
         // this one. Asked only now, since one that is just being made has its root when the lock is free.
         let newer = {
@@ -296,24 +343,7 @@ impl Core {
         if let Some(error) = damaged {
             tracing::warn!("a deleted snapshot is damaged, its space stays in use: {error}");
         }
-        for step in own.chunks(RECLAIM_STEP) {
-            let mut transaction = Transaction::new(self.clone());
-            for ptr in step {
-                let dead = DeadBytes { sectors: (NODE_SECTORS as u64).into(), birth: ptr.birth };
-                let key = Key::new(snapshot.id, ItemKind::DEAD, ptr.sector.get());
-                transaction.put_system(key, Change::Raw(dead.as_bytes().into()));
-            }
-            transaction.apply_unchecked()?;
-        }
-        snapshot.state = State::Emptying;
-        let mut transaction = Transaction::new(self.clone());
-        transaction.put_system(snapshot.key(), snapshot.encode(self));
-        transaction.apply_unchecked()?;
-        let mut snapshots = self.snapshots.lock();
-        if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
-            *known = snapshot;
-        }
-        Ok(())
+        Ok(own)
     }
 
     /// Frees a step of the dead list, or hands it to the older snapshot; in the end the snapshot is gone.
