@@ -83,7 +83,21 @@ impl Core {
 
     /// Seals what is pending and starts to write it. Does not wait for the device.
     pub(super) fn commit(&self) -> Result<()> {
-        let mut sealer = self.sealer_with_room()?;
+        self.commit_with(self.sealer_with_room()?)
+    }
+
+    /// As [`Core::commit`], for who must not wait for a checkpoint: `false` if the log has no room.
+    pub(super) fn try_commit(&self) -> Result<bool> {
+        self.check_writable()?;
+        let sealer = self.sealer.lock();
+        if !self.has_room(&sealer) {
+            return Ok(false);
+        }
+        self.commit_with(sealer)?;
+        Ok(true)
+    }
+
+    fn commit_with(&self, mut sealer: MutexGuard<'_, Sealer>) -> Result<()> {
         let batch = {
             let mut layers = self.layers.write();
             if layers.pending.is_empty() {
@@ -112,14 +126,19 @@ impl Core {
         loop {
             self.check_writable()?;
             let sealer = self.sealer.lock();
-            let used = sealer.appended - self.log_tail.load(Ordering::Acquire);
-            // A record may have to skip as much as it is long before the log wraps.
-            if used + 2 * RECORD_SECTORS_MAX <= self.layout.log_sectors() {
+            if self.has_room(&sealer) {
                 return Ok(sealer);
             }
             drop(sealer);
             self.wait_for_checkpoint()?;
         }
+    }
+
+    /// Whether the log has room for the longest record.
+    fn has_room(&self, sealer: &Sealer) -> bool {
+        let used = sealer.appended - self.log_tail.load(Ordering::Acquire);
+        // A record may have to skip as much as it is long before the log wraps.
+        used + 2 * RECORD_SECTORS_MAX <= self.layout.log_sectors()
     }
 
     fn seal(&self, sealer: &mut Sealer, batch: &Arc<Batch>) -> Result<()> {

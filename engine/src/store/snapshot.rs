@@ -174,6 +174,8 @@ impl Store {
 
 impl Core {
     fn make_snapshot(self: &Arc<Self>, name: &str) -> std::result::Result<(), SnapshotError> {
+        // Not under the lock: room for nodes may take a checkpoint to make.
+        self.check_index_space(true)?;
         let mut generation = self.checkpoint.lock();
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let mut snapshot = Snapshot {
@@ -191,7 +193,6 @@ impl Core {
                 return Err(SnapshotError::Exists);
             }
         }
-        self.check_index_space(true)?;
         // At the edge of the checkpoint's last record the snapshot starts to pin, and the next record says so.
         let moment = self.checkpoint_at(&mut generation, |layers, moment| {
             snapshot.seq = moment.seq;
@@ -201,20 +202,29 @@ impl Core {
             pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
             self.snapshots.lock().all.push(snapshot.clone());
         });
-        let moment = moment.inspect_err(|_| self.poison("checkpoint"))?;
-        snapshot.root = moment.root;
-        snapshot.state = State::There;
+        match &moment {
+            Ok(moment) => {
+                snapshot.root = moment.root;
+                snapshot.state = State::There;
+            }
+            // It has no root: what died for it in the meantime is freed.
+            Err(_) => snapshot.state = State::Emptying,
+        }
+        // Before the next checkpoint: who compares snapshots must not see one without its root.
+        if self.snapshots.lock().all.iter().any(|known| known.id == id) {
+            self.set_snapshot(&snapshot)?;
+        }
         drop(generation);
-        self.set_snapshot(&snapshot)?;
+        moment?;
         self.sync(super::Seq(self.next_op.load(Ordering::Acquire) - 1))?;
         Ok(())
     }
 
-    /// Changes a snapshot, in memory once its item is applied.
+    /// Changes a snapshot, in memory once its item is applied. Never waits for a checkpoint.
     fn set_snapshot(self: &Arc<Self>, snapshot: &Snapshot) -> Result<()> {
         let mut transaction = Transaction::new(self.clone());
         transaction.put_system(snapshot.key(), snapshot.encode(self));
-        transaction.apply()?;
+        transaction.apply_unchecked()?;
         let mut snapshots = self.snapshots.lock();
         if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
             *known = snapshot.clone();
@@ -231,6 +241,7 @@ impl Core {
         snapshot.state = State::Comparing;
         // Only what commits after this may go by the new state, and that is what the sealer's lock orders.
         self.commit()?;
+        self.check_index_space(false)?;
         self.set_snapshot(&snapshot)?;
         self.request_reclaim();
         Ok(true)
@@ -244,17 +255,16 @@ impl Core {
     /// One step of deleting a snapshot; whether there is more to do.
     pub(super) fn snapshot_step(self: &Arc<Self>) -> Result<bool> {
         let _one = self.reclaiming.lock();
-        let (snapshot, older, newer) = {
+        // The oldest first: those before it are all there.
+        let (snapshot, older) = {
             let snapshots = self.snapshots.lock();
             let Some(at) = snapshots.all.iter().position(|s| s.state >= State::Comparing) else {
                 return Ok(false);
             };
-            (snapshots.all[at].clone(), at.checked_sub(1).map(|at| snapshots.all[at].clone()), {
-                snapshots.all.get(at + 1).cloned()
-            })
+            (snapshots.all[at].clone(), at.checked_sub(1).map(|at| snapshots.all[at].clone()))
         };
         match snapshot.state {
-            State::Comparing => self.find_own_nodes(snapshot, older.as_ref(), newer.as_ref())?,
+            State::Comparing => self.find_own_nodes(snapshot, older.as_ref())?,
             _ => self.empty_dead_list(&snapshot, older.as_ref())?,
         }
         Ok(true)
@@ -265,13 +275,18 @@ impl Core {
         self: &Arc<Self>,
         mut snapshot: Snapshot,
         older: Option<&Snapshot>,
-        newer: Option<&Snapshot>,
     ) -> Result<()> {
         // No checkpoint meanwhile: the index compared with must not change.
         let mut generation = self.checkpoint.lock();
         // What follows must fit the log without another checkpoint.
         self.checkpoint_at(&mut generation, |_, _| {})?;
-        let newer = newer.map_or_else(|| self.layers.read().root, |newer| newer.root);
+        // The next that holds its nodes; those of one that is being emptied may be used again already.
+        let newer = {
+            let snapshots = self.snapshots.lock();
+            let behind = snapshots.all.iter().skip_while(|s| s.id != snapshot.id).skip(1);
+            behind.filter(|s| s.state <= State::Comparing).map(|s| s.root).next()
+        };
+        let newer = newer.unwrap_or_else(|| self.layers.read().root);
         let older_seq = older.map_or(0, |older| older.seq);
         let held_by_older = |ptr: &NodePtr| older.is_some() && ptr.birth.get() <= older_seq;
         let mut shared = HashSet::new();
@@ -304,6 +319,10 @@ impl Core {
             tracing::warn!("a deleted snapshot is damaged, its space stays in use: {error}");
         }
         for step in own.chunks(RECLAIM_STEP) {
+            // Where others filled the log meanwhile, all of this is done once more: it can be repeated.
+            if !self.try_commit()? {
+                return Ok(());
+            }
             let mut transaction = Transaction::new(self.clone());
             for ptr in step {
                 let mut value = (NODE_SECTORS as u64).to_le_bytes().to_vec();
@@ -312,6 +331,9 @@ impl Core {
                 transaction.put_system(key, Change::Raw(value.into()));
             }
             transaction.apply_unchecked()?;
+        }
+        if !self.try_commit()? {
+            return Ok(());
         }
         snapshot.state = State::Emptying;
         let mut transaction = Transaction::new(self.clone());

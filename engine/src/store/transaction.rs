@@ -385,15 +385,15 @@ impl Transaction {
     pub fn apply(self) -> Result<Seq> {
         self.core.check_writable()?;
         self.core.check_index_space(self.adds)?;
+        if self.core.layers.read().pending.weight > BATCH_WEIGHT_MAX {
+            self.core.commit()?;
+        }
         self.apply_unchecked()
     }
 
-    /// As [`Transaction::apply`], for who holds the lock that a checkpoint would need.
+    /// As [`Transaction::apply`], for who holds the lock that a checkpoint would need, or must not wait for one.
     pub(super) fn apply_unchecked(mut self) -> Result<Seq> {
         let core = self.core.clone();
-        if core.layers.read().pending.weight > BATCH_WEIGHT_MAX {
-            core.commit()?;
-        }
         let mut needless = 0;
         let mut layers = core.layers.write();
         if let Some((id, reclaim)) = self.only_while
