@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use simulation::{Counts, Simulation};
 
 const HISTORIES: u64 = 12;
-const OPERATIONS: u64 = 150;
+const OPERATIONS: u64 = 120;
 
 /// Runs `history` for the seeds that the environment asks for.
 fn run(name: &str, history: impl Fn(u64) -> Result<Counts, String>) {
