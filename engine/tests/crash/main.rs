@@ -4,6 +4,7 @@
 
 mod model;
 mod simulation;
+mod stress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -67,6 +68,23 @@ fn every_crash_leaves_a_prefix() {
         traced(&mut simulation, |simulation| {
             for _ in 0..OPERATIONS {
                 simulation.step()?;
+            }
+            simulation.finish()
+        })?;
+        Ok(simulation.counts)
+    });
+}
+
+#[test]
+fn io_errors_leave_a_prefix() {
+    run("I/O errors", |seed| {
+        let mut simulation = Simulation::new(seed ^ 0xE10)?;
+        traced(&mut simulation, |simulation| {
+            for _ in 0..8 {
+                for _ in 0..5 {
+                    simulation.operation()?;
+                }
+                simulation.fail()?;
             }
             simulation.finish()
         })?;
