@@ -6,7 +6,7 @@
 //! 3. A flush follows the completion of everything that it is to make durable. A failed write or flush poisons
 //!    the store; nothing is retried.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -234,9 +234,10 @@ impl Core {
 
     /// Gives every segment of the batch its place in the index, and seals what is still plain.
     fn seal_data(&self, batch: &Batch, resolver: &mut Resolver<'_>) -> Result<(Vec<Write>, Vec<Completion>)> {
+        let mut births = VecDeque::new();
         for (_, segment) in batch.data.iter() {
             if let Content::Clone { extent, source } = &segment.content {
-                resolver.share(extent, *source)?;
+                births.push_back(resolver.share(extent, *source)?);
             }
         }
         // Cut first, adjacent ranges in one step, then put the new extents.
@@ -279,7 +280,11 @@ impl Core {
                     extent.header.birth = resolver.seq.into();
                     resolver.put_extent(id, segment.start, &extent);
                 }
-                Content::Clone { extent, .. } => resolver.put_extent(id, segment.start, extent),
+                Content::Clone { extent, .. } => {
+                    let mut extent = (**extent).clone();
+                    extent.header.birth = births.pop_front().expect("one for each clone").into();
+                    resolver.put_extent(id, segment.start, &extent);
+                }
                 Content::Plain(_) | Content::Hole | Content::Reclaimed => {}
             }
         }

@@ -104,8 +104,10 @@ impl<'a> Resolver<'a> {
         self.changes.insert(Key::new(id, ItemKind::EXTENT, start), Some(extent.encode().into()));
     }
 
-    /// One more extent refers to these sectors; so far it was the one at `source`.
-    pub(super) fn share(&mut self, extent: &Extent, source: (BlockId, u64)) -> Result<()> {
+    /// One more extent refers to these sectors; so far it was the one at `source`. Returns their birth, which a
+    /// clone made before its source was written to the index does not know.
+    pub(super) fn share(&mut self, extent: &Extent, source: (BlockId, u64)) -> Result<u64> {
+        let mut birth = extent.birth();
         let first =
             Key::new(source.0, ItemKind::EXTENT, source.1.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let last = Key::new(source.0, ItemKind::EXTENT, source.1);
@@ -114,13 +116,16 @@ impl<'a> Resolver<'a> {
             let mut original = decode_extent(&value)?;
             let overlaps = original.sector() <= extent.sector()
                 && extent.sector() < original.sector() + original.sectors();
+            if overlaps {
+                birth = original.birth();
+            }
             if overlaps && !original.is_shared() {
                 original.set_shared();
                 self.put(key.block, key.offset, &original);
             }
         }
         self.count(extent.sector(), extent.sectors(), 1)?;
-        Ok(())
+        Ok(birth)
     }
 
     /// An extent is gone: frees its sectors unless another extent or a snapshot still needs them.
