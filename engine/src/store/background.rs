@@ -82,7 +82,7 @@ fn commit(core: &Arc<Core>) {
 
 fn checkpoint(core: &Arc<Core>) {
     while wait_for(core, |state| &mut state.checkpoint_wanted) {
-        if core.run_checkpoint().is_err() {
+        if core.run_checkpoint().is_err() && core.check_writable().is_err() {
             return;
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use zerocopy::FromZeros;
 
-use super::layers::Layers;
+use super::layers::{Layers, MemTable};
 use super::{Core, now_ns};
 use crate::crypto::{Hash, tagged_hash};
 use crate::device::{Completion, Write};
@@ -57,22 +57,35 @@ impl Core {
         let mut generation = self.checkpoint.lock();
         let result = self.checkpoint_at(&mut generation, |_, _| {}).map(drop);
         drop(generation);
-        if result.is_err() {
-            self.poison("checkpoint");
-        }
-        self.signal.state.lock().checkpoints += 1;
+        let mut state = self.signal.state.lock();
+        state.checkpoints += 1;
+        state.checkpoint_lacks_space = matches!(result, Err(Error::NoSpace));
+        drop(state);
         self.signal.changed.notify_all();
         result
     }
 
     /// As [`Core::run_checkpoint`], for who holds the lock; `at_edge` is called between the last record that the
-    /// checkpoint contains and the next.
+    /// checkpoint contains and the next. Where there is no space for the new index, all is as it was before; any
+    /// other failure poisons the store.
     pub(super) fn checkpoint_at(
         &self,
         generation: &mut u64,
         at_edge: impl FnOnce(&mut Layers, &Moment),
     ) -> Result<Moment> {
         self.check_writable()?;
+        self.write_checkpoint(generation, at_edge).inspect_err(|error| {
+            if !matches!(error, Error::NoSpace) {
+                self.poison("checkpoint");
+            }
+        })
+    }
+
+    fn write_checkpoint(
+        &self,
+        generation: &mut u64,
+        at_edge: impl FnOnce(&mut Layers, &Moment),
+    ) -> Result<Moment> {
         // The edge of a record: everything before it is in the deltas, nothing behind it.
         let (mut moment, appended, old_root, deltas) = {
             let sealer = self.sealer.lock();
@@ -96,7 +109,14 @@ impl Core {
 
         let mut sink = Sink::new(self, moment.seq);
         let changes = deltas.items.iter().map(|(key, value)| (*key, value.as_deref()));
-        moment.root = self.tree.merge(&old_root, moment.seq, changes, &mut sink)?;
+        moment.root = match self.tree.merge(&old_root, moment.seq, changes, &mut sink) {
+            Ok(root) => root,
+            Err(error) => {
+                sink.undo()?;
+                self.put_back(deltas);
+                return Err(error.into());
+            }
+        };
         moment.nodes = (moment.nodes + sink.allocated).saturating_sub(sink.replaced);
         let (node_deltas, freed) = sink.finish()?;
 
@@ -127,6 +147,17 @@ impl Core {
         }
         space.set_table(table);
         Ok(moment)
+    }
+
+    /// The deltas of a checkpoint that came to nothing wait for the next one.
+    fn put_back(&self, frozen: Arc<MemTable>) {
+        let mut layers = self.layers.write();
+        layers.frozen = None;
+        let newer = std::mem::take(&mut layers.active);
+        let mut all = Arc::try_unwrap(frozen).unwrap_or_else(|frozen| MemTable::clone(&frozen));
+        newer.items.into_iter().for_each(|(key, value)| all.insert(key, value));
+        all.space.extend(newer.space);
+        layers.active = all;
     }
 
     /// Writes all four copies; from the middle on, this is what a crash leads to.
@@ -326,8 +357,11 @@ impl Core {
         while state.checkpoints == seen && !state.stop && !self.poisoned.load(Ordering::Acquire) {
             self.signal.changed.wait(&mut state);
         }
-        let stopped = state.stop;
+        let (stopped, lacks_space) = (state.stop, state.checkpoint_lacks_space);
         drop(state);
+        if lacks_space {
+            return Err(Error::NoSpace);
+        }
         if stopped { self.run_checkpoint() } else { self.check_writable() }
     }
 }
@@ -359,6 +393,18 @@ impl<'a> Sink<'a> {
             replaced: 0,
             writes: VecDeque::new(),
         }
+    }
+
+    /// Gives back what it allocated.
+    fn undo(mut self) -> Result<()> {
+        while let Some(write) = self.writes.pop_front() {
+            write.wait().map_err(|error| self.core.poison_with("write", &error))?;
+        }
+        let mut space = self.core.space.lock();
+        for delta in &self.deltas {
+            space.mark(delta.run, false)?;
+        }
+        Ok(())
     }
 
     /// Waits for all nodes; returns what happened to space, and what may be used again once the checkpoint is

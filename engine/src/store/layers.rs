@@ -22,7 +22,7 @@ use crate::tree::{Root, TreeError};
 pub(super) type Value = Arc<[u8]>;
 
 /// Deltas since a checkpoint, backed by the log.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct MemTable {
     pub(super) items: BTreeMap<Key, Option<Value>>,
     pub(super) bytes: usize,

@@ -207,6 +207,8 @@ struct SignalState {
     reclaim_wanted: bool,
     /// Counts checkpoints that ended, well or not.
     checkpoints: u64,
+    /// The last of them found no space for its index.
+    checkpoint_lacks_space: bool,
     stop: bool,
 }
 

@@ -158,6 +158,8 @@ impl Store {
 
 impl Core {
     fn make_snapshot(self: &Arc<Self>, name: &str) -> std::result::Result<(), SnapshotError> {
+        // Not under the lock: room for nodes may take a checkpoint to make.
+        self.check_index_space(true)?;
         let mut generation = self.checkpoint.lock();
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let mut snapshot = Snapshot {
@@ -175,7 +177,6 @@ impl Core {
                 return Err(SnapshotError::Exists);
             }
         }
-        self.check_index_space(true)?;
         // At the edge of the checkpoint's last record the snapshot starts to pin, and the next record says so.
         let moment = self.checkpoint_at(&mut generation, |layers, moment| {
             snapshot.seq = moment.seq;
@@ -185,11 +186,16 @@ impl Core {
             pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
             self.snapshots.lock().all.push(snapshot.clone());
         });
-        let moment = moment.inspect_err(|_| self.poison("checkpoint"))?;
-        snapshot.root = moment.root;
-        snapshot.state = State::There;
+        match &moment {
+            Ok(moment) => {
+                snapshot.root = moment.root;
+                snapshot.state = State::There;
+            }
+            // It has no root: what died for it in the meantime is freed.
+            Err(_) => snapshot.state = State::Emptying,
+        }
         // Before the lock is released: a snapshot without its root looks to others as if it held nothing.
-        {
+        if self.snapshots.lock().all.iter().any(|known| known.id == id) {
             let mut layers = self.layers.write();
             layers.pending.put(snapshot.key(), snapshot.encode(self));
             layers.pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
@@ -199,6 +205,7 @@ impl Core {
             }
         }
         drop(generation);
+        moment?;
         self.sync(super::Seq(self.next_op.load(Ordering::Acquire) - 1))?;
         Ok(())
     }

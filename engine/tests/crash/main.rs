@@ -4,6 +4,7 @@
 
 mod model;
 mod simulation;
+mod stress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use simulation::{Counts, Simulation};
 
 const HISTORIES: u64 = 12;
-const OPERATIONS: u64 = 150;
+const OPERATIONS: u64 = 120;
 
 /// Runs `history` for the seeds that the environment asks for.
 fn run(name: &str, history: impl Fn(u64) -> Result<Counts, String>) {
@@ -70,6 +71,23 @@ fn every_crash_leaves_a_prefix() {
         traced(&mut simulation, |simulation| {
             for _ in 0..OPERATIONS {
                 simulation.step()?;
+            }
+            simulation.finish()
+        })?;
+        Ok(simulation.counts)
+    });
+}
+
+#[test]
+fn io_errors_leave_a_prefix() {
+    run("I/O errors", |seed| {
+        let mut simulation = Simulation::new(seed ^ 0xE10)?;
+        traced(&mut simulation, |simulation| {
+            for _ in 0..8 {
+                for _ in 0..5 {
+                    simulation.operation()?;
+                }
+                simulation.fail()?;
             }
             simulation.finish()
         })?;

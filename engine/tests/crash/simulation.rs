@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::{CrashPoint, FaultyDevice, Image, SplitMix64, Survivors};
+use blocktree_engine::device::{CrashPoint, Faults, FaultyDevice, Image, SplitMix64, Survivors};
 use blocktree_engine::{CreateOptions, Error, SnapshotError, Store, Transaction};
 
 use crate::model::{
@@ -41,13 +41,6 @@ pub struct Simulation {
     capacity: u64,
     /// Sectors in use with nothing but the first block.
     used_when_empty: u64,
-}
-
-/// How an operation ended that is allowed to fail.
-pub enum Outcome {
-    Done,
-    /// The store takes no more changes: an I/O error was arranged.
-    Broken,
 }
 
 impl Simulation {
@@ -114,10 +107,7 @@ impl Simulation {
         }
         let allowed = self.history.clone();
         let made = self.history.len();
-        match self.operation()? {
-            Outcome::Done => {}
-            Outcome::Broken => return Err("the store is poisoned".into()),
-        }
+        self.operation()?;
         if armed && let Some(point) = self.device.take_capture() {
             // Whatever was allowed before, and what came since.
             let mut allowed = allowed;
@@ -133,7 +123,7 @@ impl Simulation {
     }
 
     /// One random operation on the store and the model.
-    pub fn operation(&mut self) -> Result<Outcome, String> {
+    pub fn operation(&mut self) -> Result<(), String> {
         match self.rng.below(100) {
             0..66 => self.transaction()?,
             66..74 => {
@@ -165,7 +155,55 @@ impl Simulation {
                 self.crash(&point, &allowed)?;
             }
         }
-        Ok(Outcome::Done)
+        Ok(())
+    }
+
+    /// Arranges an I/O error and goes on until it was met; then the store only reads, and what the disk holds is
+    /// opened anew.
+    pub fn fail(&mut self) -> Result<(), String> {
+        let after = Some(self.rng.below(40));
+        let stay_broken = self.rng.one_in(2);
+        let faults = match self.rng.below(5) {
+            0..2 => Faults { write: after, stay_broken, ..Faults::default() },
+            2..4 => Faults { flush: after.map(|after| after / 4), stay_broken, ..Faults::default() },
+            _ => Faults { read: after, ..Faults::default() },
+        };
+        self.note(format!("{faults:?}"));
+        self.device.set_faults(faults);
+        let device = self.device.clone();
+        for _ in 0..60 {
+            // Only those that go on with the same device.
+            let result = match self.rng.below(12) {
+                0..7 => self.transaction(),
+                7 => self.check(|store| store.sync(store.newest())).map(|()| self.durable()),
+                8 => self.check(|store| store.checkpoint()).map(|()| self.durable()),
+                9 => self.make_snapshot(),
+                10 => self.delete_snapshot(),
+                _ => self.check(|store| store.reclaim()),
+            };
+            let Err(why) = result else { continue };
+            if !["Poisoned", "Read(", "code: 5"].iter().any(|expected| why.contains(expected)) {
+                return Err(why);
+            }
+            self.counts.failures += 1;
+            break;
+        }
+        device.set_faults(Faults::default());
+        let now = self.now().clone();
+        if let Err(why) = compare(&self.store, &now.tree)
+            && !why.contains("Read(")
+        {
+            return Err(format!("after an I/O error: {why}"));
+        }
+        let point = device.crash_point();
+        let allowed = self.history.clone();
+        for _ in 0..3 {
+            let image = point.image(Survivors::Random(self.rng.next_u64()));
+            recover(&image, &allowed).map_err(|why| format!("crash after an I/O error: {why}"))?;
+            self.counts.images += 1;
+        }
+        let image = point.image(Survivors::Random(self.rng.next_u64()));
+        self.adopt(image, &allowed)
     }
 
     fn pick(&mut self, tree: &Tree) -> Option<u64> {
@@ -364,6 +402,8 @@ impl Simulation {
     /// Fills the store to the end, then makes room.
     fn fill(&mut self) -> Result<(), String> {
         self.note("fill".into());
+        // Too many states to keep for a crash in the middle.
+        let _ = self.device.take_capture();
         let id = {
             let mut id = None;
             let made = self.transact(|_, transaction, _, tree| {
@@ -376,7 +416,7 @@ impl Simulation {
             if !made { None } else { id }
         };
         if let Some(id) = id {
-            let step = if self.rng.one_in(2) { 100 } else { 7 };
+            let step = if self.rng.one_in(3) { 7 } else { 100 };
             for round in 0..2000 {
                 let bytes = self.bytes(step * SECTOR);
                 let Some(block) = self.check(|store| store.block(id))? else {
@@ -401,12 +441,11 @@ impl Simulation {
         let now = self.now().clone();
         compare(&self.store, &now.tree).map_err(|why| format!("full: {why}"))?;
         // Removing must work now.
-        while let Some(id) = self.now().tree.blocks.keys().copied().find(|id| *id != Store::ROOT) {
-            let destroyed = self.destroy(id)?;
-            if !destroyed && self.now().snapshots.is_empty() {
+        while let Some(id) = self.now().tree.blocks.keys().copied().rfind(|id| *id != Store::ROOT) {
+            if !self.destroy(id)? {
                 return Err("a full store refuses to remove".into());
             }
-            if !destroyed || self.rng.one_in(3) {
+            if self.rng.one_in(3) {
                 break;
             }
         }
@@ -438,16 +477,20 @@ impl Simulation {
         self.snapshots_made += 1;
         let name = format!("snapshot {}", self.snapshots_made);
         self.note(name.clone());
+        let mut moment = self.now().clone();
+        moment.snapshots.insert(name.clone(), moment.tree.clone());
         match self.store.snapshot_create(&name) {
             Ok(()) => {
-                let mut moment = self.now().clone();
-                moment.snapshots.insert(name, moment.tree.clone());
                 self.history.push_back(moment);
                 self.durable();
                 Ok(())
             }
             Err(SnapshotError::Store(Error::NoSpace)) => Ok(()),
-            Err(error) => Err(format!("snapshot: {error:?}")),
+            Err(error) => {
+                // Before the newest: it need not be there.
+                self.history.push_front(moment);
+                Err(format!("snapshot: {error:?}"))
+            }
         }
     }
 
@@ -459,11 +502,16 @@ impl Simulation {
         let at = self.rng.below(count) as usize;
         let name = self.now().snapshots.keys().nth(at).expect("in range").clone();
         self.note(format!("delete {name}"));
-        if !self.check(|store| store.snapshot_delete(&name))? {
-            return Err(format!("{name} is missing"));
-        }
         let mut moment = self.now().clone();
         moment.snapshots.remove(&name);
+        match self.store.snapshot_delete(&name) {
+            Ok(true) => {}
+            Ok(false) => return Err(format!("{name} is missing")),
+            Err(error) => {
+                self.history.push_front(moment);
+                return Err(format!("snapshot: {error:?}"));
+            }
+        }
         self.history.push_back(moment);
         self.durable();
         Ok(())
