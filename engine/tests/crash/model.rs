@@ -7,28 +7,30 @@ use blocktree_engine::device::Device;
 use blocktree_engine::format::ItemKind;
 use blocktree_engine::{Error, OpenOptions, Store};
 
-pub const KIND: ItemKind = ItemKind::FIRST_FREE;
-pub const SECTOR: usize = 4096;
-pub const PASSPHRASE: &[u8] = b"passphrase";
+/// An item's clear and its secret part.
+type ItemParts = (Vec<u8>, Vec<u8>);
+pub(crate) const KIND: ItemKind = ItemKind::FIRST_FREE;
+pub(crate) const SECTOR: usize = 4096;
+pub(crate) const PASSPHRASE: &[u8] = b"passphrase";
 /// Each seek costs: of a fragmented block, only the first runs are compared so.
 const RUNS_MAX: usize = 20;
 /// Every transaction writes its number into this item of the first block.
-pub const COUNTER: u64 = u64::MAX;
+pub(crate) const COUNTER: u64 = u64::MAX;
 
-pub type Page = Arc<[u8; SECTOR]>;
+pub(crate) type Page = Arc<[u8; SECTOR]>;
 
 #[derive(Clone, Default)]
-pub struct BlockModel {
-    pub attributes: Arc<Vec<u8>>,
+pub(crate) struct BlockModel {
+    pub(crate) attributes: Arc<Vec<u8>>,
     /// Clear and secret part, by offset.
-    pub items: BTreeMap<u64, Arc<(Vec<u8>, Vec<u8>)>>,
+    pub(crate) items: BTreeMap<u64, Arc<ItemParts>>,
     /// Sectors that are not holes.
-    pub pages: BTreeMap<u64, Page>,
-    pub orphan: bool,
+    pub(crate) pages: BTreeMap<u64, Page>,
+    pub(crate) orphan: bool,
 }
 
 impl BlockModel {
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         let mut at = offset;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -42,11 +44,11 @@ impl BlockModel {
         }
     }
 
-    pub fn punch(&mut self, from: u64, to: u64) {
+    pub(crate) fn punch(&mut self, from: u64, to: u64) {
         self.pages.retain(|sector, _| !(from..to).contains(sector));
     }
 
-    pub fn clone_range(&mut self, source: &Self, from: u64, to: u64, sectors: u64) {
+    pub(crate) fn clone_range(&mut self, source: &Self, from: u64, to: u64, sectors: u64) {
         self.punch(to, to + sectors);
         for (sector, page) in source.pages.range(from..from + sectors) {
             self.pages.insert(sector - from + to, page.clone());
@@ -56,31 +58,31 @@ impl BlockModel {
 
 /// All blocks at one moment. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Tree {
-    pub counter: u64,
-    pub blocks: BTreeMap<u64, Arc<BlockModel>>,
+pub(crate) struct Tree {
+    pub(crate) counter: u64,
+    pub(crate) blocks: BTreeMap<u64, Arc<BlockModel>>,
 }
 
 /// A store at one moment.
 #[derive(Clone, Default)]
-pub struct Moment {
-    pub tree: Tree,
-    pub snapshots: BTreeMap<String, Tree>,
+pub(crate) struct Moment {
+    pub(crate) tree: Tree,
+    pub(crate) snapshots: BTreeMap<String, Tree>,
 }
 
-pub fn options() -> OpenOptions {
+pub(crate) fn options() -> OpenOptions {
     OpenOptions { background: false, cache_bytes: 1 << 20, ..OpenOptions::default() }
 }
 
 /// The number that the newest transaction wrote.
-pub fn counter(store: &Store) -> Result<u64, Error> {
+pub(crate) fn counter(store: &Store) -> Result<u64, Error> {
     let Some(root) = store.block(Store::ROOT)? else { return Ok(0) };
     let item = store.get(&root, KIND, COUNTER)?;
     Ok(item.map_or(0, |item| u64::from_le_bytes(item.clear[..].try_into().expect("8 bytes"))))
 }
 
 /// Compares everything that a store shows with the model; says what differs.
-pub fn compare(store: &Store, tree: &Tree) -> Result<(), String> {
+pub(crate) fn compare(store: &Store, tree: &Tree) -> Result<(), String> {
     let failed = |what: &str, error: Error| format!("{what}: {error}");
     let last = tree.blocks.keys().next_back().copied().unwrap_or(0);
     for id in 1..last + 4 {
@@ -97,7 +99,7 @@ pub fn compare(store: &Store, tree: &Tree) -> Result<(), String> {
             return Err(format!("attributes of block {id} differ"));
         }
         let items = store.scan(&block, KIND, 0, 10_000).map_err(|error| failed("scan", error))?;
-        let items: BTreeMap<_, _> = items.into_iter().map(|(offset, item)| (offset, item)).collect();
+        let items: BTreeMap<_, _> = items.into_iter().collect();
         if !items.keys().eq(model.items.keys()) {
             let (found, expected): (Vec<_>, Vec<_>) =
                 (items.keys().collect(), model.items.keys().collect::<Vec<_>>());
@@ -178,7 +180,7 @@ fn compare_data(store: &Store, block: &blocktree_engine::Block, model: &BlockMod
 }
 
 /// Compares each snapshot of the store on a device with what it has to show.
-pub fn compare_snapshots(device: Arc<dyn Device>, moment: &Moment) -> Result<(), String> {
+pub(crate) fn compare_snapshots(device: Arc<dyn Device>, moment: &Moment) -> Result<(), String> {
     for (name, tree) in &moment.snapshots {
         let options = OpenOptions { snapshot: Some(name.clone()), ..options() };
         let store = Store::open(device.clone(), PASSPHRASE, &options)

@@ -18,24 +18,24 @@ const EXHAUSTIVE_WRITES: usize = 5;
 
 /// What was done, for the report at the end.
 #[derive(Default, Debug, Clone, Copy)]
-pub struct Counts {
-    pub histories: u64,
-    pub operations: u64,
-    pub images: u64,
-    pub continued: u64,
-    pub refused: u64,
-    pub failures: u64,
+pub(crate) struct Counts {
+    pub(crate) histories: u64,
+    pub(crate) operations: u64,
+    pub(crate) images: u64,
+    pub(crate) continued: u64,
+    pub(crate) refused: u64,
+    pub(crate) failures: u64,
 }
 
-pub struct Simulation {
-    pub rng: SplitMix64,
-    pub device: Arc<FaultyDevice>,
-    pub store: Store,
+pub(crate) struct Simulation {
+    pub(crate) rng: SplitMix64,
+    pub(crate) device: Arc<FaultyDevice>,
+    pub(crate) store: Store,
     /// What a crash may lead to: from the last state known to be durable to the newest.
-    pub history: VecDeque<Moment>,
-    pub counts: Counts,
+    pub(crate) history: VecDeque<Moment>,
+    pub(crate) counts: Counts,
     /// What was done last, for messages.
-    pub trace: VecDeque<String>,
+    pub(crate) trace: VecDeque<String>,
     next_counter: u64,
     snapshots_made: u64,
     capacity: u64,
@@ -44,7 +44,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    pub fn new(seed: u64) -> Result<Self, String> {
+    pub(crate) fn new(seed: u64) -> Result<Self, String> {
         let mut rng = SplitMix64(seed);
         let sectors = (32 + rng.below(12)) * 256;
         let capacity = if rng.one_in(3) { sectors + 8 * 256 } else { sectors };
@@ -76,12 +76,12 @@ impl Simulation {
         self.capacity - self.store.usage().free.min(self.capacity)
     }
 
-    pub fn now(&self) -> &Moment {
+    pub(crate) fn now(&self) -> &Moment {
         self.history.back().expect("there always is a state")
     }
 
     /// All that happened is durable.
-    pub fn durable(&mut self) {
+    pub(crate) fn durable(&mut self) {
         self.history.drain(..self.history.len() - 1);
     }
 
@@ -97,7 +97,7 @@ impl Simulation {
     }
 
     /// One random step, with a crash somewhere in it now and then.
-    pub fn step(&mut self) -> Result<(), String> {
+    pub(crate) fn step(&mut self) -> Result<(), String> {
         self.counts.operations += 1;
         let before = self.history.front().map(|moment| moment.tree.counter);
         let armed = self.rng.one_in(4);
@@ -123,7 +123,7 @@ impl Simulation {
     }
 
     /// One random operation on the store and the model.
-    pub fn operation(&mut self) -> Result<(), String> {
+    pub(crate) fn operation(&mut self) -> Result<(), String> {
         match self.rng.below(100) {
             0..66 => self.transaction()?,
             66..74 => {
@@ -160,7 +160,7 @@ impl Simulation {
 
     /// Arranges an I/O error and goes on until it was met; then the store only reads, and what the disk holds is
     /// opened anew.
-    pub fn fail(&mut self) -> Result<(), String> {
+    pub(crate) fn fail(&mut self) -> Result<(), String> {
         let after = Some(self.rng.below(40));
         let stay_broken = self.rng.one_in(2);
         let faults = match self.rng.below(5) {
@@ -567,7 +567,7 @@ impl Simulation {
     }
 
     /// Goes on with the store on an image.
-    pub fn adopt(&mut self, image: Image, allowed: &VecDeque<Moment>) -> Result<(), String> {
+    pub(crate) fn adopt(&mut self, image: Image, allowed: &VecDeque<Moment>) -> Result<(), String> {
         let moment = recover(&image, allowed)?;
         self.device = Arc::new(FaultyDevice::from_image(image, self.rng.next_u64()));
         self.store = Store::open(self.device.clone(), PASSPHRASE, &options())
@@ -578,7 +578,7 @@ impl Simulation {
     }
 
     /// Removes everything; space must be what it was in the beginning.
-    pub fn finish(&mut self) -> Result<(), String> {
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
         let names: Vec<String> = self.now().snapshots.keys().cloned().collect();
         for name in names {
             if !self.check(|store| store.snapshot_delete(&name))? {
@@ -629,7 +629,7 @@ impl Simulation {
 }
 
 /// Opens an image twice and finds out which of the states it shows.
-pub fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, String> {
+pub(crate) fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, String> {
     let device = Arc::new(FaultyDevice::from_image(image.clone(), 0));
     let store =
         Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
