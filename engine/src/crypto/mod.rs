@@ -22,7 +22,7 @@ pub use hash::{Hash, hash, hash_sectors, tagged_hash};
 pub use keyslot::{KdfCost, KeySlotError, seal_keyslot, unseal_keyslot};
 pub use sealed::{open_item, open_key, seal_item, wrap_key};
 pub use secret::{Secret, random};
-pub use sectors::{ExtentKey, open_sectors, seal_sectors};
+pub use sectors::{ExtentKey, open_sectors, open_sectors_into, seal_sectors, seal_sectors_from};
 pub use sign::{Principal, PrincipalId, PublicKeys, verify};
 
 /// Ciphertext that does not open: altered, or the wrong key.

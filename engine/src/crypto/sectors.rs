@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
+use openssl::error::ErrorStack;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::Secret;
@@ -41,22 +42,48 @@ thread_local! {
 }
 
 /// Encrypts whole units in place; `first` is the place of the first in the sealed run. A unit is a sector,
-/// or, for an index node, what is left of the node behind its nonce.
+/// or, for an index node or a log record, what is left of it behind its clear part.
 pub fn seal_sectors(key: &ExtentKey, first: u16, bytes: &mut [u8]) {
-    run(key, first, bytes, SECTOR_BYTES, true);
+    run(key, first, true, bytes.chunks_mut(SECTOR_BYTES), |context, unit| {
+        let length = unit.len();
+        context.cipher_update_inplace(unit, length)
+    });
 }
 
-/// Decrypts what [`seal_sectors`] made.
+/// Decrypts what [`seal_sectors`] made, in place.
 pub fn open_sectors(key: &ExtentKey, first: u16, bytes: &mut [u8]) {
-    run(key, first, bytes, SECTOR_BYTES, false);
+    run(key, first, false, bytes.chunks_mut(SECTOR_BYTES), |context, unit| {
+        let length = unit.len();
+        context.cipher_update_inplace(unit, length)
+    });
 }
 
-fn run(key: &ExtentKey, first: u16, bytes: &mut [u8], unit: usize, encrypt: bool) {
+/// As [`seal_sectors`], from `plain` to `sealed` of the same length.
+pub fn seal_sectors_from(key: &ExtentKey, first: u16, plain: &[u8], sealed: &mut [u8]) {
+    assert_eq!(plain.len(), sealed.len());
+    let units = plain.chunks(SECTOR_BYTES).zip(sealed.chunks_mut(SECTOR_BYTES));
+    run(key, first, true, units, |context, (plain, sealed)| context.cipher_update(plain, Some(sealed)));
+}
+
+/// As [`open_sectors`], from `sealed` to `plain` of the same length.
+pub fn open_sectors_into(key: &ExtentKey, first: u16, sealed: &[u8], plain: &mut [u8]) {
+    assert_eq!(plain.len(), sealed.len());
+    let units = sealed.chunks(SECTOR_BYTES).zip(plain.chunks_mut(SECTOR_BYTES));
+    run(key, first, false, units, |context, (sealed, plain)| context.cipher_update(sealed, Some(plain)));
+}
+
+fn run<T>(
+    key: &ExtentKey,
+    first: u16,
+    encrypt: bool,
+    units: impl Iterator<Item = T>,
+    mut update: impl FnMut(&mut CipherCtx, T) -> Result<usize, ErrorStack>,
+) {
     CONTEXT.with_borrow_mut(|context| {
         let keys = key.expand();
         let mut key = Some(&keys[..]);
         let mut cipher = Some(Cipher::aes_256_xts());
-        for (tweak, unit) in (u128::from(first)..).zip(bytes.chunks_mut(unit)) {
+        for (tweak, unit) in (u128::from(first)..).zip(units) {
             let iv = tweak.to_le_bytes();
             // A key is set once; then only the tweak changes.
             let (cipher, key) = (cipher.take(), key.take());
@@ -64,13 +91,9 @@ fn run(key: &ExtentKey, first: u16, bytes: &mut [u8], unit: usize, encrypt: bool
                 context.encrypt_init(cipher, key, Some(&iv))
             } else {
                 context.decrypt_init(cipher, key, Some(&iv))
-            }
-            .and_then(|()| {
-                let length = unit.len();
-                context.cipher_update_inplace(unit, length)
-            });
+            };
             // XTS over 16 bytes or more with a key of the right length has no way to fail.
-            done.expect("AES-256-XTS");
+            done.and_then(|()| update(context, unit)).expect("AES-256-XTS");
         }
     });
 }
@@ -89,6 +112,12 @@ mod tests {
         let mut third = sealed[2 * SECTOR_BYTES..3 * SECTOR_BYTES].to_vec();
         open_sectors(&key, 5, &mut third);
         assert_eq!(third, plain[..SECTOR_BYTES]);
+        let mut also_sealed = vec![0; plain.len()];
+        seal_sectors_from(&key, 3, &plain, &mut also_sealed);
+        assert_eq!(also_sealed, sealed);
+        let mut opened = vec![0; plain.len()];
+        open_sectors_into(&key, 3, &sealed, &mut opened);
+        assert_eq!(opened, plain);
         open_sectors(&key, 3, &mut sealed);
         assert_eq!(sealed, plain);
     }

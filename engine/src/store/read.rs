@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::layers::Layers;
 use super::overlay::{Content, Page, Segment};
 use super::{Block, Core};
-use crate::crypto::{ExtentKey, hash_sectors, open_key, open_sectors};
+use crate::crypto::{ExtentKey, hash_sectors, open_key, open_sectors_into};
 use crate::device::{Completion, Read, SectorBuf};
 use crate::error::{Error, Result};
 use crate::format::{Extent, ItemKind, Key};
@@ -32,6 +34,30 @@ pub(super) enum Source {
 impl Piece {
     fn end(&self) -> u64 {
         self.start + self.sectors
+    }
+}
+
+/// Extents that stand one behind the other on the device, as files that were written in one go do: one read.
+struct Group<'a> {
+    /// Each with the index of its piece.
+    extents: Vec<(usize, &'a Extent)>,
+}
+
+impl Group<'_> {
+    /// Sectors to one read: 1 MiB.
+    const SECTORS_MAX: u64 = 256;
+
+    fn sector(&self) -> u64 {
+        self.extents[0].1.sector()
+    }
+
+    fn sectors(&self) -> u64 {
+        self.extents.iter().map(|(_, extent)| extent.sectors()).sum()
+    }
+
+    fn takes(&self, extent: &Extent) -> bool {
+        let sectors = self.sectors();
+        extent.sector() == self.sector() + sectors && sectors + extent.sectors() <= Self::SECTORS_MAX
     }
 }
 
@@ -136,7 +162,7 @@ impl Core {
 
     /// Reads and verifies what the pieces say, into `bytes` that stand at `offset` of the block.
     fn fetch(&self, block: &Block, pieces: &[Piece], offset: u64, bytes: &mut [u8]) -> Result<()> {
-        let mut reads: Vec<(usize, &Extent, SectorBuf)> = Vec::new();
+        let mut groups: Vec<Group<'_>> = Vec::new();
         for (index, piece) in pieces.iter().enumerate() {
             match &piece.source {
                 Source::Zeros => target(piece, offset, bytes).0.fill(0),
@@ -148,30 +174,52 @@ impl Core {
                     if let Some(completion) = completion {
                         completion.wait().map_err(Error::Read)?;
                     }
-                    reads.push((index, extent, self.device.buffer(extent.sectors() as usize)));
+                    match groups.last_mut() {
+                        Some(group) if group.takes(extent) => group.extents.push((index, extent)),
+                        _ => groups.push(Group { extents: vec![(index, extent)] }),
+                    }
                 }
             }
         }
-        if reads.is_empty() {
-            return Ok(());
+        let mut buffers: Vec<SectorBuf> =
+            groups.iter().map(|group| self.device.buffer(group.sectors() as usize)).collect();
+        let mut reads: Vec<Read<'_>> = groups
+            .iter()
+            .zip(&mut buffers)
+            .map(|(group, bytes)| Read { sector: group.sector(), bytes })
+            .collect();
+        if !reads.is_empty() {
+            self.device.read(&mut reads).map_err(Error::Read)?;
         }
-        let mut batch: Vec<Read<'_>> =
-            reads.iter_mut().map(|(_, extent, bytes)| Read { sector: extent.sector(), bytes }).collect();
-        self.device.read(&mut batch).map_err(Error::Read)?;
-        drop(batch);
-        for (index, extent, sealed) in &mut reads {
-            self.open_extent(block, extent, sealed)?;
-            let (target, skip) = target(&pieces[*index], offset, bytes);
-            target.copy_from_slice(&sealed[skip..skip + target.len()]);
+        for (group, buffer) in groups.iter().zip(&buffers) {
+            let mut rest = &buffer[..];
+            for (index, extent) in &group.extents {
+                let (sealed, after) = rest.split_at(extent.sectors() as usize * SECTOR_BYTES);
+                rest = after;
+                let (target, skip) = target(&pieces[*index], offset, bytes);
+                if target.len() == sealed.len() {
+                    self.open_extent(block, extent, sealed, target)?;
+                } else {
+                    let mut plain = Zeroizing::new(vec![0; sealed.len()]);
+                    self.open_extent(block, extent, sealed, &mut plain)?;
+                    target.copy_from_slice(&plain[skip..skip + target.len()]);
+                }
+            }
         }
         Ok(())
     }
 
-    /// Verifies and decrypts an extent's sectors in place.
-    pub(super) fn open_extent(&self, block: &Block, extent: &Extent, sealed: &mut [u8]) -> Result<()> {
+    /// Verifies an extent's sectors and decrypts them into `plain`, which is as long.
+    pub(super) fn open_extent(
+        &self,
+        block: &Block,
+        extent: &Extent,
+        sealed: &[u8],
+        plain: &mut [u8],
+    ) -> Result<()> {
         verify_extent(extent, sealed)?;
         let key = self.extent_key(block, extent)?;
-        open_sectors(&key, extent.header.skip.get(), sealed);
+        open_sectors_into(&key, extent.header.skip.get(), sealed, plain);
         Ok(())
     }
 

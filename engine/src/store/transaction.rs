@@ -11,7 +11,7 @@ use super::block::BlockState;
 use super::overlay::{Content, Page, Segment};
 use super::read::Source;
 use super::{Block, Core, Item, Seq};
-use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, wrap_key};
+use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
 use crate::device::Write;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -195,9 +195,7 @@ impl Transaction {
         let mut bytes = self.core.device.buffer(1);
         let mut read = [crate::device::Read { sector: extent.sector(), bytes: &mut bytes }];
         self.core.device.read(&mut read).map_err(Error::Read)?;
-        self.core.open_extent(block, extent, &mut bytes)?;
-        page.copy_from_slice(&bytes);
-        Ok(())
+        self.core.open_extent(block, extent, &bytes, page)
     }
 
     fn put_page(&mut self, block: &Block, sector: u64, page: Page) {
@@ -220,8 +218,7 @@ impl Transaction {
                 let (part, rest) = bytes.split_at(run.sectors as usize * SECTOR_BYTES);
                 bytes = rest;
                 let mut sealed = core.device.buffer(run.sectors as usize);
-                sealed.copy_from_slice(part);
-                let extents = seal_run(block, run.sector, &mut sealed);
+                let extents = seal_run(block, run.sector, part, &mut sealed);
                 let completion = core.device.write(vec![Write { sector: run.sector, bytes: sealed }]);
                 core.note_in_flight(part.len(), &completion);
                 for extent in extents {
@@ -435,14 +432,18 @@ impl Transaction {
     }
 }
 
-/// Seals a run of sectors in place, extent by extent. Their birth is set when their record is made.
-pub(super) fn seal_run(block: &Block, sector: u64, bytes: &mut [u8]) -> Vec<Extent> {
+/// Seals a run of sectors, extent by extent. Their birth is set when their record is made.
+pub(super) fn seal_run(block: &Block, sector: u64, plain: &[u8], sealed: &mut [u8]) -> Vec<Extent> {
+    const EXTENT_BYTES: usize = EXTENT_SECTORS_MAX * SECTOR_BYTES;
+    let parts = plain.chunks(EXTENT_BYTES).zip(sealed.chunks_mut(EXTENT_BYTES));
     let mut sector = sector;
-    let mut extents = Vec::with_capacity(bytes.len().div_ceil(EXTENT_SECTORS_MAX * SECTOR_BYTES));
-    for part in bytes.chunks_mut(EXTENT_SECTORS_MAX * SECTOR_BYTES) {
-        let extent = seal_extent(block, sector, part);
-        sector += extent.sectors();
-        extents.push(extent);
+    let mut extents = Vec::with_capacity(plain.len().div_ceil(EXTENT_BYTES));
+    for (plain, sealed) in parts {
+        let nonce = random();
+        let key = ExtentKey::derive(&block.0.data_key, &nonce);
+        seal_sectors_from(&key, 0, plain, sealed);
+        extents.push(describe(block, sector, nonce, sealed));
+        sector += (plain.len() / SECTOR_BYTES) as u64;
     }
     extents
 }
@@ -451,18 +452,23 @@ pub(super) fn seal_run(block: &Block, sector: u64, bytes: &mut [u8]) -> Vec<Exte
 pub(super) fn seal_extent(block: &Block, sector: u64, bytes: &mut [u8]) -> Extent {
     let nonce = random();
     seal_sectors(&ExtentKey::derive(&block.0.data_key, &nonce), 0, bytes);
+    describe(block, sector, nonce, bytes)
+}
+
+/// The item of an extent that was sealed.
+fn describe(block: &Block, sector: u64, nonce: [u8; 16], sealed: &[u8]) -> Extent {
     let header = ExtentHeader {
         sector: sector.into(),
         birth: 0.into(),
         nonce,
         epoch: block.0.epoch.into(),
-        sectors: ((bytes.len() / SECTOR_BYTES) as u16).into(),
+        sectors: ((sealed.len() / SECTOR_BYTES) as u16).into(),
         skip: 0.into(),
         flags: 0.into(),
         unit_log2: 0,
         cipher: Extent::XTS,
     };
-    Extent { header, foreign_key: None, hashes: hash_sectors(bytes) }
+    Extent { header, foreign_key: None, hashes: hash_sectors(sealed) }
 }
 
 impl Drop for Transaction {
