@@ -43,6 +43,8 @@ pub(crate) struct Description {
     generation: u64,
     node_cache_hit_rate: f64,
     block_cache_hit_rate: f64,
+    /// The daemon, of a store that is mounted.
+    process: Option<u32>,
 }
 
 impl From<&StoreInfo> for Description {
@@ -61,6 +63,7 @@ impl From<&StoreInfo> for Description {
             generation: info.generation,
             node_cache_hit_rate: info.node_cache_hit_rate,
             block_cache_hit_rate: info.block_cache_hit_rate,
+            process: None,
         }
     }
 }
@@ -92,7 +95,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
 /// What the control channel carries.
 pub(crate) fn to_json(info: &StoreInfo) -> String {
     // A struct of numbers and strings always has a JSON form.
-    serde_json::to_string(&Description::from(info)).unwrap_or_default()
+    let description = Description { process: Some(std::process::id()), ..Description::from(info) };
+    serde_json::to_string(&description).unwrap_or_default()
 }
 
 fn from_daemon(mountpoint: &Path) -> anyhow::Result<String> {
@@ -147,6 +151,7 @@ fn for_people(info: &Description, mounted_from: Option<&Path>) -> String {
         let rate = |rate: f64| format!("{:.1} %", rate * 100.0);
         lines.push(("Index cache hits", rate(info.node_cache_hit_rate)));
         lines.push(("Key cache hits", rate(info.block_cache_hit_rate)));
+        lines.extend(info.process.map(|process| ("Daemon", format!("process {process}"))));
     }
     lines.iter().map(|(name, value)| format!("{:<18}{value}\n", format!("{name}:"))).collect()
 }
@@ -159,7 +164,8 @@ mod tests {
     fn json_goes_there_and_back() {
         let info = StoreInfo { store_id: "ab".into(), capacity_sectors: 10, ..StoreInfo::default() };
         let description: Description = serde_json::from_str(&to_json(&info)).unwrap();
-        assert_eq!(description, Description::from(&info));
+        let here = Description { process: Some(std::process::id()), ..Description::from(&info) };
+        assert_eq!(description, here);
         assert_eq!(description.capacity_bytes, 40960);
         let text = for_people(&description, None);
         assert!(text.contains("Capacity:         40.0 KiB\n"), "{text}");
