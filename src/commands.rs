@@ -2,15 +2,16 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use blocktree_engine::device::{Access, open_volume};
-use blocktree_engine::{OpenOptions, Store};
+use blocktree_engine::device::{Access, Device, VolumeError};
+use blocktree_engine::{OpenError, OpenOptions, Store};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Result;
-use crate::mount_list::{resolve, store_mounts};
+use crate::mount_list::{StoreMount, mounts_of, resolve, store_mounted_on};
 use crate::passphrase::obtain;
 
 pub(crate) mod check;
@@ -23,30 +24,61 @@ pub(crate) mod umount;
 
 /// Opens the store at `path`, which is not mounted.
 pub(crate) fn open_store(path: &Path, passphrase_file: Option<&Path>, is_read_only: bool) -> Result<Store> {
-    refuse_if_mounted(path)?;
     let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
     // Before asking for the passphrase: there may be nothing to open.
     let device = open_volume(path, access)?;
     let passphrase = obtain(passphrase_file, path, false)?;
     let options = OpenOptions { read_only: is_read_only, ..OpenOptions::default() };
-    let store = Store::open(device, &passphrase, &options);
-    Ok(store.with_context(|| format!("cannot open the store {}", path.display()))?)
+    Ok(Store::open(device, &passphrase, &options).map_err(|error| open_failed(error, path))?)
 }
 
-/// A clearer answer than "in use", where the reason is known.
+/// What to tell of a store that does not open, and what to do where the error itself does not say so.
+pub(crate) fn open_failed(error: OpenError, path: &Path) -> anyhow::Error {
+    let is_damage = matches!(error, OpenError::Space(_) | OpenError::Store(_) | OpenError::Read(_));
+    let advice = if is_damage { DAMAGE_ADVICE } else { "" };
+    anyhow::Error::from(error).context(format!("cannot open the store {}{advice}", path.display()))
+}
+
+pub(crate) const DAMAGE_ADVICE: &str = " (`blocktree check` on it shows what is damaged)";
+
+/// Opens the volume of the store at `path`. Where that is in use, says by which mount, if it is one.
+pub(crate) fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>> {
+    let error = match blocktree_engine::device::open_volume(path, access) {
+        Ok(device) => return Ok(device),
+        Err(error) => error,
+    };
+    if matches!(error, VolumeError::Busy { .. }) {
+        refuse_if_mounted(path)?;
+    }
+    Err(error.into())
+}
+
 pub(crate) fn refuse_if_mounted(store: &Path) -> Result<()> {
-    let store = resolve(store);
-    let mounted = store_mounts().unwrap_or_default().into_iter().find(|mount| mount.store == store);
-    match mounted {
+    match mounts_of(store).unwrap_or_default().first() {
         None => Ok(()),
         Some(mount) => Err(anyhow::anyhow!(
             "the store {} is mounted on {}; use that path, or `blocktree umount {}` first",
-            store.display(),
+            resolve(store).display(),
             mount.mountpoint.display(),
             mount.mountpoint.display()
         )
         .into()),
     }
+}
+
+/// The mount whose daemon answers for `path`: the one on it, or else one of the store at it. `None` where `path` is a
+/// store that no daemon has open; mounts of its snapshots do not count.
+pub(crate) fn find_mount(path: &Path) -> anyhow::Result<Option<StoreMount>> {
+    const WHAT: &str = "cannot read the list of mounts";
+    if let Some(mount) = store_mounted_on(path).context(WHAT)? {
+        return Ok(Some(mount));
+    }
+    let mount = mounts_of(path).context(WHAT)?.into_iter().next();
+    let is_busy = |_: &StoreMount| {
+        let opened = blocktree_engine::device::open_volume(path, Access::ReadOnly);
+        matches!(opened, Err(VolumeError::Busy { .. }))
+    };
+    Ok(mount.filter(is_busy))
 }
 
 /// Prints to standard output. A reader that has gone away is no failure.

@@ -7,14 +7,16 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::device::{Access, open_volume};
-use blocktree_engine::{OpenOptions, Store};
+use blocktree_engine::device::Access;
+use blocktree_engine::{Error, OpenError, OpenOptions, Store};
 use blocktree_vfs::Fs;
 use blocktree_vfs::fuse::{self, Ending, Locks, MountHandle, MountOptions};
 use tracing_subscriber::EnvFilter;
 
+use crate::commands::{DAMAGE_ADVICE, open_failed, open_volume};
 use crate::failure::{FAILED, Result};
 use crate::mount_options::Options;
 use crate::passphrase::Passphrase;
@@ -46,15 +48,7 @@ pub(crate) fn serve(
     // Before the first thread, so that all of them inherit it.
     let signals = EndSignals::block().context("cannot block signals")?;
     let is_read_only = settings.options.read_only;
-    let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let device = open_volume(&settings.store, access)?;
-    let options = OpenOptions {
-        read_only: is_read_only,
-        snapshot: settings.options.snapshot.clone(),
-        ..OpenOptions::default()
-    };
-    let store = Store::open(device, &passphrase, &options)
-        .with_context(|| format!("cannot open the store {}", settings.store.display()))?;
+    let store = open_store(settings, &passphrase)?;
     drop(passphrase);
     let options = blocktree_vfs::MountOptions {
         read_only: is_read_only,
@@ -62,7 +56,7 @@ pub(crate) fn serve(
         ..blocktree_vfs::MountOptions::default()
     };
     let fs = Fs::mount(store.clone(), options)
-        .with_context(|| format!("cannot read the tree in {}", settings.store.display()))?;
+        .with_context(|| format!("cannot read the tree in {}{DAMAGE_ADVICE}", settings.store.display()))?;
     let fs = Arc::new(fs);
     let service = Arc::new(StoreControl::new(Arc::clone(&fs), is_read_only));
     let mounted = fuse::mount(&fs, &settings.mountpoint, &mount_options(settings), service);
@@ -87,6 +81,47 @@ pub(crate) fn serve(
     mounted.join().context("the store was not closed cleanly")?;
     tracing::info!("unmounted, and everything is durable");
     Ok(())
+}
+
+/// Opens the store. A snapshot of a store that another daemon changes meanwhile may take several tries.
+fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
+    const TRIES_MAX: usize = 10;
+    const PAUSE: Duration = Duration::from_millis(20);
+    let access = settings.options.store_access();
+    let options = OpenOptions {
+        read_only: settings.options.read_only,
+        snapshot: settings.options.snapshot.clone(),
+        ..OpenOptions::default()
+    };
+    let mut tries = 0;
+    let error = loop {
+        tries += 1;
+        // Anew each time: the volume may have grown.
+        let device = open_volume(&settings.store, access)?;
+        match Store::open(device, passphrase, &options) {
+            Ok(store) => return Ok(store),
+            Err(error) if access == Access::Shared && tries < TRIES_MAX && may_pass(&error, tries) => {
+                tracing::debug!(%error, tries, "the store changed while it was being opened");
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => break error,
+        }
+    };
+    Err(open_failed(error, &settings.store).into())
+}
+
+/// Whether a writer may have caused this, by changing one part between the reads of that and of another.
+fn may_pass(error: &OpenError, tries: usize) -> bool {
+    match error {
+        OpenError::Superblock(_)
+        | OpenError::Truncated { .. }
+        | OpenError::Log { .. }
+        | OpenError::Space(_)
+        | OpenError::Store(Error::Corrupt { .. }) => true,
+        // The log may have moved on before it was read. That does not happen twice in a row.
+        OpenError::NoSnapshot(_) => tries == 1,
+        _ => false,
+    }
 }
 
 fn mount_options(settings: &Settings) -> MountOptions {

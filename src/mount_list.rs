@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// One mounted store.
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct StoreMount {
     pub(crate) mountpoint: PathBuf,
     pub(crate) store: PathBuf,
+    pub(crate) is_read_only: bool,
 }
 
 /// The mounted stores, in the order they were mounted.
@@ -23,6 +25,25 @@ pub(crate) fn store_mounted_on(path: &Path) -> io::Result<Option<StoreMount>> {
     let path = resolve(path);
     // The last one covers those before.
     Ok(store_mounts()?.into_iter().rev().find(|mount| mount.mountpoint == path))
+}
+
+/// Where this store is mounted, also by another name; those for writing first.
+pub(crate) fn mounts_of(store: &Path) -> io::Result<Vec<StoreMount>> {
+    let store = resolve(store);
+    let identity = identity(&store);
+    let mut mounts = store_mounts()?;
+    mounts.retain(|mount| {
+        mount.store == store || (identity.is_some() && identity == self::identity(&mount.store))
+    });
+    mounts.sort_by_key(|mount| mount.is_read_only);
+    Ok(mounts)
+}
+
+/// What a store's path leads to: a block device has many nodes, a directory may be bound to several places.
+fn identity(store: &Path) -> Option<(bool, u64, u64)> {
+    let metadata = store.metadata().ok()?;
+    let is_block_device = metadata.file_type().is_block_device();
+    Some(if is_block_device { (true, metadata.rdev(), 0) } else { (false, metadata.dev(), metadata.ino()) })
 }
 
 /// The path without symlinks. The last part is not followed if that fails, as it does where a mount's daemon is dead.
@@ -44,6 +65,7 @@ fn parse(text: &[u8]) -> Vec<StoreMount> {
 fn parse_line(line: &[u8]) -> Option<StoreMount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let mountpoint = fields.nth(4)?;
+    let is_read_only = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"ro");
     // A dash ends the optional fields; the type and the source follow.
     fields.find(|&field| field == b"-")?;
     let kind = fields.next()?;
@@ -51,7 +73,7 @@ fn parse_line(line: &[u8]) -> Option<StoreMount> {
         return None;
     }
     let store = fields.next()?;
-    Some(StoreMount { mountpoint: unescape(mountpoint), store: unescape(store) })
+    Some(StoreMount { mountpoint: unescape(mountpoint), store: unescape(store), is_read_only })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
@@ -82,7 +104,8 @@ mod tests {
 61 28 0:51 / /mnt/c rw - fuse.sshfs host: rw
 62 broken
 ";
-        let expected = StoreMount { mountpoint: "/mnt/a b".into(), store: "/srv/my\\store".into() };
+        let expected =
+            StoreMount { mountpoint: "/mnt/a b".into(), store: "/srv/my\\store".into(), is_read_only: false };
         assert_eq!(parse(text), [expected]);
     }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use blocktree_engine::device;
 use blocktree_vfs::fuse::{Access, Flags};
 
 use crate::failure::{Failure, Result};
@@ -71,6 +72,15 @@ impl Options {
             options.read_only = true;
         }
         Ok(options)
+    }
+
+    /// How the store is to be opened. A snapshot stays as it is, whoever else changes the store.
+    pub(crate) fn store_access(&self) -> device::Access {
+        match (&self.snapshot, self.read_only) {
+            (Some(_), _) => device::Access::Shared,
+            (None, true) => device::Access::ReadOnly,
+            (None, false) => device::Access::ReadWrite,
+        }
     }
 
     /// Fails if anything was not understood.

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use blocktree_engine::format::{KeySlotHeader, Layout, SUPERBLOCK_MAGIC};
+use blocktree_engine::limits::{LOG_SECTORS_MIN, SECTOR_BYTES};
+
 /// Where a format has its magic bytes.
 struct Signature {
     name: &'static str,
@@ -72,7 +75,11 @@ fn find_in(bytes: &[u8]) -> Option<&'static str> {
     let starts_at = |offset: u64, magic: &[u8]| {
         bytes.get(offset as usize..).is_some_and(|bytes| bytes.starts_with(magic))
     };
-    if starts_at(0, &blocktree_engine::format::SUPERBLOCK_MAGIC[..7]) {
+    // Any copy that is at the front whatever the size of the log; one may be damaged. Without the version.
+    let layout = Layout::new(LOG_SECTORS_MIN);
+    let copies = layout.superblocks().map(|sector| (sector, SUPERBLOCK_MAGIC));
+    let copies = copies.into_iter().chain(layout.keyslots().map(|sector| (sector, KeySlotHeader::MAGIC)));
+    if copies.into_iter().any(|(sector, magic)| starts_at(sector * SECTOR_BYTES as u64, &magic[..7])) {
         return Some("a Blocktree store");
     }
     if let Some(found) = SIGNATURES.iter().find(|known| starts_at(known.offset, known.magic)) {
@@ -107,7 +114,8 @@ mod tests {
         let mut bytes = vec![0; 256 << 10];
         bytes[(128 << 10) + 5 * 1024..][..8].copy_from_slice(ZFS_MAGICS[0]);
         assert_eq!(find_in(&bytes), Some("a ZFS filesystem"));
-        bytes[..8].copy_from_slice(&blocktree_engine::format::SUPERBLOCK_MAGIC);
+        let sector = Layout::new(LOG_SECTORS_MIN).superblocks()[1] as usize;
+        bytes[sector * SECTOR_BYTES..][..8].copy_from_slice(&SUPERBLOCK_MAGIC);
         assert_eq!(find_in(&bytes), Some("a Blocktree store"));
     }
 }

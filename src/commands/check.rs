@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use blocktree_engine::device::{Access, open_volume};
+use anyhow::{Context as _, anyhow};
+use blocktree_engine::device::Access;
 use blocktree_engine::format::BlockId;
 use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_engine::{CheckOptions, CheckReport};
 
-use super::{print, progress_bar, refuse_if_mounted};
+use super::{find_mount, open_volume, print, progress_bar};
 use crate::cli::PassphraseFile;
 use crate::failure::{DAMAGE_LEFT, FAILED, Result};
 use crate::passphrase::obtain;
@@ -34,7 +34,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let path = &arguments.store;
-    refuse_if_mounted(path)?;
+    if let Some(mount) = find_mount(path)? {
+        return Err(anyhow!(
+            "the store {} is mounted on {mountpoint}; `blocktree scrub {mountpoint}` verifies it there, or \
+             `blocktree umount {mountpoint}` first",
+            mount.store.display(),
+            mountpoint = mount.mountpoint.display()
+        )
+        .into());
+    }
     let access = if arguments.repair { Access::ReadWrite } else { Access::ReadOnly };
     let device = open_volume(path, access)?;
     let passphrase = obtain(arguments.passphrase.path.as_deref(), path, false)?;

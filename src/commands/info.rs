@@ -9,10 +9,10 @@ use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_vfs::control::{Command, InfoChunk};
 use serde::{Deserialize, Serialize};
 
-use super::{open_store, print};
+use super::{find_mount, open_store, print};
 use crate::cli::PassphraseFile;
 use crate::failure::Result;
-use crate::mount_list::store_mounted_on;
+use crate::mount_list::StoreMount;
 use crate::{size, system};
 
 /// Show what a store is and how full.
@@ -69,7 +69,7 @@ impl From<&StoreInfo> for Description {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
-    let mount = store_mounted_on(&arguments.path).context("cannot read the list of mounts")?;
+    let mount = find_mount(&arguments.path)?;
     let description: Description = match &mount {
         Some(mount) => {
             let text = from_daemon(&mount.mountpoint)?;
@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         let text = serde_json::to_string_pretty(&description).context("cannot write JSON")?;
         print(&(text + "\n"))?;
     } else {
-        print(&for_people(&description, mount.as_ref().map(|mount| mount.store.as_path())))?;
+        print(&for_people(&description, mount.as_ref()))?;
     }
     Ok(0)
 }
@@ -127,10 +127,11 @@ fn from_daemon(mountpoint: &Path) -> anyhow::Result<String> {
     bail!("the daemon's answer changes all the time")
 }
 
-fn for_people(info: &Description, mounted_from: Option<&Path>) -> String {
+fn for_people(info: &Description, mount: Option<&StoreMount>) -> String {
     let mut lines = Vec::new();
-    if let Some(store) = mounted_from {
-        lines.push(("Store", store.display().to_string()));
+    if let Some(mount) = mount {
+        lines.push(("Store", mount.store.display().to_string()));
+        lines.push(("Mounted on", mount.mountpoint.display().to_string()));
     }
     let percent = info.used_bytes.saturating_mul(100).checked_div(info.capacity_bytes).unwrap_or(0);
     lines.extend([
@@ -147,7 +148,7 @@ fn for_people(info: &Description, mounted_from: Option<&Path>) -> String {
         ),
         ("Checkpoints", info.generation.to_string()),
     ]);
-    if mounted_from.is_some() {
+    if mount.is_some() {
         let rate = |rate: f64| format!("{:.1} %", rate * 100.0);
         lines.push(("Index cache hits", rate(info.node_cache_hit_rate)));
         lines.push(("Key cache hits", rate(info.block_cache_hit_rate)));

@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
-use blocktree_engine::device::{Access, open_volume};
 
-use super::refuse_if_mounted;
+use super::open_volume;
 use crate::cli::PassphraseFile;
 use crate::daemon::{self, Settings};
 use crate::failure::{FAILED, Failure, Result};
@@ -76,10 +75,8 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
         return run_as_daemon(arguments, options);
     }
     check_mountpoint(&arguments.mountpoint, &arguments.store)?;
-    refuse_if_mounted(&arguments.store)?;
     // Before asking for the passphrase: there may be nothing to open, or somebody may have it open.
-    let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
-    drop(open_volume(&arguments.store, access)?);
+    drop(open_volume(&arguments.store, options.store_access())?);
     let file = arguments.passphrase.path.as_deref().or(options.passphrase_file.as_deref());
     let passphrase = obtain(file, &arguments.store, false)?;
     let settings = settings(arguments, options);
@@ -114,6 +111,9 @@ fn check_mountpoint(path: &Path, store: &Path) -> Result<()> {
     })?;
     if !metadata.is_dir() {
         return Err(anyhow!("the mountpoint {} is not a directory", path.display()).into());
+    }
+    if resolve(path) == resolve(store) {
+        return Err(anyhow!("{} is the store itself; mount it on another directory", path.display()).into());
     }
     Ok(())
 }

@@ -10,10 +10,9 @@ use blocktree_engine::SnapshotError;
 use blocktree_vfs::control::{self, SNAPSHOT_NAME_BYTES_MAX, SnapshotName, SnapshotPage};
 use serde::Serialize;
 
-use super::{mount, open_store, print};
+use super::{find_mount, mount, open_store, print};
 use crate::cli::PassphraseFile;
 use crate::failure::{Failure, Result};
-use crate::mount_list::store_mounted_on;
 use crate::system;
 
 #[derive(Debug, clap::Subcommand)]
@@ -35,7 +34,7 @@ pub(crate) enum Command {
     Delete(Named),
     /// Mount a snapshot, for reading
     Mount {
-        /// A directory or block device with a store, which is not mounted
+        /// A directory or block device with a store; it may be mounted at the same time
         store: PathBuf,
         /// The snapshot's name
         #[arg(value_parser = parse_name)]
@@ -157,9 +156,9 @@ fn list(path: &Path, passphrase_file: Option<&Path>) -> Result<Vec<Listed>> {
     }
 }
 
-/// The root of the mount, if a store is mounted there.
+/// The root of the mount, if a store is mounted there or is itself there and mounted.
 fn open_mount(path: &Path) -> Result<Option<File>> {
-    let mount = store_mounted_on(path).context("cannot read the list of mounts")?;
+    let mount = find_mount(path)?;
     let open = |mount: crate::mount_list::StoreMount| {
         File::open(&mount.mountpoint).with_context(|| format!("cannot open {}", mount.mountpoint.display()))
     };

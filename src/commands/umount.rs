@@ -42,7 +42,8 @@ pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
         // The kernel keeps even root out of other users' mounts, but root may still end them.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_root() => {
             detach_only(&mountpoint, is_lazy)?;
-            return if is_lazy { Ok(0) } else { wait_for_lock(&mount.store) };
+            // Who only reads has nothing to make durable, and whoever shows a snapshot has no lock.
+            return if is_lazy || mount.is_read_only { Ok(0) } else { wait_for_lock(&mount.store) };
         }
         Err(error) => {
             return Err(anyhow::Error::from(error)

@@ -141,6 +141,13 @@ impl Place {
         ["--passphrase-file".into(), self.passphrase_file().into()]
     }
 
+    /// A command of ours on the store, with the passphrase.
+    pub(crate) fn on_store(&self, command: &[&str], arguments: &[&str]) -> Command {
+        let mut line = program();
+        line.args(command).arg(self.store()).args(arguments).args(self.passphrase_arguments());
+        line
+    }
+
     #[track_caller]
     pub(crate) fn mount(&self) -> Mount {
         self.mount_with(&[])
@@ -165,10 +172,21 @@ impl Mount {
     /// What `command` mounts, which must succeed.
     #[track_caller]
     pub(crate) fn by(command: &mut Command, mountpoint: PathBuf) -> Self {
+        match Self::attempt(command, mountpoint) {
+            Ok(mount) => mount,
+            Err(ran) => panic!("{ran:?}"),
+        }
+    }
+
+    /// What `command` mounts, or how it failed.
+    pub(crate) fn attempt(command: &mut Command, mountpoint: PathBuf) -> Result<Self, Ran> {
         let mut mount = Self { mountpoint, daemon: 0 };
-        finish(command).ok();
+        let ran = finish(command);
+        if ran.code != 0 {
+            return Err(ran);
+        }
         mount.daemon = find_daemon(&mount.mountpoint).expect("a mount has a daemon");
-        mount
+        Ok(mount)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

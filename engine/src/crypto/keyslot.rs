@@ -5,7 +5,9 @@ use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use super::{Secret, open_item, random, seal_item};
-use crate::format::{CertificateBytes, FORMAT_VERSION, KeySlotHeader, KeySlotSecrets, Malformed};
+use crate::format::{
+    CertificateBytes, FORMAT_VERSION, KeySlotHeader, KeySlotSecrets, Malformed, OTHER_VERSION,
+};
 use crate::limits::{KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX, SECTOR_BYTES};
 
 /// What one guess at a passphrase costs.
@@ -68,7 +70,7 @@ pub fn unseal_keyslot(
         return Err(malformed("no magic number").into());
     }
     if header.version.get() != FORMAT_VERSION {
-        return Err(malformed("written by another version of Blocktree").into());
+        return Err(malformed(OTHER_VERSION).into());
     }
     let sealed = rest.get(..12 + size_of::<KeySlotSecrets>() + 16).ok_or(malformed("too short"))?;
     let key = stretch(passphrase, &header)?;

@@ -26,6 +26,9 @@ pub use system::{DeadBytes, ReclaimBytes, SharedBytes, SnapshotBytes};
 /// The version that this code writes, and the only one it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Why a structure of another version is malformed.
+pub(crate) const OTHER_VERSION: &str = "written by another version of Blocktree";
+
 /// Bytes that are not what they claim to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {what}: {why}")]

@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{FORMAT_VERSION, Key, KeyBytes, Malformed, malformed};
+use super::{FORMAT_VERSION, Key, KeyBytes, Malformed, OTHER_VERSION, malformed};
 use crate::limits::{ITEM_BYTES_MAX, RECORD_SECTORS_MAX, SECTOR_BYTES};
 
 pub const RECORD_MAGIC: [u8; 8] = *b"BTRECORD";
@@ -50,7 +50,7 @@ impl RecordHeader {
             return Err(malformed(WHAT, "no magic number"));
         }
         if head.version.get() != FORMAT_VERSION {
-            return Err(malformed(WHAT, "written by another version of Blocktree"));
+            return Err(malformed(WHAT, OTHER_VERSION));
         }
         let sectors = u64::from(head.sectors.get());
         if sectors == 0 || sectors > RECORD_SECTORS_MAX {

@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{FORMAT_VERSION, Malformed, NodePtr, SpaceEntry, malformed};
+use super::{FORMAT_VERSION, Malformed, NodePtr, OTHER_VERSION, SpaceEntry, malformed};
 use crate::limits::{
     LOG_SECTORS_MAX, LOG_SECTORS_MIN, REGION_HEADER_SECTORS, SECTOR_BYTES, STORE_SECTORS_MAX,
     STORE_SECTORS_MIN,
@@ -68,7 +68,7 @@ impl Superblock {
             return Err(malformed(WHAT, "no magic number: not a Blocktree store"));
         }
         if sb.version.get() != FORMAT_VERSION {
-            return Err(malformed(WHAT, "written by another version of Blocktree"));
+            return Err(malformed(WHAT, OTHER_VERSION));
         }
         let (volume, capacity) = (sb.volume_sectors.get(), sb.capacity_sectors.get());
         if volume < STORE_SECTORS_MIN || volume > capacity || capacity > STORE_SECTORS_MAX {

@@ -30,8 +30,8 @@ use crate::crypto::{
 };
 use crate::device::{Device, Read, SectorBuf};
 use crate::error::Error;
-use crate::format::{Change, Extent, ItemKind, Layout, Malformed, RecordHeader, Superblock};
-use crate::limits::{NODE_SECTORS, RECORD_SECTORS_MAX, SECTOR_BYTES};
+use crate::format::{Change, Extent, ItemKind, Layout, Malformed, OTHER_VERSION, RecordHeader, Superblock};
+use crate::limits::{LOG_SECTORS_MIN, NODE_SECTORS, RECORD_SECTORS_MAX, SECTOR_BYTES};
 use crate::space::{Delta, Run, Space, Table, TableError};
 use crate::tree::{NodeBytes, NodeReader, Root, Tree};
 
@@ -39,24 +39,29 @@ use crate::tree::{NodeBytes, NodeReader, Root, Tree};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "this is not a Blocktree store, or both copies of its key slot and all of its superblock are destroyed"
+        "this is not a Blocktree store, or both copies of its key slot are destroyed; name another place, or restore it \
+         from a backup"
     )]
     NotAStore,
-    #[error("written by another version of Blocktree, which this one cannot read")]
+    #[error("written by another version of Blocktree, which this one cannot read; use that version")]
     Version,
     #[error("wrong passphrase")]
     WrongPassphrase,
-    #[error("the key slot is damaged: {0}")]
+    #[error("both copies of the key slot are damaged ({0}); restore the store from a backup")]
     KeySlot(Malformed),
     #[error("the node may not write to this store")]
     Certificate(#[from] CertificateError),
-    #[error("no two copies of the superblock are valid: {0}")]
+    #[error(
+        "no two copies of the superblock are valid ({0}); `blocktree check --repair` can use a single one, otherwise \
+         restore the store from a backup"
+    )]
     Superblock(&'static str),
     #[error(
-        "the volume is shorter ({found} sectors) than the store ({expected} sectors): part of it is missing"
+        "the volume is shorter ({found} sectors) than the store ({expected} sectors): a part of it is missing; restore \
+         it from a backup"
     )]
     Truncated { expected: u64, found: u64 },
-    #[error("the log is damaged at record {seq}: {why}")]
+    #[error("the log is damaged at record {seq}: {why}; restore the store from a backup")]
     Log { seq: u64, why: &'static str },
     #[error("cannot read the volume")]
     Read(#[source] io::Error),
@@ -64,7 +69,7 @@ pub enum OpenError {
     Write(#[source] io::Error),
     #[error(transparent)]
     Space(#[from] TableError),
-    #[error("there is no snapshot named {0:?}")]
+    #[error("there is no snapshot named {0:?}; `blocktree snapshot list` shows those that there are")]
     NoSnapshot(String),
     #[error("a store of {0} sectors is too small or too large")]
     Size(u64),
@@ -195,7 +200,7 @@ pub(super) fn read_sectors(device: &dyn Device, sector: u64, sectors: u64) -> io
 
 fn open_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Layout, Keys), OpenError> {
     let (keys, _) = find_keys(device, passphrase)?;
-    let layout = find_layout(device, &keys).ok_or(OpenError::Superblock("none was found"))?;
+    let layout = find_layout(device, &keys).ok_or_else(|| why_no_layout(device, &keys))?;
     Ok((layout, keys))
 }
 
@@ -220,7 +225,7 @@ pub(super) fn find_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Keys,
                 }
                 Err(KeySlotError::WrongPassphrase) => error = OpenError::WrongPassphrase,
                 Err(KeySlotError::Malformed(why)) => {
-                    if why.why == "written by another version of Blocktree" {
+                    if why.why == OTHER_VERSION {
                         error = OpenError::Version;
                     } else if why.why != "no magic number" && matches!(error, OpenError::NotAStore) {
                         error = OpenError::KeySlot(why);
@@ -261,6 +266,17 @@ pub(super) fn find_layout(device: &dyn Device, keys: &Keys) -> Option<Layout> {
         .filter_map(|sector| read_superblock(device, keys, sector).ok())
         .map(|superblock| Layout::new(superblock.log_sectors.get()))
         .next()
+}
+
+/// What is to be said where no copy of the superblock is valid: what is wrong with those at the front, which every
+/// layout has.
+fn why_no_layout(device: &dyn Device, keys: &Keys) -> OpenError {
+    let front = &Layout::new(LOG_SECTORS_MIN).superblocks()[..2];
+    match front.iter().find_map(|sector| read_superblock(device, keys, *sector).err()) {
+        Some(OTHER_VERSION) => OpenError::Version,
+        Some(why) => OpenError::Superblock(why),
+        None => OpenError::Superblock("none was found"),
+    }
 }
 
 /// Reads and verifies one copy.
