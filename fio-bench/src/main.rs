@@ -1,24 +1,28 @@
 //! Benchmarks of Blocktree with fio, beside the filesystem that its volume lies on and beside its peers.
 //!
 //! [`jobs`] says what is measured, [`fio`] and [`small_files`] measure it, [`subject`] mounts what it is measured
-//! on, [`table`] writes it down.
+//! on, [`table`] writes it down. [`scale`] and [`ageing`] drive engine and `Fs` without a mount. [`page`] is
+//! where results go.
 //!
 //! Invariants:
 //! 1. Only what is mounted anew, with the kernel's caches dropped, is called cold.
 //! 2. Each round measures every subject; rounds begin with different ones. What disturbs one disturbs all.
 //! 3. A number is the median of the rounds; the table shows the smallest and largest beside it.
 
+mod ageing;
 mod fio;
 mod jobs;
+mod page;
+mod scale;
 mod small_files;
 mod subject;
 mod table;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
-use xtask::command::{is_installed, root, target};
+use xtask::command::{is_installed, output, target};
 use xtask::scratch::Scratch;
 
 use jobs::{JOBS, Scale};
@@ -28,14 +32,20 @@ use table::Table;
 const USAGE: &str = "\
 usage: fio-bench smoke [--dir D]
        fio-bench table [--rounds N] [--size 1G] [--dir D] [--with gocryptfs]
+       fio-bench scale [--files 10000,1000000,10000000:0] [--data 1G,10G] [--dir D]
+       fio-bench ageing [--rounds N] [--size 2G] [--dir D]
 
   smoke   each job once, small, on a Blocktree mount: shows that all of it works
   table   measures, and writes docs/benchmarks.md
+  scale   opens stores of growing size after a crash; writes docs/benchmarks.md
+  ageing  overwrites a store many times over; writes docs/benchmarks.md
 
-Both need root, to drop the kernel's caches, and the release build: `cargo build --release`.
+The first two need root, to drop the kernel's caches, and the release build: `cargo build --release`.
 
-  --rounds N         how often everything is measured (5)
-  --size S           size of the large file (1G)
+  --rounds N         how often everything is measured (5), or the store overwritten (20)
+  --size S           size of the large file (1G), or of the store (2G)
+  --files N[:B],...  how many files, and bytes in each (1024)
+  --data S,...       how much data in large files
   --dir D            where volumes and files lie: choose the disk to measure (the target folder)
   --with gocryptfs   also measure this peer; it must be installed";
 
@@ -60,6 +70,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<()> {
     let Some((task, rest)) = arguments.split_first() else { bail!("what to do?\n{USAGE}") };
+    let command = format!("cargo run --release -p fio-bench -- {}", arguments.join(" "));
+    match task.as_str() {
+        "scale" => return scale::run(rest, &command),
+        scale::MAKE | scale::READ => return scale::child(task, rest),
+        "ageing" => return ageing::run(rest, &command),
+        _ => {}
+    }
     let options = options(rest)?;
     ensure!(is_installed("fio"), "fio is not installed: apt-get install fio");
     match task.as_str() {
@@ -69,10 +86,10 @@ fn run(arguments: &[String]) -> Result<()> {
             Ok(())
         }
         "table" => {
-            let command = format!("cargo run --release -p fio-bench -- {}", arguments.join(" "));
             let table = measure(&options, true)?;
             println!("{table}");
-            table.write(&root().join("docs/benchmarks.md"), &command)
+            let fio = output(Command::new("fio").arg("--version"))?;
+            page::write("fio-bench", &command, &format!("With {}.\n\n{table}", fio.trim()))
         }
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
