@@ -99,7 +99,9 @@ impl Snapshots {
 
     /// The newest snapshot that holds a node born with checkpoint `birth`.
     pub(super) fn pin_node(&self, birth: u64) -> Option<BlockId> {
-        let newest = self.all.iter().rev().find(|snapshot| snapshot.state <= State::Comparing)?;
+        // The checkpoint that makes a snapshot replaces nodes that are not in it.
+        let holds = |state| matches!(state, State::There | State::Comparing);
+        let newest = self.all.iter().rev().find(|snapshot| holds(snapshot.state))?;
         (birth <= newest.seq).then_some(newest.id)
     }
 }
@@ -339,6 +341,11 @@ impl Core {
         let mut transaction = Transaction::new(self.clone());
         transaction.put_system(snapshot.key(), snapshot.encode(self));
         transaction.apply_unchecked()?;
+        // In a record before the next checkpoint, which frees what the snapshot does not hold any more: a crash
+        // after it must not lead to another comparison.
+        if !self.try_commit()? {
+            return Ok(());
+        }
         let mut snapshots = self.snapshots.lock();
         if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
             *known = snapshot;
