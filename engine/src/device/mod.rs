@@ -24,7 +24,7 @@ mod volume;
 
 pub use buffer::SectorBuf;
 pub use completion::{Completion, Pending};
-pub use faulty::{CrashPoint, FaultyDevice, Faults, Image, SplitMix64, Survivors};
+pub use faulty::{CrashPoint, Faults, FaultyDevice, Image, SplitMix64, Survivors};
 pub use file::FileDevice;
 pub use memory::MemoryDevice;
 pub use uring::UringDevice;

@@ -273,11 +273,7 @@ impl Core {
     }
 
     /// Puts the nodes that only this snapshot holds into its dead list.
-    fn find_own_nodes(
-        self: &Arc<Self>,
-        mut snapshot: Snapshot,
-        older: Option<&Snapshot>,
-    ) -> Result<()> {
+    fn find_own_nodes(self: &Arc<Self>, mut snapshot: Snapshot, older: Option<&Snapshot>) -> Result<()> {
         // No checkpoint meanwhile: the index compared with must not change.
         let mut generation = self.checkpoint.lock();
         // What follows must fit the log without another checkpoint.

@@ -52,7 +52,10 @@ impl std::ops::AddAssign for Counts {
 }
 
 /// Turns a panic into a failure that names the last operations.
-fn traced(simulation: &mut Simulation, run: impl FnOnce(&mut Simulation) -> Result<(), String>) -> Result<(), String> {
+fn traced(
+    simulation: &mut Simulation,
+    run: impl FnOnce(&mut Simulation) -> Result<(), String>,
+) -> Result<(), String> {
     let result = catch_unwind(AssertUnwindSafe(|| run(simulation)));
     let result = result.unwrap_or_else(|_| Err("panic".into()));
     result.map_err(|why| {

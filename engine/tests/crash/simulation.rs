@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::{CrashPoint, FaultyDevice, Faults, Image, SplitMix64, Survivors};
+use blocktree_engine::device::{CrashPoint, Faults, FaultyDevice, Image, SplitMix64, Survivors};
 use blocktree_engine::{CreateOptions, Error, SnapshotError, Store, Transaction};
 
 use crate::model::{
@@ -384,19 +384,28 @@ impl Simulation {
             return Ok(());
         }
         self.note("fragmented block".into());
-        let count = 900 + self.rng.below(600);
-        self.transact(|sim, transaction, _, tree| {
-            let block = transaction.create(b"fragmented");
-            let mut model =
-                BlockModel { attributes: Arc::new(b"fragmented".to_vec()), ..Default::default() };
-            let bytes = sim.bytes(SECTOR);
-            for index in 0..count {
-                transaction.write(&block, index * 2 * SECTOR as u64, &bytes)?;
-                model.write(index * 2 * SECTOR as u64, &bytes);
+        let count = 1100 + self.rng.below(400);
+        let mut made = None;
+        // Longer than one transaction may be.
+        for part in 0..2 {
+            self.transact(|sim, transaction, _, tree| {
+                let block = made.get_or_insert_with(|| transaction.create(b"fragmented")).clone();
+                let attributes = Arc::new(b"fragmented".to_vec());
+                let model = tree.blocks.entry(block.id());
+                let model =
+                    model.or_insert_with(|| Arc::new(BlockModel { attributes, ..Default::default() }));
+                let model = Arc::make_mut(model);
+                let bytes = sim.bytes(SECTOR);
+                for index in part * count / 2..(part + 1) * count / 2 {
+                    transaction.write(&block, index * 2 * SECTOR as u64, &bytes)?;
+                    model.write(index * 2 * SECTOR as u64, &bytes);
+                }
+                Ok(())
+            })?;
+            if !made.as_ref().is_some_and(|block| self.now().tree.blocks.contains_key(&block.id())) {
+                break;
             }
-            tree.blocks.insert(block.id(), Arc::new(model));
-            Ok(())
-        })?;
+        }
         Ok(())
     }
 
@@ -631,7 +640,8 @@ impl Simulation {
 /// Opens an image twice and finds out which of the states it shows.
 pub fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, String> {
     let device = Arc::new(FaultyDevice::from_image(image.clone(), 0));
-    let store = Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
+    let store =
+        Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
     let number = counter(&store).map_err(|error| format!("counter: {error}"))?;
     let names: Vec<String> = store.snapshot_list().into_iter().map(|snapshot| snapshot.name).collect();
     let mut why = String::new();
@@ -650,7 +660,8 @@ pub fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, Stri
         return Err(format!("shows state {number} with {names:?} (allowed {range:?}): {why}"));
     };
     drop(store);
-    let again = Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("again: {error}"))?;
+    let again =
+        Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("again: {error}"))?;
     let mut moment = found.clone();
     // Each comparison reads everything: the second look is at the number alone, or else at one snapshot.
     if counter(&again).ok() != Some(number) {

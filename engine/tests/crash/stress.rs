@@ -139,8 +139,11 @@ fn run(seed: u64, duration: Duration) {
             .map(|number| {
                 let (store, steps) = (store.clone(), &steps);
                 scope.spawn(move || {
-                    let mut worker =
-                        Worker { rng: SplitMix64(seed * 1000 + number), store: store.clone(), blocks: Vec::new() };
+                    let mut worker = Worker {
+                        rng: SplitMix64(seed * 1000 + number),
+                        store: store.clone(),
+                        blocks: Vec::new(),
+                    };
                     for _ in 0..BLOCKS_EACH {
                         let mut transaction = store.transaction();
                         let block = transaction.create(b"");
