@@ -4,6 +4,9 @@
 pub mod crypto;
 pub mod device;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod format;
 pub mod limits;
 mod space;

@@ -30,7 +30,7 @@ fn encode_shared(sectors: u32, extents: u32) -> Value {
 }
 
 /// Reads what [`encode_shared`] made.
-pub(super) fn decode_shared(value: &[u8]) -> Option<(u32, u32)> {
+pub(crate) fn decode_shared(value: &[u8]) -> Option<(u32, u32)> {
     let value: [u8; 8] = value.try_into().ok()?;
     let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("4 bytes"));
     let (sectors, extents) = (number(&value[..4]), number(&value[4..]));
@@ -213,7 +213,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// The value of a dead list item: how many sectors, and their birth.
-pub(super) fn decode_dead(value: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn decode_dead(value: &[u8]) -> Option<(u64, u64)> {
     let value: [u8; 16] = value.try_into().ok()?;
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
     Some((number(&value[..8]), number(&value[8..])))

@@ -53,7 +53,7 @@ pub struct Transaction {
 
 /// A block that is being emptied in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reclaim {
+pub(crate) struct Reclaim {
     /// Its extents from this sector on are dead.
     pub(super) from: u64,
     /// So is all the rest of it.
@@ -67,7 +67,7 @@ impl Reclaim {
         value.into()
     }
 
-    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let (from, destroy) = value.split_at_checked(8)?;
         let destroy = match destroy {
             [0] => false,

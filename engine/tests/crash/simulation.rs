@@ -99,24 +99,17 @@ impl Simulation {
     /// One random step, with a crash somewhere in it now and then.
     pub fn step(&mut self) -> Result<(), String> {
         self.counts.operations += 1;
-        let before = self.history.front().map(|moment| moment.tree.counter);
         let armed = self.rng.one_in(4);
         if armed {
             let events = self.rng.below(24);
             self.device.arm_capture(events);
         }
         let allowed = self.history.clone();
-        let made = self.history.len();
         self.operation()?;
         if armed && let Some(point) = self.device.take_capture() {
             // Whatever was allowed before, and what came since.
             let mut allowed = allowed;
-            let fresh = match before == self.history.front().map(|moment| moment.tree.counter) {
-                true => self.history.len().saturating_sub(made),
-                false => self.history.len(),
-            };
-            let skip = self.history.len() - fresh;
-            allowed.extend(self.history.iter().skip(skip).cloned());
+            allowed.extend(self.history.iter().cloned());
             self.crash(&point, &allowed)?;
         }
         Ok(())
