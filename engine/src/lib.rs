@@ -5,6 +5,9 @@ pub mod crypto;
 pub mod device;
 mod error;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hits;
 pub mod limits;
 mod space;

@@ -55,8 +55,22 @@ pub const BLOCK_CACHE_COUNT: usize = 64 << 10;
 /// the background; past the second, whoever adds more waits for it.
 pub const BATCH_WEIGHT_COMMIT: usize = 512 << 10;
 pub const BATCH_WEIGHT_MAX: usize = 1 << 20;
+/// No batch weighs more, so that its record is never too long: estimates are upper bounds.
+pub const RECORD_WEIGHT_MAX: usize = RECORD_SECTORS_MAX as usize * SECTOR_BYTES - (64 << 10);
+/// An extent item in a record, less its hashes; and one with all of them.
+pub const EXTENT_WEIGHT: usize = 160;
+pub const EXTENT_WEIGHT_MAX: usize = EXTENT_WEIGHT + 32 * EXTENT_SECTORS_MAX;
+/// What a range adds at most at its two ends: what remains of the extents that it cuts.
+pub const CUT_ENDS_WEIGHT: usize = 2 * EXTENT_WEIGHT_MAX;
+/// What an extent that is removed adds: its deletion, and that its sectors are free or dead. For each sector of a
+/// shared one, a count may change.
+pub const REMOVED_WEIGHT: usize = 60;
+pub const SHARED_SECTOR_WEIGHT: usize = 60;
+/// A block's header with its attributes, which changes with the number of its sectors.
+pub const HEADER_WEIGHT: usize = ATTRIBUTES_BYTES_MAX + 200;
 /// What a dirty sector adds to a record at most: its extent, and two remainders of the extent it cuts.
-pub const DIRTY_SECTOR_WEIGHT: usize = 1400;
+pub const DIRTY_SECTOR_WEIGHT: usize =
+    EXTENT_WEIGHT_MAX + 2 * EXTENT_WEIGHT + REMOVED_WEIGHT + 2 * SHARED_SECTOR_WEIGHT;
 /// Dirty data is written back, and made durable, at least this often.
 pub const WRITE_BACK_SECONDS: u64 = 5;
 /// Ciphertext on its way to the device.

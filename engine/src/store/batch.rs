@@ -10,7 +10,7 @@ use super::overlay::{Content, Overlay, Segment};
 use super::{Block, Item, Seq};
 use crate::device::Completion;
 use crate::format::{BlockId, Key};
-use crate::limits::{DIRTY_SECTOR_WEIGHT, EXTENT_SECTORS_MAX};
+use crate::limits::{DIRTY_SECTOR_WEIGHT, HEADER_WEIGHT};
 use crate::space::Run;
 
 /// What a batch does to one key of the index.
@@ -23,6 +23,18 @@ pub(super) enum Change {
     /// A value of the store's own.
     Raw(Arc<[u8]>),
     Delete,
+}
+
+impl Change {
+    /// What it adds to a record, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        32 + match self {
+            Self::Item(item) => item.clear.len() + item.secret.len() + 32,
+            Self::Attributes(plain) => plain.len() + 140,
+            Self::Raw(value) => value.len(),
+            Self::Delete => 0,
+        }
+    }
 }
 
 /// Changes in memory that the index does not contain yet.
@@ -51,25 +63,18 @@ impl Batch {
     }
 
     pub(super) fn put(&mut self, key: Key, change: Change) {
-        self.weight += 32
-            + match &change {
-                Change::Item(item) => item.clear.len() + item.secret.len() + 32,
-                Change::Attributes(plain) => plain.len() + 100,
-                Change::Raw(value) => value.len(),
-                Change::Delete => 0,
-            };
+        self.weight += change.weight();
         self.items.insert(key, change);
     }
 
     /// Puts data over a range of a block. Returns how many promised sectors that made needless.
     pub(super) fn put_data(&mut self, block: &Block, segment: Segment) -> u64 {
         let mut needless = 0;
-        self.weight += match &segment.content {
-            Content::Plain(_) => DIRTY_SECTOR_WEIGHT,
-            Content::Sealed { .. } | Content::Clone { .. } => 4 * EXTENT_SECTORS_MAX * 32,
-            Content::Hole | Content::Reclaimed => 2 * EXTENT_SECTORS_MAX * 32,
-        };
-        self.blocks.entry(block.id()).or_insert_with(|| block.clone());
+        self.weight += segment.weight();
+        if !self.blocks.contains_key(&block.id()) {
+            self.weight += HEADER_WEIGHT;
+            self.blocks.insert(block.id(), block.clone());
+        }
         match &segment.content {
             Content::Plain(_) => {
                 self.promised += 1;

@@ -74,7 +74,9 @@ impl Core {
         at_edge: impl FnOnce(&mut Layers, &Moment),
     ) -> Result<Moment> {
         self.check_writable()?;
-        self.write_checkpoint(generation, at_edge).inspect_err(|error| {
+        let result = self.write_checkpoint(generation, at_edge);
+        self.freed.lock().on_checkpoint_end();
+        result.inspect_err(|error| {
             if !matches!(error, Error::NoSpace) {
                 self.poison("checkpoint");
             }
@@ -103,6 +105,7 @@ impl Core {
                 nodes: self.nodes.load(Ordering::Acquire),
                 space: SpaceEntry::new_zeroed(),
             };
+            self.freed.lock().on_edge(moment.seq);
             at_edge(&mut layers, &moment);
             (moment, sealer.appended, layers.root, frozen)
         };

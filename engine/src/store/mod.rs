@@ -41,6 +41,9 @@ use crate::limits::{MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
 use crate::space::Space;
 use crate::tree::Tree;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use {resolve::decode_shared, transaction::Reclaim as ReclaimItem};
+
 pub use block::Block;
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use info::StoreInfo;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::device::Completion;
 use crate::format::{BlockId, Extent};
-use crate::limits::SECTOR_BYTES;
+use crate::limits::{
+    CUT_ENDS_WEIGHT, DIRTY_SECTOR_WEIGHT, EXTENT_WEIGHT, REMOVED_WEIGHT, SECTOR_BYTES, SHARED_SECTOR_WEIGHT,
+};
 
 /// A plain sector. Shared by readers and the commit that seals it.
 pub(super) type Page = Arc<[u8; SECTOR_BYTES]>;
@@ -36,6 +38,23 @@ pub(super) struct Segment {
 impl Segment {
     pub(super) fn end(&self) -> u64 {
         self.start + self.sectors
+    }
+
+    /// What it adds to a record at most, in bytes, besides the extents that a hole or a clone removes, and
+    /// what the clone of a shared extent changes.
+    pub(super) fn weight(&self) -> usize {
+        let sectors = self.sectors as usize;
+        match &self.content {
+            Content::Plain(_) => DIRTY_SECTOR_WEIGHT,
+            Content::Sealed { .. } => {
+                let removed = sectors * (REMOVED_WEIGHT + SHARED_SECTOR_WEIGHT);
+                EXTENT_WEIGHT + 32 * sectors + removed + CUT_ENDS_WEIGHT
+            }
+            // Its own extent, that of its source, which becomes a shared one, and the counts of both.
+            Content::Clone { .. } => 2 * (EXTENT_WEIGHT + 32 * sectors) + 2 * SHARED_SECTOR_WEIGHT,
+            Content::Hole => CUT_ENDS_WEIGHT,
+            Content::Reclaimed => 0,
+        }
     }
 
     /// The part of it between two sectors that it covers.

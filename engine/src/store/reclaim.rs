@@ -78,6 +78,7 @@ impl Core {
             for (key, value) in &extents {
                 end = key.offset + Extent::decode(value).map_or(1, |extent| extent.sectors());
             }
+            transaction.weigh_removed(&extents);
             transaction.cut(block, reclaim.from.min(extents[0].0.offset), end);
         }
         if done && reclaim.destroy {

@@ -25,7 +25,7 @@ pub(super) struct Resolver<'a> {
 }
 
 /// Reads a shared item.
-pub(super) fn decode_shared(value: &[u8]) -> Option<(u32, u32)> {
+pub(crate) fn decode_shared(value: &[u8]) -> Option<(u32, u32)> {
     let shared = SharedBytes::read_from_bytes(value).ok()?;
     let (sectors, extents) = (shared.sectors.get(), shared.extents.get());
     (sectors > 0 && sectors as usize <= EXTENT_SECTORS_MAX && extents > 1).then_some((sectors, extents))

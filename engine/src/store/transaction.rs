@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::RwLockWriteGuard;
 use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use super::batch::Change;
 use super::block::BlockState;
+use super::layers::{Layers, Value};
 use super::overlay::{Content, Page, Segment};
 use super::read::Source;
 use super::{Block, Core, Item, Seq};
@@ -18,8 +20,9 @@ use crate::format::{
     BlockId, EXTENT_FOREIGN_KEY, Extent, ExtentHeader, ItemKind, Key, ReclaimBytes, SYSTEM_BLOCK,
 };
 use crate::limits::{
-    ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, DIRECT_WRITE_SECTORS, EXTENT_SECTORS_MAX,
-    ITEM_BYTES_MAX, ITEM_SEAL_BYTES, PUNCH_EXTENTS_MAX, RECLAIM_STEP, SECTOR_BYTES,
+    ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, CUT_ENDS_WEIGHT, DIRECT_WRITE_SECTORS,
+    EXTENT_SECTORS_MAX, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES, PUNCH_EXTENTS_MAX,
+    RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT, SECTOR_BYTES, SHARED_SECTOR_WEIGHT,
 };
 use crate::space::Run;
 
@@ -40,6 +43,8 @@ pub struct Transaction {
     blocks: Vec<Block>,
     data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
+    /// What this adds to a record on top of what its items and data weigh by themselves.
+    weight: usize,
     /// Nothing happens unless this is still what is being reclaimed.
     only_while: Option<(BlockId, Reclaim)>,
     freed: Vec<Run>,
@@ -52,7 +57,7 @@ pub struct Transaction {
 
 /// A block that is being emptied in the background.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reclaim {
+pub(crate) struct Reclaim {
     /// Its extents from this sector on are dead.
     pub(super) from: u64,
     /// So is all the rest of it.
@@ -64,7 +69,7 @@ impl Reclaim {
         ReclaimBytes { from: self.from.into(), destroy: u8::from(self.destroy) }.as_bytes().into()
     }
 
-    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
         let bytes = ReclaimBytes::read_from_bytes(value).ok()?;
         (bytes.destroy < 2).then(|| Self { from: bytes.from.get(), destroy: bytes.destroy == 1 })
     }
@@ -78,6 +83,7 @@ impl Transaction {
             blocks: Vec::new(),
             data: Vec::new(),
             reclaim: Vec::new(),
+            weight: 0,
             only_while: None,
             freed: Vec::new(),
             promised: 0,
@@ -250,6 +256,9 @@ impl Transaction {
             return Err(Error::TooLong);
         }
         let content = if many { Content::Reclaimed } else { Content::Hole };
+        if !many {
+            self.weigh_removed(&extents);
+        }
         if many {
             self.reclaim(block.id(), Reclaim { from, destroy: false });
         }
@@ -270,7 +279,8 @@ impl Transaction {
 
     /// Lets `sectors` sectors of `target` from `target_sector` on be those of `source` from `source_sector` on,
     /// without copying them. The ranges may be of one block but must not overlap. At most
-    /// [`CLONE_SECTORS_MAX`] at once.
+    /// [`CLONE_SECTORS_MAX`] at once. Fails with [`Error::TooLong`] where the target is too fragmented, as does
+    /// [`Transaction::apply`] where the source is: halve the range.
     pub fn clone_range(
         &mut self,
         source: &Block,
@@ -285,6 +295,15 @@ impl Transaction {
         // Clones refer to extents that the index knows, so what is newer is sealed first.
         self.core.seal_block(source)?;
         let pieces = self.core.locate(source, source_sector, source_sector + sectors)?;
+        let start = target_sector.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1);
+        let start = Key::new(target.id(), ItemKind::EXTENT, start);
+        let end = Key::new(target.id(), ItemKind::EXTENT, (target_sector + sectors).saturating_sub(1));
+        let (removed, all) = self.core.range_sealed(start, end, PUNCH_EXTENTS_MAX)?;
+        if !all {
+            return Err(Error::TooLong);
+        }
+        self.weigh_removed(&removed);
+        self.weight += 2 * EXTENT_WEIGHT_MAX + CUT_ENDS_WEIGHT;
         for piece in pieces {
             let content = match piece.source {
                 Source::Zeros => Content::Hole,
@@ -296,6 +315,9 @@ impl Transaction {
                     if let Some(completion) = completion {
                         completion.wait().map_err(Error::Read)?;
                     }
+                    if extent.is_shared() {
+                        self.weight += extent.sectors() as usize * SHARED_SECTOR_WEIGHT;
+                    }
                     let extent = Arc::new(self.clone_extent(source, target, &extent)?);
                     Content::Clone { extent, source: (source.id(), piece.start) }
                 }
@@ -304,6 +326,27 @@ impl Transaction {
             self.data.push((target.clone(), Segment { start, sectors: piece.sectors, content }));
         }
         Ok(())
+    }
+
+    /// Accounts for extents that go.
+    pub(super) fn weigh_removed(&mut self, extents: &[(Key, Value)]) {
+        for (_, value) in extents {
+            self.weight += REMOVED_WEIGHT;
+            if let Ok(extent) = Extent::decode(value)
+                && extent.is_shared()
+            {
+                self.weight += extent.sectors() as usize * SHARED_SECTOR_WEIGHT;
+            }
+        }
+    }
+
+    /// What this adds to a record at most, in bytes.
+    fn weight(&self) -> usize {
+        let items = self.items.iter().map(|(_, change)| change.weight()).sum::<usize>();
+        let data = self.data.iter().map(|(_, segment)| segment.weight()).sum::<usize>();
+        let mut blocks: Vec<BlockId> = self.data.iter().map(|(block, _)| block.id()).collect();
+        blocks.dedup();
+        self.weight + items + data + blocks.len() * HEADER_WEIGHT
     }
 
     fn clone_extent(&self, source: &Block, target: &Block, extent: &Extent) -> Result<Extent> {
@@ -346,6 +389,7 @@ impl Transaction {
             self.data.push((block.clone(), Segment { start: 0, sectors: END, content }));
             return Ok(());
         }
+        self.weight += INLINE * (REMOVED_WEIGHT + EXTENT_SECTORS_MAX * SHARED_SECTOR_WEIGHT);
         let own = self.items.iter().map(|(key, _)| *key).filter(|key| key.block == id);
         let mut dead: Vec<Key> = items.into_iter().map(|(key, _)| key).chain(own).collect();
         dead.retain(|key| key.kind != ItemKind::EXTENT);
@@ -382,30 +426,49 @@ impl Transaction {
     }
 
     /// Makes the changes visible, in one step. Fails with [`Error::NoSpace`] before anything is changed;
-    /// transactions that only remove succeed on a full store.
+    /// transactions that only remove succeed on a full store. Fails with [`Error::TooLong`] if the changes could be
+    /// more than one record holds.
     pub fn apply(mut self) -> Result<Seq> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
         self.core.check_writable()?;
         self.core.check_index_space(self.adds)?;
-        if self.core.layers.read().pending.weight > BATCH_WEIGHT_MAX {
-            self.core.commit()?;
+        let weight = self.weight();
+        if weight > RECORD_WEIGHT_MAX {
+            return Err(Error::TooLong);
         }
-        self.apply_unchecked()
+        let core = self.core.clone();
+        loop {
+            let layers = core.layers.write();
+            let pending = layers.pending.weight;
+            if pending <= BATCH_WEIGHT_MAX && pending + weight <= RECORD_WEIGHT_MAX {
+                return self.put_into(layers);
+            }
+            drop(layers);
+            core.commit()?;
+        }
     }
 
-    /// As [`Transaction::apply`], for who holds the lock that a checkpoint would need, and commits often enough.
-    pub(super) fn apply_unchecked(mut self) -> Result<Seq> {
+    /// As [`Transaction::apply`], for who holds the lock that a checkpoint would need, or must not wait for one.
+    pub(super) fn apply_unchecked(self) -> Result<Seq> {
+        let core = self.core.clone();
+        self.put_into(core.layers.write())
+    }
+
+    fn put_into(mut self, mut layers: RwLockWriteGuard<'_, Layers>) -> Result<Seq> {
         let core = self.core.clone();
         let mut needless = 0;
-        let mut layers = core.layers.write();
         if let Some((id, reclaim)) = self.only_while
             && core.reclaim_of(id) != Some(reclaim)
         {
-            return Ok(layers.pending.newest);
+            let newest = layers.pending.newest;
+            // Before the transaction itself: to drop it takes other locks.
+            drop(layers);
+            return Ok(newest);
         }
         let pending = &mut layers.pending;
+        pending.weight += self.weight;
         for block in self.blocks.drain(..) {
             pending.blocks.entry(block.id()).or_insert(block);
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use simulation::{Counts, Simulation};
 
 const HISTORIES: u64 = 12;
-const OPERATIONS: u64 = 120;
+const OPERATIONS: u64 = 80;
 
 /// Runs `history` for the seeds that the environment asks for.
 fn run(name: &str, history: impl Fn(u64) -> Result<Counts, String>) {
