@@ -289,6 +289,29 @@ fn neither_arguments_nor_environment_of_the_daemon_hold_the_passphrase() {
 }
 
 #[test]
+fn holes_are_found_once_the_writer_has_closed() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::with_store();
+    let mount = place.mount();
+    let path = mount.path("sparse");
+    let file = File::create(&path).unwrap();
+    file.write_all_at(b"data", 1 << 20).unwrap();
+    file.set_len(2 << 20).unwrap();
+    let seek = |whence: &str| {
+        let script =
+            format!("import os; f = os.open({path:?}, os.O_RDONLY); print(os.lseek(f, 0, os.{whence}))");
+        finish(Command::new("python3").args(["-c", &script]))
+    };
+    seek("SEEK_DATA").failed(1, &["Invalid argument"]);
+    drop(file);
+    assert_eq!(seek("SEEK_DATA").ok().stdout, format!("{}\n", 1 << 20));
+    assert_eq!(seek("SEEK_HOLE").ok().stdout, "0\n");
+    assert_eq!(std::fs::metadata(&path).unwrap().blocks(), 8);
+}
+
+#[test]
 fn reads_and_writes_at_any_place_match_a_model() {
     if !can_mount() {
         return;

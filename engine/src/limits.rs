@@ -98,9 +98,17 @@ const _: () = assert!(ATTRIBUTES_BYTES_MAX + 256 <= ITEM_BYTES_MAX);
 const _: () = assert!(LOG_SECTORS_MAX + 4096 < REGION_SECTORS);
 const _: () = assert!(SPACE_FANOUT * 40 <= SECTOR_BYTES);
 /// One transaction clones at most this many sectors.
-pub const CLONE_SECTORS_MAX: u64 = (64 << 20) / SECTOR_BYTES as u64;
+pub const CLONE_SECTORS_MAX: u64 = (4 << 20) / SECTOR_BYTES as u64;
 /// A range with more extents than this is not emptied in one transaction.
 pub const PUNCH_EXTENTS_MAX: usize = 8 * RECLAIM_STEP;
 
 /// A snapshot's name, in bytes.
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 255;
+
+// Cloned sector by sector, into a target that is as fragmented, it still fits one record.
+const _: () = assert!(
+    CLONE_SECTORS_MAX as usize * (2 * (EXTENT_WEIGHT + 32) + REMOVED_WEIGHT + 4 * SHARED_SECTOR_WEIGHT)
+        + HEADER_WEIGHT
+        + 32 * CUT_ENDS_WEIGHT
+        < RECORD_WEIGHT_MAX
+);

@@ -179,3 +179,20 @@ fn seek_finds_data_and_holes() {
     assert_eq!(fs.seek(full, 3, Whence::Data).unwrap(), 3);
     fails(fs.seek(ROOT, 0, Whence::Data), libc::EINVAL);
 }
+
+#[test]
+fn a_fragmented_range_is_punched_in_parts() {
+    let fs = mount();
+    let file = fs.file_with(ROOT, "f", b"");
+    // Every other sector: more pieces than one transaction removes.
+    const PIECES: u64 = 9000;
+    for piece in 0..PIECES {
+        fs.write(file, piece * 2 * SECTOR as u64, &[7; SECTOR], Default::default()).unwrap();
+    }
+    let size = fs.stat(file).size;
+    fs.syncfs().unwrap();
+    fs.fallocate(file, FallocateMode::PunchHole, 0, size - SECTOR as u64).unwrap();
+    fs.syncfs().unwrap();
+    assert_eq!((fs.stat(file).size, fs.stat(file).blocks), (size, 8));
+    assert_eq!(fs.seek(file, 0, Whence::Data).unwrap(), size - SECTOR as u64);
+}

@@ -26,6 +26,7 @@ const PACKAGES: &[&str] = &[
     "fio",
     "git",
     "procps",
+    "python3",
     "rsync",
     "sqlite3",
 ];

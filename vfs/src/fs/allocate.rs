@@ -13,6 +13,9 @@ use crate::{FsError, Ino, Result};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
+/// What a step of a long move counts at least, in sectors: its two ends have a price too.
+const MOVE_COST_MIN: u64 = 32;
+
 impl Fs {
     /// One transaction, except that collapsing or inserting before more than [`CLONE_SECTORS_MAX`] sectors takes
     /// several: a crash in the middle leaves a part of the range moved and the old length.
@@ -91,9 +94,31 @@ impl Fs {
         }
         self.zero_part(change, inode, start, first * SECTOR)?;
         if first < last {
-            change.transaction.punch(&inode.block, first, last)?;
+            self.punch(change, inode, first, last)?;
         }
         self.zero_part(change, inode, last * SECTOR, end)
+    }
+
+    /// Makes sectors a hole. Where they are too fragmented for one transaction, all but the last part of them goes
+    /// in transactions of its own.
+    fn punch(&self, change: &mut Change<'_>, inode: &Inode, first: u64, last: u64) -> Result<()> {
+        let (mut first, mut sectors) = (first, last - first);
+        loop {
+            let end = first + sectors;
+            let mut part = self.store.transaction();
+            let transaction = if end == last { &mut change.transaction } else { &mut part };
+            match transaction.punch(&inode.block, first, end) {
+                Err(blocktree_engine::Error::TooLong) if sectors > 1 => sectors /= 2,
+                result => {
+                    result?;
+                    if end == last {
+                        return Ok(());
+                    }
+                    part.apply()?;
+                    (first, sectors) = (end, last - end);
+                }
+            }
+        }
     }
 
     /// Zeros a part of one sector, unless that is a hole.
@@ -134,13 +159,14 @@ impl Fs {
             if data > at {
                 change.transaction.punch(&inode.block, at - distance, data - distance)?;
                 at = data;
-                continue;
+                moved += MOVE_COST_MIN;
+            } else {
+                let sectors = distance.min(end - at).min(CLONE_SECTORS_MAX - moved);
+                change.transaction.clone_range(&inode.block, at, &inode.block, at - distance, sectors)?;
+                at += sectors;
+                moved += sectors.max(MOVE_COST_MIN);
             }
-            let sectors = distance.min(end - at).min(CLONE_SECTORS_MAX - moved);
-            change.transaction.clone_range(&inode.block, at, &inode.block, at - distance, sectors)?;
-            at += sectors;
-            moved += sectors;
-            if moved == CLONE_SECTORS_MAX && at < end {
+            if moved >= CLONE_SECTORS_MAX && at < end {
                 change = self.next_step(change, inode)?;
                 moved = 0;
             }
@@ -173,11 +199,11 @@ impl Fs {
                         start + distance,
                         sectors,
                     )?;
-                    moved += sectors;
                 }
             }
+            moved += sectors.max(MOVE_COST_MIN);
             end = start;
-            if moved == CLONE_SECTORS_MAX && end > from {
+            if moved >= CLONE_SECTORS_MAX && end > from {
                 change = self.next_step(change, inode)?;
                 moved = 0;
             }
