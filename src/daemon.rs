@@ -85,7 +85,7 @@ pub(crate) fn serve(
 
 /// Opens the store. A snapshot of a store that another daemon changes meanwhile may take several tries.
 fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
-    const TRIES_MAX: usize = 10;
+    const TRIES_MAX: u32 = 10;
     const PAUSE: Duration = Duration::from_millis(20);
     let access = settings.options.store_access();
     let options = OpenOptions {
@@ -102,7 +102,7 @@ fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
             Ok(store) => return Ok(store),
             Err(error) if access == Access::Shared && tries < TRIES_MAX && may_pass(&error, tries) => {
                 tracing::debug!(%error, tries, "the store changed while it was being opened");
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(PAUSE * tries);
             }
             Err(error) => break error,
         }
@@ -111,7 +111,7 @@ fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
 }
 
 /// Whether a writer may have caused this, by changing one part between the reads of that and of another.
-fn may_pass(error: &OpenError, tries: usize) -> bool {
+fn may_pass(error: &OpenError, tries: u32) -> bool {
     match error {
         OpenError::Superblock(_)
         | OpenError::Truncated { .. }

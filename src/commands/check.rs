@@ -79,18 +79,19 @@ fn for_people(report: &CheckReport, paths: &BTreeMap<BlockId, PathBuf>, is_repai
         let _ = writeln!(text, "{path}{}: {}{repaired}", problem.place, problem.what);
     }
     let checked = size::display(report.sectors_checked.saturating_mul(SECTOR_BYTES as u64));
+    let problems = |count| if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
     let _ = match (report.damage_left, report.repaired) {
         (0, 0) => writeln!(text, "Checked {checked}: all is well."),
-        (0, repaired) => writeln!(text, "Checked {checked}: repaired all {repaired} problems."),
-        (left, _) if is_repairing => {
-            writeln!(
-                text,
-                "Checked {checked}: {left} problems are left that cannot be repaired here; restore what they name from a backup."
-            )
-        }
+        (0, repaired) => writeln!(text, "Checked {checked}: {}, all repaired.", problems(repaired)),
+        (left, _) if is_repairing => writeln!(
+            text,
+            "Checked {checked}: {} left that cannot be repaired here; restore what is named from a backup.",
+            problems(left)
+        ),
         (left, _) => writeln!(
             text,
-            "Checked {checked}: {left} problems. Run it again with --repair to repair what can be."
+            "Checked {checked}: {}. Run it again with --repair to repair what can be.",
+            problems(left)
         ),
     };
     text
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(
             text,
             "sector 7: wrong hash (repaired)\n/a/b: sector 7: wrong hash (repaired)\n\
-             Checked 1.0 MiB: repaired all 2 problems.\n"
+             Checked 1.0 MiB: 2 problems, all repaired.\n"
         );
     }
 }

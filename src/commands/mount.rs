@@ -77,6 +77,10 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
     check_mountpoint(&arguments.mountpoint, &arguments.store)?;
     // Before asking for the passphrase: there may be nothing to open, or somebody may have it open.
     drop(open_volume(&arguments.store, options.store_access())?);
+    if resolve(&arguments.store) == resolve(&arguments.mountpoint) {
+        let store = arguments.store.display();
+        return Err(anyhow!("{store} is the store itself; mount it on another directory").into());
+    }
     let file = arguments.passphrase.path.as_deref().or(options.passphrase_file.as_deref());
     let passphrase = obtain(file, &arguments.store, false)?;
     let settings = settings(arguments, options);
@@ -111,9 +115,6 @@ fn check_mountpoint(path: &Path, store: &Path) -> Result<()> {
     })?;
     if !metadata.is_dir() {
         return Err(anyhow!("the mountpoint {} is not a directory", path.display()).into());
-    }
-    if resolve(path) == resolve(store) {
-        return Err(anyhow!("{} is the store itself; mount it on another directory", path.display()).into());
     }
     Ok(())
 }

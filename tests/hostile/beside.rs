@@ -92,7 +92,7 @@ fn snapshots_are_mounted_while_the_store_changes() {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let start = Instant::now();
             let mut times = 0;
-            while times < 3 || start.elapsed() < Duration::from_secs(6) {
+            while times < 3 || start.elapsed() < Duration::from_secs(3) {
                 let shown = snapshot_mount(&place, "then", place.path("other")).unwrap();
                 for number in 0..FILES {
                     assert!(right_or_eio(&shown.path(&name(number)), &pattern(number, 50_000)), "{number}");

@@ -118,7 +118,7 @@ impl HostFile {
 
     /// How many sectors the host has room for.
     pub(super) fn room(&self) -> u64 {
-        if self.is_block_device || !self.is_writable {
+        if self.is_block_device {
             return 0;
         }
         free_bytes(&self.file).unwrap_or(0) / SECTOR_BYTES as u64
