@@ -4,10 +4,10 @@
 pub mod crypto;
 pub mod device;
 mod error;
+pub mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod format;
 pub mod limits;
 mod space;
 mod store;
