@@ -191,7 +191,7 @@ fn measure(contents: Contents, store: &Path) -> Result<Row> {
         make_seconds: *make_seconds,
         make_peak_kib: *make_peak as u64,
         volume_bytes: *volume as u64 * SECTOR,
-        log_kib: *log as u64 * SECTOR >> 10,
+        log_kib: (*log as u64 * SECTOR) >> 10,
         open_ms: *open_ms,
         operation_us: *operation_us,
         read_peak_kib: *read_peak as u64,
