@@ -306,7 +306,9 @@ impl Core {
             return Ok(Vec::new());
         }
         let runs = if total <= SMALL_SECTORS {
-            let (runs, fresh) = self.space.lock().allocate_written(total)?;
+            let mut space = self.space.lock();
+            let (runs, fresh) = space.allocate_written(total)?;
+            // Under the lock, since what is filled with zeros here is free to be taken by others.
             self.write_zeros(&fresh)?;
             runs
         } else {

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::format::{BlockId, DeadBytes, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK, SnapshotBytes};
 use crate::limits::{NODE_SECTORS, RECLAIM_STEP, SNAPSHOT_NAME_BYTES_MAX};
 use crate::space::Run;
-use crate::tree::{Root, WalkEvent, WalkStep};
+use crate::tree::{Root, TreeError, WalkEvent, WalkStep};
 
 /// Why a snapshot is not made or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -322,6 +322,7 @@ impl Core {
         let older_seq = older.map_or(0, |older| older.seq);
         let held_by_older = |ptr: &NodePtr| older.is_some() && ptr.birth.get() <= older_seq;
         let mut shared = HashSet::new();
+        let mut unknown = None;
         self.tree.walk(&newer, &mut |event| match event {
             WalkEvent::Node { ptr, .. } if held_by_older(ptr) => WalkStep::Skip,
             WalkEvent::Node { ptr, .. } if ptr.birth.get() <= snapshot.seq => {
@@ -329,8 +330,16 @@ impl Core {
                 WalkStep::Skip
             }
             WalkEvent::Node { level, .. } if level > 0 => WalkStep::On,
-            _ => WalkStep::Skip,
+            WalkEvent::Node { .. } | WalkEvent::Item { .. } => WalkStep::Skip,
+            // What is below may be shared: who does not know must not free.
+            WalkEvent::Damaged { error, .. } => {
+                unknown = Some(error);
+                WalkStep::Stop
+            }
         })?;
+        if let Some(error) = unknown {
+            return Err(error.into());
+        }
         let mut own: Vec<NodePtr> = Vec::new();
         let mut damaged = None;
         self.tree.walk(&snapshot.root, &mut |event| match event {
@@ -341,12 +350,20 @@ impl Core {
                 own.push(*ptr);
                 if level > 0 { WalkStep::On } else { WalkStep::Skip }
             }
+            // What cannot be read now may be read later; what is damaged stays so.
+            WalkEvent::Damaged { error: error @ TreeError::Read { .. }, .. } => {
+                damaged = Some(error);
+                WalkStep::Stop
+            }
             WalkEvent::Damaged { error, .. } => {
                 damaged = Some(error);
                 WalkStep::Skip
             }
             WalkEvent::Item { .. } => WalkStep::Skip,
         })?;
+        if let Some(error @ TreeError::Read { .. }) = damaged {
+            return Err(error.into());
+        }
         if let Some(error) = damaged {
             tracing::warn!("a deleted snapshot is damaged, its space stays in use: {error}");
         }
