@@ -20,7 +20,9 @@ pub(crate) use table::{Table, TableError, count_free};
 
 use crate::device::Device;
 use crate::format::Layout;
-use crate::limits::{NODE_SECTORS, REGION_HEADER_SECTORS, REGION_NODE_SECTORS, REGION_SECTORS};
+use crate::limits::{
+    FULL_STORE_NODES, NODE_SECTORS, REGION_HEADER_SECTORS, REGION_NODE_SECTORS, REGION_SECTORS,
+};
 
 /// A run of sectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,16 +151,22 @@ impl Space {
 
     /// Nodes that could still be allocated: all of the reserve, and half of what data could take.
     pub(crate) fn available_nodes(&self) -> u64 {
-        (self.free_reserve + self.available() / 2) / NODE_SECTORS as u64
+        self.nodes_left(self.available())
     }
 
-    /// Promises sectors to a transaction, if there are so many.
+    /// Promises sectors to a transaction, if there are so many, and if enough are left for the nodes that removing
+    /// takes.
     pub(crate) fn promise(&mut self, sectors: u64) -> bool {
-        let granted = sectors <= self.available();
+        let left = self.available().checked_sub(sectors);
+        let granted = left.is_some_and(|left| self.nodes_left(left) >= FULL_STORE_NODES);
         if granted {
             self.promised += sectors;
         }
         granted
+    }
+
+    fn nodes_left(&self, available: u64) -> u64 {
+        (self.free_reserve + available / 2) / NODE_SECTORS as u64
     }
 
     /// Takes back a promise.

@@ -26,7 +26,7 @@ use crate::device::{Completion, SectorBuf, Write};
 use crate::error::{Error, Result};
 use crate::format::Change as RecordChange;
 use crate::format::{BlockHeader, BlockId, Extent, ItemKind, Key, KeyBytes, Layout, encode_change};
-use crate::limits::{EXTENT_SECTORS_MAX, RECORD_SECTORS_MAX, SECTOR_BYTES};
+use crate::limits::{EXTENT_SECTORS_MAX, RECORD_SECTORS_MAX, SECTOR_BYTES, WRITING_BATCHES_MAX};
 use crate::space::{Delta, Run};
 
 /// Below this, handing work to other threads costs more than it saves.
@@ -110,7 +110,25 @@ impl Core {
             batch
         };
         // What was applied cannot be taken back: a store that cannot seal it takes no more.
-        self.seal(&mut sealer, &batch).inspect_err(|_| self.poison("sealing a batch"))
+        self.seal(&mut sealer, &batch).inspect_err(|_| self.poison("sealing a batch"))?;
+        drop(sealer);
+        self.bound_writing()
+    }
+
+    /// Lets go of batches that are on the device, and waits for the oldest where there are too many.
+    fn bound_writing(&self) -> Result<()> {
+        loop {
+            let (oldest, count) = {
+                let layers = self.layers.read();
+                let front = layers.writing.front();
+                let is_done = |written: &Written| written.completions.iter().all(Completion::is_done);
+                (front.map(|written| (written.seq, is_done(written))), layers.writing.len())
+            };
+            match oldest {
+                Some((seq, is_done)) if is_done || count > WRITING_BATCHES_MAX => self.finish_writes(seq)?,
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Seals the pending batch if it holds data of `block`, so that the index knows all of it.
