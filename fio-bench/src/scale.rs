@@ -178,7 +178,10 @@ fn measure(contents: Contents, store: &Path) -> Result<Row> {
     maker.wait()?;
     read?;
     let made = numbers(&line)?;
-    let reader = child(READ)?.wait_with_output()?;
+    let mut reader = child(READ)?;
+    // Waiting would close it, which ends the child.
+    let _open = reader.stdin.take();
+    let reader = reader.wait_with_output()?;
     ensure!(reader.status.success(), "the reading process failed: {}", reader.status);
     let opened = numbers(&String::from_utf8_lossy(&reader.stdout))?;
     let ([make_seconds, make_peak, volume], [open_ms, log, operation_us, read_peak]) =
@@ -202,6 +205,11 @@ fn measure(contents: Contents, store: &Path) -> Result<Row> {
 pub(crate) fn child(task: &str, words: &[String]) -> Result<()> {
     let Some((store, rest)) = words.split_first() else { bail!("wrong arguments of a child process") };
     let contents = Contents::parse(rest)?;
+    // The parent holds the other end: it, too, may be killed, and its scratch folder is gone then.
+    thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(1);
+    });
     if task == MAKE { make(Path::new(store), contents) } else { read(Path::new(store), contents) }
 }
 
@@ -219,9 +227,10 @@ fn make(path: &Path, contents: Contents) -> Result<()> {
     fs.syncfs()?;
     let seconds = start.elapsed().as_secs_f64();
     println!("{seconds} {} {}", peak_kib()?, fs.store().info().volume_sectors);
-    // Until this process is killed.
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+    loop {
+        // Until this process is killed.
+        thread::park();
+    }
 }
 
 fn make_files(fs: &Fs, count: u64, bytes: u64, per_directory: u64) -> Result<()> {

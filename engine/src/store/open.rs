@@ -31,9 +31,17 @@ use crate::crypto::{
 use crate::device::{Device, Read, SectorBuf};
 use crate::error::Error;
 use crate::format::{Change, Extent, ItemKind, Layout, Malformed, OTHER_VERSION, RecordHeader, Superblock};
-use crate::limits::{LOG_SECTORS_MIN, NODE_SECTORS, RECORD_SECTORS_MAX, SECTOR_BYTES};
+use crate::limits::{
+    EXTENT_SECTORS_MAX, IN_FLIGHT_BYTES_MAX, LOG_SECTORS_MIN, NODE_SECTORS, RECORD_SECTORS_MAX,
+    REQUEST_BYTES_MAX, SECTOR_BYTES,
+};
 use crate::space::{Delta, Run, Space, Table, TableError};
 use crate::tree::{NodeBytes, NodeReader, Root, Tree};
+
+/// How many extents of a record are read with one request when it is checked, and how many requests are in flight:
+/// 1 MiB and 16 MiB at most.
+const CHECKED_EXTENTS: usize = REQUEST_BYTES_MAX / (EXTENT_SECTORS_MAX * SECTOR_BYTES);
+const CHECKED_PIECES: usize = IN_FLIGHT_BYTES_MAX / 2 / REQUEST_BYTES_MAX;
 
 /// Why a store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -467,9 +475,11 @@ fn cut_torn_tail(
     Ok(())
 }
 
-/// Whether all data that a record brought is there.
+/// Whether all data that a record brought is there. What lies side by side is read at once, and several such
+/// pieces together: a record may bring thousands of sectors that are an extent each.
 fn data_is_whole(device: &dyn Device, record: &Record) -> Result<bool, OpenError> {
     let damaged = |why| OpenError::Log { seq: record.head.seq.get(), why };
+    let mut extents = Vec::new();
     for change in crate::format::decode_changes(&record.body) {
         let Ok(change) = change else { return Err(damaged("malformed change")) };
         let Change::Put(key, value) = change else { continue };
@@ -483,8 +493,29 @@ fn data_is_whole(device: &dyn Device, record: &Record) -> Result<bool, OpenError
         if extent.sector() + extent.sectors() > device.sectors() {
             return Ok(false);
         }
-        let bytes = read_sectors(device, extent.sector(), extent.sectors()).map_err(OpenError::Read)?;
-        if verify_extent(&extent, &bytes).is_err() {
+        extents.push(extent);
+    }
+    extents.sort_unstable_by_key(Extent::sector);
+    let neighbours = |a: &Extent, b: &Extent| a.sector() + a.sectors() == b.sector();
+    let pieces: Vec<&[Extent]> =
+        extents.chunk_by(neighbours).flat_map(|piece| piece.chunks(CHECKED_EXTENTS)).collect();
+    for pieces in pieces.chunks(CHECKED_PIECES) {
+        let length = |piece: &[Extent]| piece.iter().map(Extent::sectors).sum::<u64>();
+        let mut buffers: Vec<SectorBuf> =
+            pieces.iter().map(|piece| device.buffer(length(piece) as usize)).collect();
+        let mut reads: Vec<Read<'_>> = pieces
+            .iter()
+            .zip(&mut buffers)
+            .map(|(piece, bytes)| Read { sector: piece[0].sector(), bytes })
+            .collect();
+        device.read(&mut reads).map_err(OpenError::Read)?;
+        let whole = pieces.iter().zip(&buffers).all(|(piece, bytes)| {
+            piece.iter().all(|extent| {
+                let from = (extent.sector() - piece[0].sector()) as usize * SECTOR_BYTES;
+                verify_extent(extent, &bytes[from..][..extent.sectors() as usize * SECTOR_BYTES]).is_ok()
+            })
+        });
+        if !whole {
             return Ok(false);
         }
     }
