@@ -116,4 +116,4 @@ const _: () = assert!(
 /// Data leaves at least this many nodes to the index, so that what fills a store can be removed again.
 pub const FULL_STORE_NODES: u64 = 64;
 /// Batches whose data may still be on its way to the device; their pages stay in memory until it is there.
-pub const WRITING_BATCHES_MAX: usize = 16;
+pub const WRITING_BATCHES_MAX: usize = 32;

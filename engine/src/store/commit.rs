@@ -115,18 +115,17 @@ impl Core {
         self.bound_writing()
     }
 
-    /// Lets go of batches that are on the device, and waits for the oldest where there are too many.
+    /// Waits for the oldest batch where too many may still be on their way to the device.
     fn bound_writing(&self) -> Result<()> {
         loop {
-            let (oldest, count) = {
+            let oldest = {
                 let layers = self.layers.read();
-                let front = layers.writing.front();
-                let is_done = |written: &Written| written.completions.iter().all(Completion::is_done);
-                (front.map(|written| (written.seq, is_done(written))), layers.writing.len())
+                let is_full = layers.writing.len() > WRITING_BATCHES_MAX;
+                layers.writing.front().filter(|_| is_full).map(|written| written.seq)
             };
             match oldest {
-                Some((seq, is_done)) if is_done || count > WRITING_BATCHES_MAX => self.finish_writes(seq)?,
-                _ => return Ok(()),
+                Some(seq) => self.finish_writes(seq)?,
+                None => return Ok(()),
             }
         }
     }
