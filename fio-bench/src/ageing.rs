@@ -193,8 +193,8 @@ fn table(fixed: &Outcome, growing: &Outcome) -> String {
         [first, .., last] => of(last) / of(first),
         _ => 1.0,
     };
-    let (speed, cpu): (fn(&Round) -> f64, fn(&Round) -> f64) =
-        (|round| round.mib_per_second, |round| round.cpu_seconds);
+    type Figure = fn(&Round) -> f64;
+    let (speed, cpu): (Figure, Figure) = (|round| round.mib_per_second, |round| round.cpu_seconds);
     text += &format!(
         "| last/first | {:.2} | {:.2} | | | {:.2} | {:.2} | |\n",
         ratio(fixed, speed),

@@ -11,7 +11,7 @@ use xtask::command::{cargo, execute, output, root};
 const DIRECTION: &[(&str, &[&str])] = &[
     ("blocktree-engine", &[]),
     ("blocktree-vfs", &["blocktree-engine"]),
-    ("fio-bench", &["xtask"]),
+    ("fio-bench", &["blocktree-engine", "blocktree-vfs", "xtask"]),
     ("xtask", &[]),
 ];
 /// The package that puts the others together.
