@@ -48,8 +48,6 @@ pub const RECORD_SECTORS_MAX: u64 = LOG_SECTORS_MIN / 4;
 pub const MEMTABLE_BYTES_MAX: usize = 48 << 20;
 /// Decrypted index nodes kept in memory.
 pub const NODE_CACHE_BYTES: usize = 96 << 20;
-/// Block keys kept expanded when nobody uses the block.
-pub const BLOCK_CACHE_COUNT: usize = 64 << 10;
 
 /// What one commit may weigh: an estimate of its record's length in bytes. Past the first, a commit starts in
 /// the background; past the second, whoever adds more waits for it.
@@ -79,6 +77,8 @@ pub const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
 pub const BUFFER_POOL_BYTES: usize = IN_FLIGHT_BYTES_MAX + (8 << 20);
 /// The longest single request to a device; longer reads and writes are split.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// The same in sectors: writes and reads of the store are gathered up to this.
+pub const REQUEST_SECTORS_MAX: u64 = (REQUEST_BYTES_MAX / SECTOR_BYTES) as u64;
 /// A write of at least this many whole sectors is sealed at once instead of gathered.
 pub const DIRECT_WRITE_SECTORS: usize = 16;
 /// Extents that one transaction removes at once; more are reclaimed in the background, in steps of this.

@@ -26,15 +26,15 @@ use crate::device::{Completion, SectorBuf, Write};
 use crate::error::{Error, Result};
 use crate::format::Change as RecordChange;
 use crate::format::{BlockHeader, BlockId, Extent, ItemKind, Key, KeyBytes, Layout, encode_change};
-use crate::limits::{EXTENT_SECTORS_MAX, RECORD_SECTORS_MAX, SECTOR_BYTES, WRITING_BATCHES_MAX};
+use crate::limits::{
+    EXTENT_SECTORS_MAX, RECORD_SECTORS_MAX, REQUEST_SECTORS_MAX, SECTOR_BYTES, WRITING_BATCHES_MAX,
+};
 use crate::space::{Delta, Run};
 
 /// Below this, handing work to other threads costs more than it saves.
 const PARALLEL_SECTORS: u64 = 64;
 /// A commit of at most this many dirty sectors is small: somebody waits for it rather than for the next.
 const SMALL_SECTORS: u64 = 64;
-/// Sectors to one write on the device: 1 MiB.
-const WRITE_SECTORS: u64 = 256;
 
 impl Core {
     /// Returns once every operation up to `seq` is durable. Those who wait at the same time share a flush.
@@ -329,7 +329,7 @@ impl Core {
             self.write_zeros(&fresh)?;
             runs
         } else {
-            self.space.lock().allocate(total, WRITE_SECTORS)?
+            self.space.lock().allocate(total, REQUEST_SECTORS_MAX)?
         };
         resolver.allocated.extend(&runs);
         let mut chunks = plan_chunks(&*self.device, batch, plain, &runs);

@@ -11,7 +11,7 @@ use super::{CreateOptions, Keys, OpenOptions, Store};
 use crate::crypto::{Certificate, Principal, Rights, Secret, random, seal_keyslot};
 use crate::device::{Device, Write};
 use crate::format::{BlockId, KeySlotSecrets, Layout, Superblock};
-use crate::limits::{STORE_SECTORS_MAX, STORE_SECTORS_MIN};
+use crate::limits::{REQUEST_SECTORS_MAX, STORE_SECTORS_MAX, STORE_SECTORS_MIN};
 use crate::space::{Space, Table};
 use crate::tree::Root;
 
@@ -19,8 +19,6 @@ use crate::tree::Root;
 const WHOLE_STORE: BlockId = Store::ROOT;
 /// What must be left behind the log of a new volume: room for nodes and some data.
 const DATA_SECTORS_MIN: u64 = 4096;
-/// Sectors to one write of zeros: 1 MiB.
-const ZERO_SECTORS: u64 = 256;
 
 impl Store {
     /// Makes a store on a device and opens it. It has no blocks: the first that is made gets [`Store::ROOT`].
@@ -102,7 +100,7 @@ fn clear_log(device: &dyn Device, layout: Layout) -> Result<(), OpenError> {
     let end = layout.reserved_end();
     let mut sector = 0;
     while sector < end {
-        let sectors = ZERO_SECTORS.min(end - sector);
+        let sectors = REQUEST_SECTORS_MAX.min(end - sector);
         let mut bytes = device.buffer(sectors as usize);
         bytes.fill(0);
         writes.push(Write { sector, bytes });

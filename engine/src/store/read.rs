@@ -11,7 +11,7 @@ use crate::crypto::{ExtentKey, hash_sectors, open_key, open_sectors_into};
 use crate::device::{Completion, Read, SectorBuf};
 use crate::error::{Error, Result};
 use crate::format::{Extent, ItemKind, Key};
-use crate::limits::{EXTENT_SECTORS_MAX, SECTOR_BYTES};
+use crate::limits::{EXTENT_SECTORS_MAX, REQUEST_SECTORS_MAX, SECTOR_BYTES};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
@@ -44,9 +44,6 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
-    /// Sectors to one read: 1 MiB.
-    const SECTORS_MAX: u64 = 256;
-
     fn sector(&self) -> u64 {
         self.extents[0].1.sector()
     }
@@ -57,7 +54,7 @@ impl Group<'_> {
 
     fn takes(&self, extent: &Extent) -> bool {
         let sectors = self.sectors();
-        extent.sector() == self.sector() + sectors && sectors + extent.sectors() <= Self::SECTORS_MAX
+        extent.sector() == self.sector() + sectors && sectors + extent.sectors() <= REQUEST_SECTORS_MAX
     }
 }
 

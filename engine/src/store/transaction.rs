@@ -22,15 +22,13 @@ use crate::format::{
 use crate::limits::{
     ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, CUT_ENDS_WEIGHT, DIRECT_WRITE_SECTORS,
     EXTENT_SECTORS_MAX, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES, PUNCH_EXTENTS_MAX,
-    RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT, SECTOR_BYTES, SHARED_SECTOR_WEIGHT,
+    RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT, REQUEST_SECTORS_MAX, SECTOR_BYTES, SHARED_SECTOR_WEIGHT,
 };
 use crate::space::Run;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 /// One past the last sector that a block can have.
 const END: u64 = u64::MAX / SECTOR;
-/// Sectors to one write on the device: 1 MiB.
-const WRITE_SECTORS: u64 = 256;
 
 /// Changes that happen wholly or not at all: in memory at once, on disk with the next commit.
 ///
@@ -212,13 +210,13 @@ impl Transaction {
     fn write_direct(&mut self, block: &Block, sector: u64, bytes: &[u8]) -> Result<()> {
         let core = self.core.clone();
         let mut sector = sector;
-        for bytes in bytes.chunks(WRITE_SECTORS as usize * SECTOR_BYTES) {
+        for bytes in bytes.chunks(REQUEST_SECTORS_MAX as usize * SECTOR_BYTES) {
             let wanted = (bytes.len() / SECTOR_BYTES) as u64;
             core.throttle(bytes.len())?;
             self.promise(wanted)?;
             // What is allocated is no longer promised.
             self.promised -= wanted;
-            let runs = core.space.lock().allocate(wanted, WRITE_SECTORS)?;
+            let runs = core.space.lock().allocate(wanted, REQUEST_SECTORS_MAX)?;
             let mut bytes = bytes;
             for run in runs {
                 let (part, rest) = bytes.split_at(run.sectors as usize * SECTOR_BYTES);
