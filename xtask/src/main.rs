@@ -1,8 +1,9 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 //!
-//! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`demo`] shows the
-//! filesystem at work and under attack.
+//! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`conformance`] measures by
+//! ext4 and other people's test suites, [`demo`] shows the filesystem at work and under attack.
 
+mod conformance;
 mod demo;
 mod lint;
 mod packages;
@@ -16,10 +17,12 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  demo    build, mount and use a filesystem, then attack it
-  test    install the system packages that the tests need, and run all tests
-  lint    formatting, clippy, documentation, direction of dependencies
-  check   lint, then test: what CI runs";
+  demo         build, mount and use a filesystem, then attack it
+  test         install the system packages that the tests need, and run all tests
+  conformance  run other people's test suites on Blocktree and on ext4, and compare:
+               conformance [--long] [SUITE...]
+  lint         formatting, clippy, documentation, direction of dependencies
+  check        lint, then test: what CI runs";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +40,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match (task.as_str(), rest) {
         ("demo", []) => demo::run(),
         ("test", filter) => test::run(filter),
+        ("conformance", words) => conformance::run(words),
         ("lint", []) => lint::run(),
         ("check", []) => {
             lint::run()?;

@@ -29,6 +29,7 @@ const PACKAGES: &[&str] = &[
     "python3",
     "rsync",
     "sqlite3",
+    "stress-ng",
 ];
 
 /// Installs what is missing.

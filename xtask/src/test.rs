@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::packages;
 use crate::tools::{self, FSX};
+use crate::{conformance, packages};
 use xtask::command::{cargo, execute};
 
 /// Runs all tests, or with `words` what `cargo test` makes of them: `xtask test --test programs`.
@@ -15,12 +15,22 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     packages::ensure()?;
     open_fuse_to_users()?;
     let fsx = tools::ensure(&FSX)?;
-    execute(
+    let tested = execute(
         cargo()
             .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
             .args(words)
             .env("BLOCKTREE_TEST_FSX", fsx),
-    )
+    );
+    // Whoever names tests wants those only.
+    if !words.is_empty() {
+        return tested;
+    }
+    if !packages::is_root()? {
+        eprintln!("not tested here: only root can compare with ext4 (`cargo xtask conformance`)");
+        return tested;
+    }
+    let compared = conformance::run(&[]);
+    tested.and(compared)
 }
 
 /// Gives /dev/fuse the mode that Debian's udev gives it, which a machine without udev lacks: a test mounts as an

@@ -15,6 +15,9 @@ pub(crate) struct Tool {
 /// Random reads, writes, truncations and mappings of one file, checked against a copy in memory.
 pub(crate) const FSX: Tool = Tool { name: "fsx", version: "0.3.2" };
 
+/// What POSIX demands of each system call.
+pub(crate) const PJDFSTEST: Tool = Tool { name: "pjdfstest", version: "0.2.2" };
+
 /// Where a tool is; it is installed first where it is missing or has another version.
 pub(crate) fn ensure(tool: &Tool) -> Result<PathBuf> {
     let folder = target().join("tools");
