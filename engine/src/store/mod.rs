@@ -177,7 +177,7 @@ struct Core {
     space: Mutex<Space>,
     freed: Mutex<Freed>,
     snapshots: Mutex<Snapshots>,
-    reclaims: RwLock<BTreeMap<BlockId, Reclaim>>,
+    reclaims: RwLock<BTreeMap<BlockId, reclaim::Reclaiming>>,
     /// One step of removing what is left of a block or snapshot at a time.
     reclaiming: Mutex<()>,
     in_flight: Mutex<checkpoint::InFlight>,
@@ -323,7 +323,7 @@ impl Store {
 
 impl Core {
     fn block(&self, id: BlockId) -> Result<Option<Block>> {
-        if self.reclaims.read().get(&id).is_some_and(|reclaim| reclaim.destroy) {
+        if self.reclaim_of(id).is_some_and(|reclaim| reclaim.destroy) {
             return Ok(None);
         }
         self.block_even_dying(id)

@@ -16,8 +16,9 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::batch::Change;
 use super::open::OpenError;
+use super::reclaim::Reclaiming;
 use super::transaction::Transaction;
-use super::{Core, Store, now_ns};
+use super::{Core, Seq, Store, now_ns};
 use crate::crypto::{Secret, open_item, seal_item};
 use crate::error::{Error, Result};
 use crate::format::{BlockId, DeadBytes, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK, SnapshotBytes};
@@ -427,7 +428,8 @@ impl Core {
         let mut reclaims = std::collections::BTreeMap::new();
         for (key, value) in self.range_sealed(key(0), key(u64::MAX), usize::MAX / 2)?.0 {
             let corrupt = Error::Corrupt { what: "reclaim item", sector: 0 };
-            reclaims.insert(key.offset, super::Reclaim::decode(&value).ok_or(corrupt)?);
+            let what = super::Reclaim::decode(&value).ok_or(corrupt)?;
+            reclaims.insert(key.offset, Reclaiming { what, noted: Seq(0) });
         }
         *self.reclaims.get_mut() = reclaims;
         Ok(())

@@ -12,6 +12,7 @@ use super::block::BlockState;
 use super::layers::{Layers, Value};
 use super::overlay::{Content, Page, Segment};
 use super::read::Source;
+use super::reclaim::Reclaiming;
 use super::{Block, Core, Item, Seq};
 use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
 use crate::device::Write;
@@ -44,7 +45,7 @@ pub struct Transaction {
     /// What this adds to a record on top of what its items and data weigh by themselves.
     weight: usize,
     /// Nothing happens unless this is still what is being reclaimed.
-    only_while: Option<(BlockId, Reclaim)>,
+    only_while: Option<(BlockId, Reclaiming)>,
     freed: Vec<Run>,
     /// Sectors promised for the dirty pages in `data`.
     promised: u64,
@@ -408,8 +409,8 @@ impl Transaction {
     }
 
     /// Lets the transaction do nothing if the block is to be emptied otherwise by then.
-    pub(super) fn only_while(&mut self, id: BlockId, reclaim: Reclaim) {
-        self.only_while = Some((id, reclaim));
+    pub(super) fn only_while(&mut self, id: BlockId, of: Reclaiming) {
+        self.only_while = Some((id, of));
     }
 
     /// Frees sectors that no extent refers to.
@@ -457,8 +458,8 @@ impl Transaction {
     fn put_into(mut self, mut layers: RwLockWriteGuard<'_, Layers>) -> Result<Seq> {
         let core = self.core.clone();
         let mut needless = 0;
-        if let Some((id, reclaim)) = self.only_while
-            && core.reclaim_of(id) != Some(reclaim)
+        if let Some((id, of)) = self.only_while
+            && core.reclaiming_of(id) != Some(of)
         {
             let newest = layers.pending.newest;
             // Before the transaction itself: to drop it takes other locks.
@@ -482,7 +483,7 @@ impl Transaction {
         pending.newest = op;
         let weight = pending.weight;
         for (id, reclaim) in self.reclaim.drain(..) {
-            core.note_reclaim(id, reclaim);
+            core.note_reclaim(id, reclaim, op);
         }
         drop(layers);
         if needless > 0 {

@@ -58,18 +58,23 @@ impl Worker {
                 next.items.insert(offset, Arc::new((Vec::new(), secret)));
             }
             15 if self.rng.one_in(4) => {
-                // The block dies, and another takes its place; a fragmented one dies in the background.
-                transaction.destroy(block);
-                transaction.apply()?;
-                transaction = self.store.transaction();
-                *block = transaction.create(b"");
+                // Another block takes its place; a fragmented one dies in the background. Made first: where there
+                // is no space for the new one, the old one stays.
+                let fresh = transaction.create(b"");
                 next = BlockModel::default();
                 if self.rng.one_in(3) {
                     for index in 0..1200 {
-                        transaction.write(block, index * 2 * SECTOR as u64, &[7])?;
+                        transaction.write(&fresh, index * 2 * SECTOR as u64, &[7])?;
                         next.write(index * 2 * SECTOR as u64, &[7]);
                     }
                 }
+                transaction.apply()?;
+                *model = next;
+                let old = std::mem::replace(block, fresh);
+                let mut transaction = self.store.transaction();
+                transaction.destroy(&old);
+                transaction.apply().expect("removing needs no space");
+                return Ok(());
             }
             _ => return self.verify(at),
         }
@@ -88,7 +93,13 @@ impl Worker {
         self.store.read(block, first * SECTOR as u64, &mut bytes)?;
         for (index, found) in bytes.chunks_exact(SECTOR).enumerate() {
             let expected = model.pages.get(&(first + index as u64)).map_or([0; SECTOR], |page| **page);
-            assert!(found == expected, "sector {} of {block:?}", first + index as u64);
+            assert!(
+                found == expected,
+                "sector {} of {block:?}: {:?}… instead of {:?}…",
+                first + index as u64,
+                &found[..4],
+                &expected[..4]
+            );
         }
         let offset = self.rng.below(40);
         let item = self.store.get(block, KIND, offset)?.map(|item| item.secret.to_vec());
