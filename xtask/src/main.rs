@@ -1,12 +1,14 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 //!
 //! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`conformance`] measures by
-//! ext4 and other people's test suites, [`demo`] shows the filesystem at work and under attack.
+//! ext4 and other people's test suites, [`simulate`] repeats a simulation, [`demo`] shows the filesystem at work and
+//! under attack.
 
 mod conformance;
 mod demo;
 mod lint;
 mod packages;
+mod simulate;
 mod test;
 mod tools;
 
@@ -22,7 +24,9 @@ usage: cargo xtask TASK
   conformance  run other people's test suites on Blocktree and on ext4, and compare:
                conformance [--long] [SUITE...]
   lint         formatting, clippy, documentation, direction of dependencies
-  check        lint, then test: what CI runs";
+  check        lint, then test: what CI runs
+  sim SEED     play the simulations of this seed again, exactly; of their steps only these:
+               sim SEED [--steps 1,2,5] [--only NAME]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -41,6 +45,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("demo", []) => demo::run(),
         ("test", filter) => test::run(filter),
         ("conformance", words) => conformance::run(words),
+        ("sim", words) => simulate::run(words),
         ("lint", []) => lint::run(),
         ("check", []) => {
             lint::run()?;

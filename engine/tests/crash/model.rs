@@ -70,8 +70,10 @@ pub(crate) struct Moment {
     pub(crate) snapshots: BTreeMap<String, Tree>,
 }
 
+/// Which nodes a cache drops depends on their hashes, and so on random nonces: it is large enough for all, so that
+/// a seed repeats each read.
 pub(crate) fn options() -> OpenOptions {
-    OpenOptions { background: false, cache_bytes: 1 << 20, ..OpenOptions::default() }
+    OpenOptions { background: false, cache_bytes: 64 << 20, ..OpenOptions::default() }
 }
 
 /// The number that the newest transaction wrote.
@@ -134,7 +136,7 @@ fn compare_data(store: &Store, block: &blocktree_engine::Block, model: &BlockMod
             let sector = first + index as u64;
             let right = match model.pages.get(&sector) {
                 Some(page) => found == &page[..],
-                None => found.iter().all(|byte| *byte == 0),
+                None => found == [0; SECTOR],
             };
             if !right {
                 let expected = model.pages.get(&sector).map(|page| page[..8].to_vec());

@@ -8,34 +8,27 @@ use blocktree_engine::device::{CrashPoint, Faults, FaultyDevice, Image, SplitMix
 use blocktree_engine::{CreateOptions, Error, SnapshotError, Store, Transaction};
 
 use crate::model::{
-    BlockModel, COUNTER, KIND, Moment, PASSPHRASE, SECTOR, Tree, compare, compare_snapshots, counter, options,
+    BlockModel, COUNTER, KIND, Moment, PASSPHRASE, SECTOR, Tree, compare, compare_snapshots, options,
 };
+use crate::recovery::{self, recover};
+use crate::runner::Tally;
 
 const BLOCKS_MAX: usize = 10;
 const SNAPSHOTS_MAX: usize = 4;
-/// Up to this many unflushed writes, every subset is tried.
-const EXHAUSTIVE_WRITES: usize = 3;
-
-/// What was done, for the report at the end.
-#[derive(Default, Debug, Clone, Copy)]
-pub(crate) struct Counts {
-    pub(crate) histories: u64,
-    pub(crate) operations: u64,
-    pub(crate) images: u64,
-    pub(crate) continued: u64,
-    pub(crate) refused: u64,
-    pub(crate) failures: u64,
-}
 
 pub(crate) struct Simulation {
-    pub(crate) rng: SplitMix64,
-    pub(crate) device: Arc<FaultyDevice>,
-    pub(crate) store: Store,
-    /// What a crash may lead to: from the last state known to be durable to the newest.
-    pub(crate) history: VecDeque<Moment>,
-    pub(crate) counts: Counts,
-    /// What was done last, for messages.
-    pub(crate) trace: VecDeque<String>,
+    rng: SplitMix64,
+    device: Arc<FaultyDevice>,
+    store: Store,
+    /// What a crash during this step may lead to.
+    history: VecDeque<Moment>,
+    /// The place in the history of the newest state known to be durable.
+    durable: usize,
+    tally: Tally,
+    /// What was done, for messages.
+    pub(crate) trace: Vec<String>,
+    /// Of the devices before this one.
+    fingerprint: u64,
     next_counter: u64,
     snapshots_made: u64,
     capacity: u64,
@@ -49,6 +42,7 @@ impl Simulation {
         let sectors = (32 + rng.below(12)) * 256;
         let capacity = if rng.one_in(3) { sectors + 8 * 256 } else { sectors };
         let device = Arc::new(FaultyDevice::new(sectors, rng.next_u64()));
+        device.reorder();
         let create = CreateOptions { capacity_sectors: capacity, kdf: KdfCost::TRIVIAL };
         let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options())
             .map_err(|error| format!("create: {error}"))?;
@@ -57,8 +51,10 @@ impl Simulation {
             device,
             store,
             history: VecDeque::from([Moment::default()]),
-            counts: Counts { histories: 1, ..Counts::default() },
-            trace: VecDeque::new(),
+            durable: 0,
+            tally: Tally { histories: 1, ..Tally::default() },
+            trace: Vec::new(),
+            fingerprint: 0,
             next_counter: 1,
             snapshots_made: 0,
             capacity,
@@ -76,41 +72,61 @@ impl Simulation {
         self.capacity - self.store.usage().free.min(self.capacity)
     }
 
-    pub(crate) fn now(&self) -> &Moment {
+    pub(crate) fn tally(&self) -> Tally {
+        Tally { faults: self.tally.faults + self.device.struck(), ..self.tally }
+    }
+
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint ^ self.device.fingerprint()
+    }
+
+    fn now(&self) -> &Moment {
         self.history.back().expect("there always is a state")
     }
 
     /// All that happened is durable.
-    pub(crate) fn durable(&mut self) {
-        self.history.drain(..self.history.len() - 1);
+    fn durable(&mut self) {
+        self.durable = self.history.len() - 1;
+    }
+
+    /// What a crash right now may lead to.
+    fn allowed(&self) -> VecDeque<Moment> {
+        self.history.iter().skip(self.durable).cloned().collect()
+    }
+
+    /// Forgets the states before the last that is known to be durable.
+    fn forget(&mut self) {
+        self.history.drain(..self.durable);
+        self.durable = 0;
     }
 
     fn note(&mut self, what: String) {
-        self.trace.push_back(what);
-        if self.trace.len() > 40 {
-            self.trace.pop_front();
-        }
+        self.trace.push(what);
     }
 
     fn check<T>(&mut self, call: impl FnOnce(&Store) -> Result<T, Error>) -> Result<T, String> {
         call(&self.store).map_err(|error| format!("unexpected error: {error:?}"))
     }
 
+    /// A step begins.
+    pub(crate) fn begin(&mut self, rng: SplitMix64) {
+        self.rng = rng;
+        self.forget();
+        self.tally.operations += 1;
+    }
+
     /// One random step, with a crash somewhere in it now and then.
-    pub(crate) fn step(&mut self) -> Result<(), String> {
-        self.counts.operations += 1;
+    pub(crate) fn step(&mut self, rng: SplitMix64) -> Result<(), String> {
+        self.begin(rng);
         let armed = self.rng.one_in(4);
         if armed {
             let events = self.rng.below(24);
             self.device.arm_capture(events);
         }
-        let allowed = self.history.clone();
         self.operation()?;
-        if armed && let Some(point) = self.device.take_capture() {
-            // Whatever was allowed before, and what came since.
-            let mut allowed = allowed;
-            allowed.extend(self.history.iter().cloned());
-            self.crash(&point, &allowed)?;
+        if let Some(point) = self.device.take_capture() {
+            let history = self.history.clone();
+            self.crash(&point, &history)?;
         }
         Ok(())
     }
@@ -143,8 +159,9 @@ impl Simulation {
                 compare(&self.store, &now.tree).map_err(|why| format!("while open: {why}"))?;
             }
             _ => {
+                // What a step left in flight may end in any way.
                 let point = self.device.crash_point();
-                let allowed = self.history.clone();
+                let allowed = self.allowed();
                 self.crash(&point, &allowed)?;
             }
         }
@@ -156,9 +173,11 @@ impl Simulation {
     pub(crate) fn fail(&mut self) -> Result<(), String> {
         let after = Some(self.rng.below(40));
         let stay_broken = self.rng.one_in(2);
-        let faults = match self.rng.below(5) {
-            0..2 => Faults { write: after, stay_broken, ..Faults::default() },
+        let write_lacks_space = self.rng.one_in(3);
+        let faults = match self.rng.below(6) {
+            0..2 => Faults { write: after, stay_broken, write_lacks_space, ..Faults::default() },
             2..4 => Faults { flush: after.map(|after| after / 4), stay_broken, ..Faults::default() },
+            4 => Faults { grow: after.map(|after| after / 20), ..Faults::default() },
             _ => Faults { read: after, ..Faults::default() },
         };
         self.note(format!("{faults:?}"));
@@ -178,7 +197,6 @@ impl Simulation {
             if !["Poisoned", "Read(", "code: 5"].iter().any(|expected| why.contains(expected)) {
                 return Err(why);
             }
-            self.counts.failures += 1;
             break;
         }
         device.set_faults(Faults::default());
@@ -189,11 +207,11 @@ impl Simulation {
             return Err(format!("after an I/O error: {why}"));
         }
         let point = device.crash_point();
-        let allowed = self.history.clone();
+        let allowed = self.allowed();
         for _ in 0..3 {
             let image = point.image(Survivors::Random(self.rng.next_u64()));
             recover(&image, &allowed).map_err(|why| format!("crash after an I/O error: {why}"))?;
-            self.counts.images += 1;
+            self.tally.crashes += 1;
         }
         let image = point.image(Survivors::Random(self.rng.next_u64()));
         self.adopt(image, &allowed)
@@ -251,7 +269,7 @@ impl Simulation {
             }
             Err(Error::NoSpace | Error::TooLong) => {
                 self.note("refused".into());
-                self.counts.refused += 1;
+                self.tally.refused += 1;
                 Ok(false)
             }
             Err(error) => Err(format!("transaction: {error:?}")),
@@ -405,8 +423,15 @@ impl Simulation {
     /// Fills the store to the end, then makes room.
     fn fill(&mut self) -> Result<(), String> {
         self.note("fill".into());
-        // Too many states to keep for a crash in the middle.
-        let _ = self.device.take_capture();
+        let coarse = !self.rng.one_in(3);
+        if coarse {
+            // Somewhere on the way, perhaps while the volume grows.
+            let events = self.rng.below(240);
+            self.device.arm_capture(events);
+        } else {
+            // Too many states to keep for a crash in the middle.
+            let _ = self.device.take_capture();
+        }
         let id = {
             let mut id = None;
             let made = self.transact(|_, transaction, _, tree| {
@@ -419,7 +444,7 @@ impl Simulation {
             if !made { None } else { id }
         };
         if let Some(id) = id {
-            let step = if self.rng.one_in(3) { 7 } else { 100 };
+            let step = if coarse { 100 } else { 7 };
             for round in 0..2000 {
                 let bytes = self.bytes(step * SECTOR);
                 let Some(block) = self.check(|store| store.block(id))? else {
@@ -438,6 +463,9 @@ impl Simulation {
                 if round % 8 == 7 {
                     self.check(|store| store.sync(store.newest()))?;
                     self.durable();
+                    if !coarse {
+                        self.forget();
+                    }
                 }
             }
         }
@@ -491,7 +519,7 @@ impl Simulation {
             Err(SnapshotError::Store(Error::NoSpace)) => Ok(()),
             Err(error) => {
                 // Before the newest: it need not be there.
-                self.history.push_front(moment);
+                self.history.insert(self.durable, moment);
                 Err(format!("snapshot: {error:?}"))
             }
         }
@@ -511,7 +539,7 @@ impl Simulation {
             Ok(true) => {}
             Ok(false) => return Err(format!("{name} is missing")),
             Err(error) => {
-                self.history.push_front(moment);
+                self.history.insert(self.durable, moment);
                 return Err(format!("snapshot: {error:?}"));
             }
         }
@@ -530,7 +558,7 @@ impl Simulation {
         } else {
             self.note("end and open".into());
             let point = self.device.crash_point();
-            let allowed = self.history.clone();
+            let allowed = self.allowed();
             self.adopt(point.image(Survivors::All), &allowed)?;
         }
         self.verify_open()
@@ -543,40 +571,30 @@ impl Simulation {
             .map_err(|why| format!("after opening: {why}"))
     }
 
-    /// Opens what a crash may leave, in several ways, and verifies each; goes on with one of them sometimes.
+    /// Verifies what a crash may leave; goes on with it sometimes.
     fn crash(&mut self, point: &CrashPoint, allowed: &VecDeque<Moment>) -> Result<(), String> {
-        let mut choices = vec![Survivors::All];
-        if point.unflushed() <= EXHAUSTIVE_WRITES {
-            choices.extend((0..(1 << point.unflushed()) - 1).map(Survivors::Mask));
-        } else {
-            choices.push(Survivors::Mask(0));
-        }
-        let tears = if point.unflushed() == 0 { 0 } else { 3 };
-        choices.extend((0..tears).map(|_| Survivors::Random(self.rng.next_u64())));
-        let mut images = Vec::new();
-        for choice in choices {
-            let image = point.image(choice);
-            recover(&image, allowed).map_err(|why| format!("after a crash with {choice:?}: {why}"))?;
-            self.counts.images += 1;
-            images.push(image);
-        }
+        let mut rng = SplitMix64(self.rng.next_u64());
+        self.tally.crashes += recovery::crash(point, allowed, &mut rng)?;
         if self.rng.one_in(3) {
-            let at = self.rng.below(images.len() as u64) as usize;
             self.note("crash".into());
-            self.adopt(images.swap_remove(at), allowed)?;
-            self.counts.continued += 1;
+            let survivors = Survivors::Random(self.rng.next_u64());
+            self.adopt(point.image(survivors), allowed)?;
         }
         Ok(())
     }
 
     /// Goes on with the store on an image.
-    pub(crate) fn adopt(&mut self, image: Image, allowed: &VecDeque<Moment>) -> Result<(), String> {
+    fn adopt(&mut self, image: Image, allowed: &VecDeque<Moment>) -> Result<(), String> {
         let moment = recover(&image, allowed)?;
+        self.tally.faults += self.device.struck();
+        self.fingerprint = SplitMix64(self.fingerprint()).next_u64();
         self.device = Arc::new(FaultyDevice::from_image(image, self.rng.next_u64()));
+        self.device.reorder();
         self.store = Store::open(self.device.clone(), PASSPHRASE, &options())
             .map_err(|error| format!("open: {error}"))?;
         self.next_counter = moment.tree.counter + 1;
         self.history = VecDeque::from([moment]);
+        self.durable = 0;
         Ok(())
     }
 
@@ -617,6 +635,7 @@ impl Simulation {
             self.check(|store| store.checkpoint())?;
         }
         self.durable();
+        self.forget();
         self.verify_open()?;
         let (used, empty) = (self.used(), self.used_when_empty);
         if used > empty + 16 {
@@ -629,48 +648,4 @@ impl Simulation {
         }
         Ok(())
     }
-}
-
-/// Opens an image twice and finds out which of the states it shows.
-pub(crate) fn recover(image: &Image, allowed: &VecDeque<Moment>) -> Result<Moment, String> {
-    let device = Arc::new(FaultyDevice::from_image(image.clone(), 0));
-    let store =
-        Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("open: {error}"))?;
-    let number = counter(&store).map_err(|error| format!("counter: {error}"))?;
-    let names: Vec<String> = store.snapshot_list().into_iter().map(|snapshot| snapshot.name).collect();
-    let mut why = String::new();
-    let fits = |moment: &&Moment| {
-        moment.tree.counter == number && moment.snapshots.keys().cloned().eq(sorted(&names))
-    };
-    let found = allowed.iter().rev().filter(fits).find(|moment| match compare(&store, &moment.tree) {
-        Ok(()) => true,
-        Err(reason) => {
-            why = reason;
-            false
-        }
-    });
-    let Some(found) = found else {
-        let range = (allowed.front().map(|m| m.tree.counter), allowed.back().map(|m| m.tree.counter));
-        return Err(format!("shows state {number} with {names:?} (allowed {range:?}): {why}"));
-    };
-    drop(store);
-    let again =
-        Store::open(device.clone(), PASSPHRASE, &options()).map_err(|error| format!("again: {error}"))?;
-    let mut moment = found.clone();
-    // Each comparison reads everything: the second look is at the number alone, or else at one snapshot.
-    if counter(&again).ok() != Some(number) {
-        return Err("opened again, it shows another state".into());
-    }
-    let shown = number as usize % (names.len() + 1);
-    let looked_at = moment.snapshots.clone().into_iter().skip(shown).take(1).collect();
-    let all = std::mem::replace(&mut moment.snapshots, looked_at);
-    compare_snapshots(device, &moment)?;
-    moment.snapshots = all;
-    Ok(moment)
-}
-
-fn sorted(names: &[String]) -> Vec<String> {
-    let mut names = names.to_vec();
-    names.sort();
-    names
 }

@@ -11,6 +11,7 @@ use blocktree_engine::device::{MemoryDevice, SplitMix64};
 use blocktree_engine::{Block, CreateOptions, Error, OpenOptions, SnapshotError, Store};
 
 use crate::model::{BlockModel, KIND, PASSPHRASE, SECTOR, Tree, compare};
+use crate::runner::{Tally, variable};
 
 const THREADS: u64 = 4;
 const BLOCKS_EACH: usize = 3;
@@ -214,7 +215,8 @@ fn run(seed: u64, duration: Duration) {
             }
         }
     });
-    println!("stress: {} steps, {refused} refused", steps.into_inner());
+    let tally = Tally { histories: 1, operations: steps.into_inner(), refused, ..Tally::default() };
+    tally.print("store threads", end - duration);
     compare(&store, &tree).unwrap();
     store.close().unwrap();
     let store = Store::open(device, PASSPHRASE, &options).unwrap();
@@ -239,7 +241,6 @@ fn run(seed: u64, duration: Duration) {
 
 #[test]
 fn threads_see_their_own_writes() {
-    let seed = std::env::var("BLOCKTREE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let seconds = std::env::var("BLOCKTREE_SIM_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    run(seed, Duration::from_secs(seconds.unwrap_or(5)));
+    let seconds = variable("BLOCKTREE_SIM_SECONDS").unwrap_or(5);
+    run(variable("BLOCKTREE_SEED").unwrap_or(1), Duration::from_secs(seconds));
 }
