@@ -10,6 +10,7 @@ use blocktree_engine::device::{Access, Device, VolumeError};
 use blocktree_engine::{OpenError, OpenOptions, Store};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::anchor::Choice;
 use crate::failure::Result;
 use crate::mount_list::{StoreMount, mounts_of, resolve, store_mounted_on};
 use crate::passphrase::obtain;
@@ -28,7 +29,13 @@ pub(crate) fn open_store(path: &Path, passphrase_file: Option<&Path>, is_read_on
     // Before asking for the passphrase: there may be nothing to open.
     let device = open_volume(path, access)?;
     let passphrase = obtain(passphrase_file, path, false)?;
-    let options = OpenOptions { read_only: is_read_only, ..OpenOptions::default() };
+    let options = OpenOptions {
+        read_only: is_read_only,
+        anchor: Choice::Usual.anchor(),
+        // What only reads may show what is there.
+        accept_rollback: is_read_only,
+        ..OpenOptions::default()
+    };
     Ok(Store::open(device, &passphrase, &options).map_err(|error| open_failed(error, path))?)
 }
 

@@ -16,6 +16,7 @@ use blocktree_vfs::Fs;
 use blocktree_vfs::fuse::{self, Ending, Locks, MountHandle, MountOptions};
 use tracing_subscriber::EnvFilter;
 
+use crate::anchor::{self, Choice};
 use crate::commands::{DAMAGE_ADVICE, open_failed, open_volume};
 use crate::failure::{FAILED, Result};
 use crate::mount_options::Options;
@@ -43,13 +44,14 @@ pub(crate) enum Log {
 pub(crate) fn serve(
     settings: &Settings,
     passphrase: Passphrase,
-    ready: impl FnOnce() -> anyhow::Result<()>,
+    ready: impl FnOnce(Option<&str>) -> anyhow::Result<()>,
 ) -> Result<()> {
     // Before the first thread, so that all of them inherit it.
     let signals = EndSignals::block().context("cannot block signals")?;
     let is_read_only = settings.options.read_only;
     let store = open_store(settings, &passphrase)?;
     drop(passphrase);
+    let notice = check_anchor(settings, &store)?;
     let options = blocktree_vfs::MountOptions {
         read_only: is_read_only,
         no_atime: !settings.options.flags.access_times,
@@ -72,7 +74,7 @@ pub(crate) fn serve(
     };
     let handle = mounted.handle();
     end_on_signals(signals, handle.clone()).context("cannot start a thread for signals")?;
-    if let Err(error) = ready() {
+    if let Err(error) = ready(notice.as_deref()) {
         end(&handle).context("cannot unmount again")?;
         mounted.join().context("cannot close the store")?;
         return Err(error.into());
@@ -91,6 +93,8 @@ fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
     let options = OpenOptions {
         read_only: settings.options.read_only,
         snapshot: settings.options.snapshot.clone(),
+        anchor: settings.options.anchor.anchor(),
+        accept_rollback: settings.options.accept_rollback,
         ..OpenOptions::default()
     };
     let mut tries = 0;
@@ -108,6 +112,21 @@ fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
         }
     };
     Err(open_failed(error, &settings.store).into())
+}
+
+/// What the user should know of the store's anchor. One that was asked for by name must work.
+fn check_anchor(settings: &Settings, store: &Store) -> Result<Option<String>> {
+    let status = store.anchor();
+    let options = &settings.options;
+    let failure = status.as_ref().and_then(|status| status.failure.as_ref().map(|why| (&status.place, why)));
+    if let (Choice::At(_), Some((place, why))) = (&options.anchor, failure) {
+        return Err(anyhow!("the rollback anchor {place} cannot be kept: {why}; name another file").into());
+    }
+    let notice = anchor::notice(status.as_ref(), &options.anchor, options.read_only);
+    if let Some(notice) = &notice {
+        tracing::warn!("{notice}");
+    }
+    Ok(notice)
 }
 
 /// Whether a writer may have caused this, by changing one part between the reads of that and of another.

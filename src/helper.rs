@@ -54,6 +54,7 @@ fn mount_as_asked(arguments: &[OsString]) -> Result<u8> {
         passphrase: PassphraseFile { path: None },
         foreground: false,
         as_daemon: false,
+        accept_rollback: options.accept_rollback,
     };
     mount::run_with(&arguments, options)
 }

@@ -7,6 +7,7 @@
 //! Exit codes: 0 done, 1 failed (for `check`: damage was found and repaired), 2 wrong usage, 4 (for `check`) damage
 //! is left; as a helper of mount(8) and umount(8) 1 for wrong usage and 32 for a failure.
 
+mod anchor;
 mod cli;
 mod commands;
 mod daemon;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use blocktree_engine::device;
 use blocktree_vfs::fuse::{Access, Flags};
 
+use crate::anchor::Choice;
 use crate::failure::{Failure, Result};
 
 /// What a list of options asks for.
@@ -21,6 +22,9 @@ pub(crate) struct Options {
     pub(crate) event_loops: Option<usize>,
     pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) snapshot: Option<String>,
+    /// Where it is remembered how far the store had come, and whether the store counts even if that disagrees.
+    pub(crate) anchor: Choice,
+    pub(crate) accept_rollback: bool,
     /// Those that were not understood.
     pub(crate) unknown: Vec<String>,
     /// The list again, for the daemon: without the name of the passphrase file, which it does not need.
@@ -38,6 +42,8 @@ impl Default for Options {
             event_loops: None,
             passphrase_file: None,
             snapshot: None,
+            anchor: Choice::Usual,
+            accept_rollback: false,
             unknown: Vec::new(),
             passed_on: OsString::new(),
         }
@@ -129,7 +135,12 @@ impl Options {
                 let name = name.map_err(|_| Failure::usage("the name of a snapshot is UTF-8 text"))?;
                 self.snapshot = Some(name.to_owned());
             }
-            ("passphrase_file" | "snapshot" | "max_read" | "threads", _) => {
+            ("anchor", Some(b"none")) => self.anchor = Choice::Nowhere,
+            ("anchor", Some(value)) if !value.is_empty() => {
+                self.anchor = Choice::At(OsString::from_vec(value.to_vec()).into());
+            }
+            ("accept_rollback", None) => self.accept_rollback = true,
+            ("passphrase_file" | "snapshot" | "anchor" | "max_read" | "threads", _) => {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
             }
             ("remount", None) => {
@@ -235,13 +246,19 @@ mod tests {
         assert_eq!(again.passed_on, "snapshot=a\\,b");
         assert_eq!(Options::parse(std::slice::from_ref(&again.passed_on)).unwrap(), again);
         assert!(again.read_only);
+        assert_eq!(parse("anchor=none").anchor, Choice::Nowhere);
+        let anchored = parse("anchor=/a\\,b,accept_rollback");
+        assert_eq!((&anchored.anchor, anchored.accept_rollback), (&Choice::At("/a,b".into()), true));
+        assert_eq!(Options::parse(std::slice::from_ref(&anchored.passed_on)).unwrap(), anchored);
     }
 
     #[test]
     fn mistakes_are_named() {
         assert_eq!(parse("ro,bogus").unknown, ["bogus"]);
         assert!(parse("bogus=1").refuse_unknown().unwrap_err().to_string().contains("bogus"));
-        for wrong in ["passphrase_file=", "passphrase_file", "max_read=17", "threads=many", "remount"] {
+        for wrong in
+            ["passphrase_file=", "passphrase_file", "anchor=", "max_read=17", "threads=many", "remount"]
+        {
             let failure = Options::parse(&[wrong.into()]).unwrap_err();
             assert_eq!(failure.code, crate::failure::USAGE, "{wrong}");
         }

@@ -123,7 +123,8 @@ fn init_on_a_terminal(place: &Place, answers: &[(&str, &str)]) -> (bool, String)
     let mut command = Command::new("script");
     command
         .args(["--quiet", "--return", "--command", &line, "/dev/null"])
-        .env_remove("BLOCKTREE_PASSPHRASE_FILE");
+        .env_remove("BLOCKTREE_PASSPHRASE_FILE")
+        .env("BLOCKTREE_ANCHOR_DIR", place.path("anchors"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut seen = Vec::new();

@@ -385,6 +385,7 @@ fn an_ordinary_user_mounts_what_is_theirs() {
         command.args(["--wait", "setpriv"]);
         command.args(["--reuid", &USER.to_string(), "--regid", &USER.to_string(), "--clear-groups"]);
         command.arg(&binary).args(arguments).env("BLOCKTREE_PASSPHRASE_FILE", place.passphrase_file());
+        command.env("BLOCKTREE_ANCHOR_DIR", place.path("anchors"));
         command
     };
     let (store, mountpoint) = (place.store(), place.mountpoint());
@@ -456,12 +457,14 @@ fn mount_8_and_fstab_work() {
             format!("{} {} {kind} {options} 0 0\n", place.store().display(), place.mountpoint().display());
         fs::write(&fstab, line).unwrap();
         let mut command = Command::new("mount");
+        command.env("BLOCKTREE_ANCHOR_DIR", support::ANCHORS);
         command.arg("--fstab").arg(&fstab).arg(place.mountpoint());
         let mount = Mount::by(&mut command, place.mountpoint());
         fs::write(mount.path(kind), kind).unwrap();
         mount.umount();
 
         let mut command = Command::new("mount");
+        command.env("BLOCKTREE_ANCHOR_DIR", support::ANCHORS);
         command.args(["-t", kind, "-o", &format!("ro,{options}")]).arg(place.store()).arg(place.mountpoint());
         let mount = Mount::by(&mut command, place.mountpoint());
         assert_eq!(fs::read_to_string(mount.path(kind)).unwrap(), kind);

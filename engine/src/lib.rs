@@ -1,6 +1,7 @@
 //! The sector engine of Blocktree: a copy-on-write, log-structured store of encrypted, hashed and signed
 //! sectors. It knows blocks, items and sectors; it knows no names, no paths and no POSIX.
 
+pub mod anchor;
 pub mod crypto;
 pub mod device;
 mod error;

@@ -102,6 +102,11 @@ pub const CLONE_SECTORS_MAX: u64 = (4 << 20) / SECTOR_BYTES as u64;
 /// A range with more extents than this is not emptied in one transaction.
 pub const PUNCH_EXTENTS_MAX: usize = 8 * RECLAIM_STEP;
 
+/// Heads that a superblock remembers for anchors: each machine that mounts a store has one or two.
+pub const ANCHORS_MAX: usize = 64;
+/// An anchor is told of a new head at most this often while a store is in use.
+pub const ANCHOR_SECONDS: u64 = 10;
+
 /// A snapshot's name, in bytes.
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 255;
 

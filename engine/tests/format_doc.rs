@@ -67,10 +67,12 @@ fn real() -> BTreeMap<String, Drawn> {
             time_ns,
             root_principal,
             author,
+            anchors,
             reserved2,
             signature,
         }
     );
+    layout!(map, AnchorBytes { id, seq, record_hash });
     layout!(map, KeySlotHeader { magic, version, memory_kib, passes, lanes, salt, store_id, certificate });
     layout!(map, KeySlotSecrets { owner_key, structure_key, node_seeds, root_seeds, root_principal });
     layout!(

@@ -65,6 +65,7 @@ pub(crate) struct Blocktree {
     store: PathBuf,
     mount_point: PathBuf,
     passphrase: PathBuf,
+    anchors: PathBuf,
     size: String,
 }
 
@@ -81,6 +82,7 @@ impl Blocktree {
             store: scratch.join("store"),
             mount_point: scratch.join("blocktree"),
             passphrase,
+            anchors: scratch.join("anchors"),
             size: format!("{size}M"),
         })
     }
@@ -88,6 +90,7 @@ impl Blocktree {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env("BLOCKTREE_PASSPHRASE_FILE", &self.passphrase).stdin(Stdio::null());
+        command.env("BLOCKTREE_ANCHOR_DIR", &self.anchors);
         command
     }
 

@@ -8,9 +8,10 @@ use anyhow::{Context as _, anyhow};
 use blocktree_engine::device::Access;
 use blocktree_engine::format::BlockId;
 use blocktree_engine::limits::SECTOR_BYTES;
-use blocktree_engine::{CheckOptions, CheckReport};
+use blocktree_engine::{CheckOptions, CheckReport, Problem};
 
 use super::{find_mount, open_volume, print, progress_bar};
+use crate::anchor::{self, Choice};
 use crate::cli::PassphraseFile;
 use crate::failure::{DAMAGE_LEFT, FAILED, Result};
 use crate::passphrase::obtain;
@@ -55,6 +56,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let report = blocktree_engine::check(device.clone(), &passphrase, &options, &mut progress);
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot check the store {}", path.display()))?;
+    let mut report = report;
+    let anchor = Choice::Usual.anchor();
+    if let Some(what) = anchor.and_then(|anchor| anchor::examine(device.clone(), &passphrase, anchor)) {
+        report.problems.push(Problem { what, place: "age".into(), repaired: false, block: None });
+        report.damage_left += 1;
+    }
     let blocks = report.problems.iter().filter_map(|problem| problem.block).collect();
     let paths = paths::of_blocks(device, &passphrase, &blocks);
     print(&for_people(&report, &paths, arguments.repair))?;
@@ -99,8 +106,6 @@ fn for_people(report: &CheckReport, paths: &BTreeMap<BlockId, PathBuf>, is_repai
 
 #[cfg(test)]
 mod tests {
-    use blocktree_engine::Problem;
-
     use super::*;
 
     #[test]

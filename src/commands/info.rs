@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use blocktree_engine::StoreInfo;
+use blocktree_engine::anchor::AnchorStatus;
 use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_vfs::control::{Command, InfoChunk};
 use serde::{Deserialize, Serialize};
@@ -41,10 +42,29 @@ pub(crate) struct Description {
     log_bytes: u64,
     log_used_bytes: u64,
     generation: u64,
+    sequence: u64,
+    anchor: Option<AnchorDescription>,
     node_cache_hit_rate: f64,
     block_cache_hit_rate: f64,
     /// The daemon, of a store that is mounted.
     process: Option<u32>,
+}
+
+/// What this machine remembers of the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct AnchorDescription {
+    place: String,
+    /// The change that it knows of.
+    sequence: Option<u64>,
+    /// Why it is of no use.
+    failure: Option<String>,
+}
+
+impl From<&AnchorStatus> for AnchorDescription {
+    fn from(status: &AnchorStatus) -> Self {
+        let failure = status.failure.as_ref().or(status.accepted.as_ref());
+        Self { place: status.place.clone(), sequence: status.seq, failure: failure.cloned() }
+    }
 }
 
 impl From<&StoreInfo> for Description {
@@ -61,6 +81,8 @@ impl From<&StoreInfo> for Description {
             log_bytes: bytes(info.log_sectors),
             log_used_bytes: bytes(info.log_used_sectors),
             generation: info.generation,
+            sequence: info.seq,
+            anchor: info.anchor.as_ref().map(AnchorDescription::from),
             node_cache_hit_rate: info.node_cache_hit_rate,
             block_cache_hit_rate: info.block_cache_hit_rate,
             process: None,
@@ -147,6 +169,8 @@ fn for_people(info: &Description, mount: Option<&StoreMount>) -> String {
             format!("{} of {} in use", size::display(info.log_used_bytes), size::display(info.log_bytes)),
         ),
         ("Checkpoints", info.generation.to_string()),
+        ("Changes", info.sequence.to_string()),
+        ("Anchor", info.anchor.as_ref().map_or("none".to_owned(), for_people_anchor)),
     ]);
     if mount.is_some() {
         let rate = |rate: f64| format!("{:.1} %", rate * 100.0);
@@ -155,6 +179,12 @@ fn for_people(info: &Description, mount: Option<&StoreMount>) -> String {
         lines.extend(info.process.map(|process| ("Daemon", format!("process {process}"))));
     }
     lines.iter().map(|(name, value)| format!("{:<18}{value}\n", format!("{name}:"))).collect()
+}
+
+fn for_people_anchor(anchor: &AnchorDescription) -> String {
+    let knows = anchor.sequence.map_or("nothing yet".to_owned(), |seq| format!("change {seq}"));
+    let failure = anchor.failure.as_ref().map_or(String::new(), |failure| format!("; {failure}"));
+    format!("{} knows {knows}{failure}", anchor.place)
 }
 
 #[cfg(test)]

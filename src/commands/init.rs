@@ -7,10 +7,11 @@ use anyhow::{Context as _, anyhow};
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{VolumeError, create_volume};
 use blocktree_engine::limits::SECTOR_BYTES;
-use blocktree_engine::{CreateOptions, Store};
+use blocktree_engine::{CreateOptions, OpenOptions, Store};
 use blocktree_vfs::Fs;
 
 use super::{print, refuse_if_mounted};
+use crate::anchor::Choice;
 use crate::cli::{PassphraseFile, parse_size};
 use crate::failure::Result;
 use crate::passphrase::obtain;
@@ -41,7 +42,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let passphrase = obtain(arguments.passphrase.path.as_deref(), path, true)?;
     let volume = create_volume(path, arguments.size).map_err(explain)?;
     let options = CreateOptions { capacity_sectors: volume.capacity_sectors, kdf: KdfCost::STANDARD };
-    let made = Store::create(volume.device.clone(), &passphrase, &options)
+    let open_options = OpenOptions { anchor: Choice::Usual.anchor(), ..OpenOptions::default() };
+    let made = Store::create_with(volume.device.clone(), &passphrase, &options, &open_options)
         .map_err(anyhow::Error::from)
         .and_then(format);
     if let Err(error) = made {

@@ -28,6 +28,9 @@ Mount options:
   allow_other, allow_root      let other users, or root, use the mount (for ordinary users, only if
                                /etc/fuse.conf contains user_allow_other)
   snapshot=NAME                show the tree as it was when this snapshot was made
+  anchor=FILE, anchor=none     where this machine remembers how far the store had come, so that an older copy of it
+                               is noticed; or nowhere
+  accept_rollback              as --accept-rollback
   writeback, no_writeback      let the kernel collect writes (the default), or pass each on at once
   max_read=BYTES               the longest read in one request
   threads=N                    how many threads take requests
@@ -55,6 +58,9 @@ pub(crate) struct Arguments {
     /// Stay in the foreground, until the store is unmounted or a signal ends it
     #[arg(long, short = 'f')]
     pub(crate) foreground: bool,
+    /// Take the store as it is, even if it is older than it was here, and remember it as it is
+    #[arg(long)]
+    pub(crate) accept_rollback: bool,
     /// This is the daemon that `blocktree mount` started
     #[arg(long, hide = true, requires = "foreground")]
     pub(crate) as_daemon: bool,
@@ -86,12 +92,17 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
     let settings = settings(arguments, options);
     if arguments.foreground {
         daemon::log_to(daemon::Log::StandardError);
-        return daemon::serve(&settings, passphrase, || Ok(())).map(|()| 0);
+        let ready = |notice: Option<&str>| {
+            tell(notice);
+            Ok(())
+        };
+        return daemon::serve(&settings, passphrase, ready).map(|()| 0);
     }
     Ok(start_daemon(&settings, passphrase)?)
 }
 
-fn settings(arguments: &Arguments, options: Options) -> Settings {
+fn settings(arguments: &Arguments, mut options: Options) -> Settings {
+    options.accept_rollback |= arguments.accept_rollback;
     Settings { store: resolve(&arguments.store), mountpoint: resolve(&arguments.mountpoint), options }
 }
 
@@ -126,6 +137,9 @@ fn start_daemon(settings: &Settings, passphrase: Passphrase) -> anyhow::Result<u
     if !settings.options.passed_on.is_empty() {
         command.arg("-o").arg(&settings.options.passed_on);
     }
+    if settings.options.accept_rollback {
+        command.arg("--accept-rollback");
+    }
     command.arg("--").arg(&settings.store).arg(&settings.mountpoint);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start the daemon")?;
@@ -137,7 +151,7 @@ fn start_daemon(settings: &Settings, passphrase: Passphrase) -> anyhow::Result<u
     wait_until_ready(child)
 }
 
-/// What the daemon says on its standard output: one byte, then a message.
+/// What the daemon says on its standard output: one byte, then a message. Where it is ready, there may be none.
 const READY: u8 = b'R';
 const FAILED_WITH: u8 = b'F';
 
@@ -148,7 +162,11 @@ fn wait_until_ready(mut child: Child) -> anyhow::Result<u8> {
         output.take(MESSAGE_BYTES_MAX).read_to_end(&mut said).context("cannot hear from the daemon")?;
     }
     match said.as_slice() {
-        [READY, ..] => Ok(0),
+        [READY, notice @ ..] => {
+            let notice = String::from_utf8_lossy(notice);
+            tell(Some(&notice).filter(|notice| !notice.is_empty()).map(|notice| &**notice));
+            Ok(0)
+        }
         [FAILED_WITH, code, message @ ..] => {
             let _ = child.wait();
             let _ = writeln!(io::stderr(), "blocktree: {}", String::from_utf8_lossy(message));
@@ -170,8 +188,9 @@ fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
     let passphrase = read_line_or_all(io::stdin().lock())?;
     let settings = settings(arguments, options);
     let mut was_ready = false;
-    let result = daemon::serve(&settings, passphrase, || {
-        say(&[READY]).context("the command that started this daemon has gone")?;
+    let result = daemon::serve(&settings, passphrase, |notice| {
+        say(&[&[READY], notice.unwrap_or_default().as_bytes()].concat())
+            .context("the command that started this daemon has gone")?;
         was_ready = true;
         // No mount should keep another one from being unmounted.
         std::env::set_current_dir("/").context("cannot change to /")?;
@@ -190,6 +209,13 @@ fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
             say(&message).map_err(Failure::from)?;
             Ok(code)
         }
+    }
+}
+
+/// What the user should know although the mount is usable.
+fn tell(notice: Option<&str>) {
+    if let Some(notice) = notice {
+        let _ = writeln!(io::stderr(), "blocktree: {notice}");
     }
 }
 

@@ -95,6 +95,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 options,
                 passphrase: passphrase.clone(),
                 foreground: *foreground,
+                accept_rollback: false,
                 as_daemon: false,
             });
         }

@@ -223,6 +223,7 @@ fn without_permission_it_says_so() {
         command.args(["--wait", "setpriv", "--clear-groups"]);
         command.args(["--reuid", &NOBODY.to_string(), "--regid", &NOBODY.to_string()]);
         command.arg(&binary).args(arguments).env("BLOCKTREE_PASSPHRASE_FILE", place.passphrase_file());
+        command.env("BLOCKTREE_ANCHOR_DIR", place.path("anchors"));
         command
     };
     let (store, mountpoint) = (place.store(), place.mountpoint());

@@ -2,13 +2,14 @@
 //! error or EIO, never wrong bytes, never a panic, and nothing else is lost.
 //!
 //! `damage` changes bytes of a volume; `host` takes away what is around a store: space, permissions, files, devices;
-//! `beside` is what is done to a store while it is mounted.
+//! `beside` is what is done to a store while it is mounted; `rollback` puts older copies back.
 //!
 //! Most need root and `/dev/fuse`, some loop devices; without, each says so and passes.
 
 mod beside;
 mod damage;
 mod host;
+mod rollback;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_blocktree");
+/// Where the program remembers the stores of tests.
+pub(crate) const ANCHORS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/anchors");
 
 /// How a run of the program ended.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(crate) fn program() -> Command {
     for variable in ["BLOCKTREE_PASSPHRASE_FILE", "BLOCKTREE_LOG_FILE", "BLOCKTREE_LOG"] {
         command.env_remove(variable);
     }
+    command.env("BLOCKTREE_ANCHOR_DIR", ANCHORS);
     command.stdin(Stdio::null());
     command
 }

@@ -22,6 +22,11 @@ pub fn tagged_hash(context: &str, parts: &[&[u8]]) -> Hash {
     *hasher.finalize().as_bytes()
 }
 
+/// Bytes as people read them.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Sectors that are hashed side by side: as many as the widest processors have lanes.
 const LANES: usize = 16;
 const CHUNK_BYTES: usize = 1024;

@@ -18,7 +18,7 @@ mod sectors;
 mod sign;
 
 pub use certificate::{Certificate, CertificateError, Rights};
-pub use hash::{Hash, hash, hash_sectors, tagged_hash};
+pub use hash::{Hash, hash, hash_sectors, hexadecimal, tagged_hash};
 pub use keyslot::{KdfCost, KeySlotError, seal_keyslot, unseal_keyslot};
 pub use sealed::{open_item, open_key, seal_item, wrap_key};
 pub use secret::{Secret, random};

@@ -20,7 +20,7 @@ pub use keyslot::{CertificateBytes, KeySlotHeader, KeySlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
-pub use superblock::{Layout, SUPERBLOCK_MAGIC, Superblock};
+pub use superblock::{AnchorBytes, Layout, SUPERBLOCK_MAGIC, Superblock};
 pub use system::{DeadBytes, ReclaimBytes, SharedBytes, SnapshotBytes};
 
 /// The version that this code writes, and the only one it reads.

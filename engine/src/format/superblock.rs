@@ -5,11 +5,23 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{FORMAT_VERSION, Malformed, NodePtr, OTHER_VERSION, SpaceEntry, malformed};
 use crate::limits::{
-    LOG_SECTORS_MAX, LOG_SECTORS_MIN, REGION_HEADER_SECTORS, SECTOR_BYTES, STORE_SECTORS_MAX,
+    ANCHORS_MAX, LOG_SECTORS_MAX, LOG_SECTORS_MIN, REGION_HEADER_SECTORS, SECTOR_BYTES, STORE_SECTORS_MAX,
     STORE_SECTORS_MIN,
 };
 
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"BLKTREE\x01";
+
+/// A head of the store that a memory outside the store was told of. All zero: not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct AnchorBytes {
+    /// Which memory.
+    pub id: [u8; 8],
+    /// The last record of the checkpoint that it was told of, and that record's hash.
+    pub seq: U64,
+    pub record_hash: [u8; 32],
+}
+const _: () = assert!(size_of::<AnchorBytes>() == 48);
 
 /// The newest superblock of which two copies are valid describes the store.
 #[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -48,7 +60,9 @@ pub struct Superblock {
     /// Hash of the root principal's public keys, and the public signing key of the node that signs.
     pub root_principal: [u8; 32],
     pub author: [u8; 32],
-    pub reserved2: [u8; SECTOR_BYTES - 368],
+    /// What anchors outside the store were told, or are about to be.
+    pub anchors: [AnchorBytes; ANCHORS_MAX],
+    pub reserved2: [u8; SECTOR_BYTES - 368 - ANCHORS_MAX * size_of::<AnchorBytes>()],
     /// Ed25519 over `blake3("blocktree superblock v1", everything before)`.
     pub signature: [u8; 64],
 }

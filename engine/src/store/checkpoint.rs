@@ -12,11 +12,14 @@ use zerocopy::FromZeros;
 
 use super::layers::{Layers, MemTable};
 use super::{Core, now_ns};
+use crate::anchor::Head;
 use crate::crypto::{Hash, tagged_hash};
 use crate::device::{Completion, Write};
 use crate::error::{Error, Result};
-use crate::format::{FORMAT_VERSION, NodePtr, SUPERBLOCK_MAGIC, SpaceEntry, Superblock};
-use crate::limits::{BATCH_WEIGHT_COMMIT, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES, NODE_SECTORS};
+use crate::format::{AnchorBytes, FORMAT_VERSION, NodePtr, SUPERBLOCK_MAGIC, SpaceEntry, Superblock};
+use crate::limits::{
+    ANCHORS_MAX, BATCH_WEIGHT_COMMIT, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES, NODE_SECTORS,
+};
 use crate::space::{Delta, Run, TableError};
 use crate::tree::{NodeBytes, NodeSink, Root};
 
@@ -163,9 +166,15 @@ impl Core {
         layers.active = all;
     }
 
-    /// Writes all four copies; from the middle on, this is what a crash leads to.
+    /// Writes all four copies; from the middle on, this is what a crash leads to. Then the anchor may hear of it.
     pub(super) fn write_superblock(&self, moment: &Moment) -> Result<()> {
-        let superblock = self.superblock(moment);
+        let head = Head { seq: moment.seq, hash: moment.record_hash };
+        let (to_tell, named) = {
+            let mut anchoring = self.anchoring.lock();
+            let to_tell = anchoring.name(head, self.closed.load(Ordering::Acquire));
+            (to_tell, anchoring.named())
+        };
+        let superblock = self.superblock(moment, named);
         for copies in self.superblocks.chunks(2) {
             let write = |sector: &u64| {
                 let mut bytes = self.device.buffer(1);
@@ -175,10 +184,14 @@ impl Core {
             self.write_and_wait(copies.iter().map(write).collect())?;
             self.flush()?;
         }
+        if let Some((anchor, anchored)) = to_tell {
+            let result = anchor.write(&anchored);
+            self.anchoring.lock().on_told(head, result);
+        }
         Ok(())
     }
 
-    fn superblock(&self, moment: &Moment) -> Superblock {
+    fn superblock(&self, moment: &Moment, anchors: [AnchorBytes; ANCHORS_MAX]) -> Superblock {
         let mut superblock = Superblock::new_zeroed();
         superblock.magic = SUPERBLOCK_MAGIC;
         superblock.version = FORMAT_VERSION.into();
@@ -198,6 +211,7 @@ impl Core {
         superblock.next_block = moment.next_block.into();
         superblock.time_ns = now_ns().into();
         superblock.root_principal = self.keys.root_principal;
+        superblock.anchors = anchors;
         superblock.author = self.keys.node.public().signing;
         superblock.signature = self.keys.node.sign(&superblock_hash(&superblock));
         superblock

@@ -67,6 +67,7 @@ impl Store {
 
         clear_log(&*device, layout)?;
         let mut superblock = Superblock::new_zeroed();
+        superblock.store_id = store_id;
         superblock.capacity_sectors = capacity.into();
         superblock.next_block = Store::ROOT.into();
         let space = Space::load(device.clone(), Table::empty(), layout, volume, layout.reserved_end())?;

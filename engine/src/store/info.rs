@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::Store;
+use crate::anchor::AnchorStatus;
+use crate::crypto::hexadecimal;
 use crate::format::FORMAT_VERSION;
 
 /// What a store says about itself: nothing secret, all of it cheap to tell.
@@ -24,6 +26,10 @@ pub struct StoreInfo {
     pub log_used_sectors: u64,
     /// Counts checkpoints.
     pub generation: u64,
+    /// The newest record that is durable.
+    pub seq: u64,
+    /// How the store and its anchor stand to each other, where it was opened with one.
+    pub anchor: Option<AnchorStatus>,
     /// Index nodes found in memory, of all that were asked for since the store was opened: between 0 and 1, and 1
     /// where none was.
     pub node_cache_hit_rate: f64,
@@ -50,12 +56,10 @@ impl Store {
             log_sectors: core.layout.log_sectors(),
             log_used_sectors: appended.saturating_sub(core.log_tail.load(Ordering::Acquire)),
             generation: core.generation.load(Ordering::Acquire),
+            seq: core.durable_seq.load(Ordering::Acquire),
+            anchor: self.anchor(),
             node_cache_hit_rate: core.tree.cache_hits().rate(),
             block_cache_hit_rate: core.open_blocks.hits().rate(),
         }
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -4,6 +4,7 @@
 //! [`Store`] is what the layers above see. Its paths read top-down: `read.rs` is the read path, `commit.rs` the
 //! write path, `checkpoint.rs` how deltas become index, `open.rs` how a store comes up after whatever happened.
 
+mod anchoring;
 mod background;
 mod batch;
 mod block;
@@ -27,17 +28,18 @@ mod transaction;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
+use crate::anchor::Anchor;
 use crate::crypto::{Hash, KdfCost, Principal, Secret, open_item};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::{BlockHeader, BlockId, ItemKind, Key, KeyBytes, Layout};
-use crate::limits::{MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
+use crate::limits::{ANCHOR_SECONDS, MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
 use crate::space::Space;
 use crate::tree::Tree;
 
@@ -52,6 +54,7 @@ pub use scrub::ScrubReport;
 pub use snapshot::{SnapshotError, SnapshotInfo};
 pub use transaction::Transaction;
 
+use anchoring::Anchoring;
 use background::Background;
 use batch::Change;
 use block::{BlockState, OpenBlocks};
@@ -101,6 +104,12 @@ pub struct OpenOptions {
     /// Threads that commit, check-point and reclaim on their own. Without them, who needs that to happen calls
     /// [`Store::checkpoint`]: a test repeats exactly.
     pub background: bool,
+    /// The memory outside the store that knows how far it had come. A store that does not contain that is refused.
+    pub anchor: Option<Arc<dyn Anchor>>,
+    /// Take the store as it is, whatever its anchor remembers, which learns this head instead.
+    pub accept_rollback: bool,
+    /// The anchor is told of new heads at most this often.
+    pub anchor_interval: Duration,
 }
 
 impl Default for OpenOptions {
@@ -111,6 +120,9 @@ impl Default for OpenOptions {
             cache_bytes: NODE_CACHE_BYTES,
             memtable_bytes: MEMTABLE_BYTES_MAX,
             background: true,
+            anchor: None,
+            accept_rollback: false,
+            anchor_interval: Duration::from_secs(ANCHOR_SECONDS),
         }
     }
 }
@@ -177,6 +189,7 @@ struct Core {
     space: Mutex<Space>,
     freed: Mutex<Freed>,
     snapshots: Mutex<Snapshots>,
+    anchoring: Mutex<Anchoring>,
     reclaims: RwLock<BTreeMap<BlockId, reclaim::Reclaiming>>,
     /// One step of removing what is left of a block or snapshot at a time.
     reclaiming: Mutex<()>,

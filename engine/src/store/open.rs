@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
+use super::anchoring::{Anchoring, describe, find_head};
 use super::background::Background;
 use super::checkpoint::superblock_hash;
 use super::layers::{Layers, MemTable};
@@ -25,6 +26,7 @@ use super::log::Record;
 
 use super::read::verify_extent;
 use super::{Core, Keys, OpenOptions, Sealer, Seq, Store, now_ns};
+use crate::anchor::{AnchorError, Anchored, Rollback};
 use crate::crypto::{
     Certificate, CertificateError, KeySlotError, Principal, Rights, Secret, unseal_keyslot, verify,
 };
@@ -79,6 +81,18 @@ pub enum OpenError {
     Space(#[from] TableError),
     #[error("there is no snapshot named {0:?}; `blocktree snapshot list` shows those that there are")]
     NoSnapshot(String),
+    #[error(
+        "the store is not what {place} remembers: {what}. An older copy was put in its place, or the disk lost what it \
+         had confirmed. If that is meant, because a backup was restored, mount it once with --accept-rollback (in mount \
+         options: accept_rollback)"
+    )]
+    RolledBack { place: String, what: Rollback },
+    #[error(
+        "whether the store was rolled back cannot be told from its anchor {place}; mend that (see `anchor=` in `blocktree mount --help`), or mount the store \
+         once with --accept-rollback (in mount options: accept_rollback), which believes the store and writes the anchor \
+         anew"
+    )]
+    Anchor { place: String, source: AnchorError },
     #[error("a store of {0} sectors is too small or too large")]
     Size(u64),
     #[error(transparent)]
@@ -95,6 +109,8 @@ impl Store {
         let mut options = options.clone();
         options.read_only |= options.snapshot.is_some();
         let (layout, keys) = open_keys(&*device, passphrase)?;
+        // Before the disk: a writer that shares it with this reader makes both newer.
+        let anchored = read_anchor(&options, &keys.store_id);
         let (superblock, superblocks) = newest_superblock(&*device, layout, &keys)?;
         let volume_sectors = superblock.volume_sectors.get();
         if device.sectors() < volume_sectors {
@@ -106,6 +122,7 @@ impl Store {
         let log = read_log(&*device, layout, &keys, &superblock)?;
         let mut core = build(device, layout, keys, options, &superblock, space);
         core.superblocks = superblocks;
+        core.check_anchor(anchored, &superblock, &log.records)?;
         core.replay(log)?;
         if !core.options.read_only {
             // What was read back may still be on its way; from now on it counts as durable.
@@ -115,7 +132,16 @@ impl Store {
         if let Some(name) = core.options.snapshot.clone() {
             core.show_snapshot(&name)?;
         }
-        Ok(Self::start(core))
+        let newest = core.sealer.get_mut().seq;
+        let is_behind = !core.options.read_only && core.anchoring.get_mut().is_behind(newest);
+        if is_behind && core.anchoring.get_mut().is_new() {
+            core.run_checkpoint()?;
+        }
+        let store = Self::start(core);
+        if is_behind {
+            store.core.request_checkpoint();
+        }
+        Ok(store)
     }
 
     /// Starts the background work of a store that is ready.
@@ -167,6 +193,7 @@ pub(super) fn build(
         space: Mutex::new(space),
         freed: Default::default(),
         snapshots: Default::default(),
+        anchoring: Mutex::new(Anchoring::new(&options, superblock)),
         reclaims: RwLock::new(BTreeMap::new()),
         reclaiming: Mutex::new(()),
         in_flight: Default::default(),
@@ -522,7 +549,41 @@ fn data_is_whole(device: &dyn Device, record: &Record) -> Result<bool, OpenError
     Ok(true)
 }
 
+/// What the anchor remembers of the store, if there is one.
+pub(super) fn read_anchor(
+    options: &OpenOptions,
+    store_id: &[u8; 16],
+) -> Result<Option<Anchored>, AnchorError> {
+    options.anchor.as_ref().map_or(Ok(None), |anchor| anchor.read(store_id))
+}
+
 impl Core {
+    /// Refuses a store that does not contain what its anchor remembers, unless it is to be accepted.
+    fn check_anchor(
+        &mut self,
+        anchored: Result<Option<Anchored>, AnchorError>,
+        superblock: &Superblock,
+        records: &[Record],
+    ) -> Result<(), OpenError> {
+        let is_accepted = self.options.accept_rollback;
+        let anchoring = self.anchoring.get_mut();
+        let place = anchoring.status().map_or(String::new(), |status| status.place);
+        match anchored {
+            Ok(None) => {}
+            Ok(Some(anchored)) => {
+                anchoring.knows(&anchored);
+                match find_head(&anchored.head, superblock, records) {
+                    Ok(()) => {}
+                    Err(what) if is_accepted => anchoring.accepts(what.to_string()),
+                    Err(what) => return Err(OpenError::RolledBack { place, what }),
+                }
+            }
+            Err(error) if is_accepted => anchoring.accepts(describe(&error)),
+            Err(source) => return Err(OpenError::Anchor { place, source }),
+        }
+        Ok(())
+    }
+
     /// Applies the records to memory.
     fn replay(&mut self, log: Log) -> Result<(), OpenError> {
         let layers = self.layers.get_mut();

@@ -45,6 +45,7 @@ impl Stage {
     pub(crate) fn blocktree(&self) -> Command {
         let mut command = Command::new(target().join("release/blocktree"));
         command.env("BLOCKTREE_PASSPHRASE_FILE", self.passphrase()).stdin(Stdio::null());
+        command.env("BLOCKTREE_ANCHOR_DIR", self.outside("anchors"));
         command
     }
 

@@ -1,0 +1,85 @@
+//! The layer of anchors: a memory outside the store that knows how far the store had come.
+//!
+//! A signature cannot show that an old image is old. Whoever holds the disk can put back yesterday's copy, and all of
+//! it verifies. An [`Anchor`] remembers a head, and a store that does not contain it is refused. [`FileAnchor`] keeps
+//! it in a file on the machine that mounts; a TPM or peers can implement the same trait.
+//!
+//! Invariants:
+//! 1. An anchor is told of a head only after the superblock that names it is durable: no crash makes it know more than
+//!    the disk.
+//! 2. What an anchor may have been told stands in every later superblock, so its head is found however far the store
+//!    has gone on since. See "Anchors" in `docs/FORMAT.md`.
+
+mod file;
+
+use std::fmt;
+use std::io;
+
+use crate::crypto::Hash;
+
+pub use file::FileAnchor;
+
+/// The last record of a checkpoint. Its hash covers every record before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    pub seq: u64,
+    pub hash: Hash,
+}
+
+/// What an anchor remembers of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchored {
+    pub store_id: [u8; 16],
+    /// Tells this anchor from those of other machines; random, from when it first remembered this store.
+    pub id: [u8; 8],
+    pub head: Head,
+}
+
+/// A memory that whoever can write the disk cannot write.
+pub trait Anchor: fmt::Debug + Send + Sync {
+    /// Where it is, for people.
+    fn place(&self, store_id: &[u8; 16]) -> String;
+
+    /// What it remembers of this store; `None` where it never heard of it.
+    fn read(&self, store_id: &[u8; 16]) -> Result<Option<Anchored>, AnchorError>;
+
+    /// Remembers this in place of what it knew. Durable when it returns, and never in between.
+    fn write(&self, anchored: &Anchored) -> Result<(), AnchorError>;
+}
+
+/// Why an anchor does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AnchorError {
+    #[error("cannot read it")]
+    Read(#[source] io::Error),
+    #[error("cannot write it")]
+    Write(#[source] io::Error),
+    #[error("it is damaged ({0})")]
+    Damaged(&'static str),
+}
+
+/// The store on the disk is not what the anchor remembers, nor what became of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Rollback {
+    #[error("it is older than it was here: it ends at change {found}, and had {anchored} changes")]
+    Older { found: u64, anchored: u64 },
+    #[error(
+        "it has gone another way since change {seq} or before: it does not contain what it contained here"
+    )]
+    Forked { seq: u64 },
+}
+
+/// How an open store and its anchor stand to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnchorStatus {
+    /// Where the anchor is, for people.
+    pub place: String,
+    /// The change that it knows of; `None` where it was never told.
+    pub seq: Option<u64>,
+    /// It knew nothing of this store when that was opened: its age was believed.
+    pub first_use: bool,
+    /// What was accepted when the store was opened, in spite of the anchor.
+    pub accepted: Option<String>,
+    /// Why it could not be told; it is not told any more then.
+    pub failure: Option<String>,
+}
