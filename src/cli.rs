@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::commands::{check, info, init, mount, scrub, snapshot, umount};
+use crate::commands::{check, info, init, mount, samba_config, scrub, snapshot, umount};
 use crate::failure::{FAILED, Result, USAGE};
 use crate::{helper, size};
 
@@ -43,6 +43,8 @@ enum Command {
     Check(check::Arguments),
     /// Read and verify everything in a mounted store, while it is in use
     Scrub(scrub::Arguments),
+    /// Print a share of a mounted store for Samba's smb.conf
+    SambaConfig(samba_config::Arguments),
     /// Make, list, delete and mount snapshots
     #[command(subcommand, arg_required_else_help = true)]
     Snapshot(snapshot::Command),
@@ -80,6 +82,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Info(arguments) => info::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Scrub(arguments) => scrub::run(&arguments),
+        Command::SambaConfig(arguments) => samba_config::run(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
     }
 }

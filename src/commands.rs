@@ -19,6 +19,7 @@ pub(crate) mod check;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod mount;
+pub(crate) mod samba_config;
 pub(crate) mod scrub;
 pub(crate) mod snapshot;
 pub(crate) mod umount;

@@ -12,6 +12,8 @@ pub(crate) struct StoreMount {
     pub(crate) mountpoint: PathBuf,
     pub(crate) store: PathBuf,
     pub(crate) is_read_only: bool,
+    /// Whether users other than the one that mounted it may use it.
+    pub(crate) is_for_everyone: bool,
 }
 
 /// The mounted stores, in the order they were mounted.
@@ -73,7 +75,13 @@ fn parse_line(line: &[u8]) -> Option<StoreMount> {
         return None;
     }
     let store = fields.next()?;
-    Some(StoreMount { mountpoint: unescape(mountpoint), store: unescape(store), is_read_only })
+    let is_for_everyone = fields.next()?.split(|&byte| byte == b',').any(|option| option == b"allow_other");
+    Some(StoreMount {
+        mountpoint: unescape(mountpoint),
+        store: unescape(store),
+        is_read_only,
+        is_for_everyone,
+    })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
@@ -104,9 +112,15 @@ mod tests {
 61 28 0:51 / /mnt/c rw - fuse.sshfs host: rw
 62 broken
 ";
-        let expected =
-            StoreMount { mountpoint: "/mnt/a b".into(), store: "/srv/my\\store".into(), is_read_only: false };
-        assert_eq!(parse(text), [expected]);
+        let expected = StoreMount {
+            mountpoint: "/mnt/a b".into(),
+            store: "/srv/my\\store".into(),
+            is_read_only: false,
+            is_for_everyone: false,
+        };
+        assert_eq!(parse(text), std::slice::from_ref(&expected));
+        let text = String::from_utf8_lossy(text).replace("user_id=0", "user_id=0,allow_other");
+        assert_eq!(parse(text.as_bytes()), [StoreMount { is_for_everyone: true, ..expected }]);
     }
 
     #[test]

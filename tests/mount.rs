@@ -12,18 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{BINARY, Mount, Place, finish, is_mounted, is_root, program};
-
-/// Whether stores can be mounted here; says why not.
-fn can_mount() -> bool {
-    let reason = match File::options().read(true).write(true).open("/dev/fuse") {
-        Err(error) => format!("/dev/fuse: {error}"),
-        Ok(_) if !is_root() => "not root".to_owned(),
-        Ok(_) => return true,
-    };
-    eprintln!("not tested here: {reason}");
-    false
-}
+use support::{BINARY, Mount, Place, can_mount, finish, is_mounted, program};
 
 /// Every file of a folder with its contents.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -18,18 +18,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use blocktree_engine::limits::SECTOR_BYTES;
-use support::{Mount, Place, Ran, finish, is_root, program};
-
-/// Whether stores can be mounted here; says why not.
-fn can_mount() -> bool {
-    let reason = match File::options().read(true).write(true).open("/dev/fuse") {
-        Err(error) => format!("/dev/fuse: {error}"),
-        Ok(_) if !is_root() => "not root".to_owned(),
-        Ok(_) => return true,
-    };
-    eprintln!("not tested here: {reason}");
-    false
-}
+use support::{Mount, Place, Ran, can_mount, finish, program};
 
 /// A place with a store of this size.
 fn small_store(size: &str) -> Place {

@@ -94,6 +94,17 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }
 
+/// Whether stores can be mounted here; says why not.
+pub(crate) fn can_mount() -> bool {
+    let reason = match fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Err(error) => format!("/dev/fuse: {error}"),
+        Ok(_) if !is_root() => "not root".to_owned(),
+        Ok(_) => return true,
+    };
+    eprintln!("not tested here: {reason}");
+    false
+}
+
 /// A folder with a store, a passphrase file and a mountpoint, removed with everything in it when dropped.
 pub(crate) struct Place {
     folder: TempDir,

@@ -28,6 +28,11 @@ const PACKAGES: &[&str] = &[
     "procps",
     "python3",
     "rsync",
+    "samba",
+    "samba-common-bin",
+    "samba-testsuite",
+    "samba-vfs-modules",
+    "smbclient",
     "sqlite3",
     "stress-ng",
 ];

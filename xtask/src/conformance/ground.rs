@@ -45,8 +45,8 @@ pub(super) struct Ground {
 impl Ground {
     /// Makes and mounts it; `program` is `blocktree`.
     pub(super) fn make(filesystem: Filesystem, program: &Path) -> Result<Self> {
-        let places = Scratch::new(&std::env::temp_dir(), "blocktree")?;
-        let files = Scratch::new(&target(), "conformance")?;
+        let places = Scratch::new(&std::env::temp_dir(), &filesystem.to_string())?;
+        let files = Scratch::new(&target(), &format!("conformance-{filesystem}"))?;
         let ground = Self { filesystem, program: program.to_owned(), places, files };
         fs::create_dir(ground.folder())?;
         fs::create_dir(ground.outside(""))?;
@@ -68,6 +68,11 @@ impl Ground {
 
     pub(super) fn filesystem(&self) -> Filesystem {
         self.filesystem
+    }
+
+    /// `blocktree`, whatever the filesystem.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The root of the mounted filesystem.

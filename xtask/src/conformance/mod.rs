@@ -10,6 +10,7 @@ mod fio;
 mod ground;
 mod pjdfstest;
 mod report;
+mod smbtorture;
 
 use std::path::Path;
 
@@ -29,6 +30,13 @@ trait Suite {
 
     /// Runs all cases. An error means that the suite could not run, not that a case failed.
     fn run(&self, ground: &Ground, form: Form) -> Result<Report>;
+
+    /// Runs all cases on each of two filesystems.
+    fn run_on_both(&self, grounds: [&Ground; 2], form: Form) -> Result<[Report; 2]> {
+        let run =
+            |ground: &Ground| self.run(ground, form).with_context(|| format!("on {}", ground.filesystem()));
+        Ok([run(grounds[0])?, run(grounds[1])?])
+    }
 }
 
 /// How much to run.
@@ -41,7 +49,7 @@ pub(crate) enum Form {
 }
 
 fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(pjdfstest::Pjdfstest), Box::new(fio::Fio)]
+    vec![Box::new(pjdfstest::Pjdfstest), Box::new(fio::Fio), Box::new(smbtorture::Smbtorture)]
 }
 
 /// `words`: `--long`, and names of suites where not all are wanted.
@@ -90,14 +98,16 @@ fn build(form: Form) -> Result<std::path::PathBuf> {
 }
 
 /// One suite on both filesystems.
-fn compare(suite: &dyn Suite, form: Form, program: &Path) -> Result<[Row; 2]> {
-    let run = |filesystem| -> Result<Row> {
-        let ground = Ground::make(filesystem, program)?;
-        let outcome = suite.run(&ground, form);
-        let mut report =
-            outcome.with_context(|| format!("the suite {} cannot run on {filesystem}", suite.name()))?;
+fn compare(suite: &dyn Suite, form: Form, program: &Path) -> Result<Vec<Row>> {
+    let blocktree = Ground::make(Filesystem::Blocktree, program)?;
+    let ext4 = Ground::make(Filesystem::Ext4, program)?;
+    let reports = suite.run_on_both([&blocktree, &ext4], form);
+    let reports = reports.with_context(|| format!("the suite {} cannot run", suite.name()))?;
+    let mut rows = Vec::new();
+    for (ground, mut report) in [blocktree, ext4].into_iter().zip(reports) {
+        let filesystem = ground.filesystem();
         report.judge("what is left is sound", ground.finish());
-        Ok(Row { suite: suite.name(), filesystem, report })
-    };
-    Ok([run(Filesystem::Blocktree)?, run(Filesystem::Ext4)?])
+        rows.push(Row { suite: suite.name(), filesystem, report });
+    }
+    Ok(rows)
 }

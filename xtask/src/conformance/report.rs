@@ -38,6 +38,13 @@ impl Report {
         self.add(case, verdict);
     }
 
+    /// The cases that pass here and not there.
+    pub(super) fn passed_only_here(&self, there: &Self) -> Vec<String> {
+        let passed = self.cases.iter().filter(|(_, verdict)| **verdict == Verdict::Passed);
+        let only_here = passed.filter(|(case, _)| there.cases.get(*case) != Some(&Verdict::Passed));
+        only_here.map(|(case, _)| case.clone()).collect()
+    }
+
     /// All cases, by name.
     pub(super) fn into_cases(self) -> impl Iterator<Item = (String, Verdict)> {
         self.cases.into_iter()
@@ -102,12 +109,9 @@ fn behind(rows: &[Row]) -> Vec<String> {
     let mut behind = Vec::new();
     for ext4 in of(Filesystem::Ext4) {
         let ours = of(Filesystem::Blocktree).find(|row| row.suite == ext4.suite);
-        for (case, verdict) in &ext4.report.cases {
-            let our_verdict = ours.and_then(|ours| ours.report.cases.get(case));
-            if *verdict == Verdict::Passed && our_verdict != Some(&Verdict::Passed) {
-                behind.push(format!("{} {case}", ext4.suite));
-            }
-        }
+        let missing = Report::default();
+        let only_there = ext4.report.passed_only_here(ours.map_or(&missing, |ours| &ours.report));
+        behind.extend(only_there.into_iter().map(|case| format!("{} {case}", ext4.suite)));
     }
     behind
 }
