@@ -90,6 +90,7 @@ struct State {
     struck: u64,
     /// Writes and flushes so far.
     events: u64,
+    flushes: u64,
     capture_at: Option<u64>,
     captured: Vec<CrashPoint>,
     capture_all: bool,
@@ -217,6 +218,7 @@ impl State {
         CrashPoint {
             durable: self.durable.clone(),
             sectors: self.current.sectors(),
+            flushes: self.flushes,
             unflushed: self.unflushed.iter().chain(in_flight).cloned().collect(),
         }
     }
@@ -420,6 +422,7 @@ impl Device for FaultyDevice {
             state.struck += 1;
             return Ok(());
         }
+        state.flushes += 1;
         if rng.one_in(4) {
             state.earlier = state.durable.clone();
             state.earlier.resize(state.current.sectors());

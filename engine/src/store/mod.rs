@@ -311,6 +311,13 @@ impl Store {
         Ok(items.iter().map(|(key, _)| key.offset).collect())
     }
 
+    /// Starts to write what is pending and waits for nothing, as the background does when enough has gathered: for
+    /// tests without a background.
+    #[doc(hidden)]
+    pub fn write_back(&self) -> Result<()> {
+        self.core.commit()
+    }
+
     /// Writes a checkpoint: the log starts anew, and what was freed can be used again.
     pub fn checkpoint(&self) -> Result<()> {
         self.core.sync(self.newest())?;

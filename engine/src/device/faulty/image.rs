@@ -148,6 +148,7 @@ impl Written {
 pub struct CrashPoint {
     pub(super) durable: Image,
     pub(super) sectors: u64,
+    pub(super) flushes: u64,
     /// Complete, in the order of completion, and then those in flight.
     pub(super) unflushed: Vec<Written>,
 }
@@ -166,6 +167,11 @@ impl CrashPoint {
     /// How many writes were not flushed.
     pub fn unflushed(&self) -> usize {
         self.unflushed.len()
+    }
+
+    /// How many flushes were before it. Of those between two flushes, the last can lead to all that the others can.
+    pub fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// What to try: every subset of at most `exhaustive_max` writes, or else some of them; and `torn` times any
