@@ -1,8 +1,8 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 //!
 //! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`conformance`] measures by
-//! ext4 and other people's test suites, [`simulate`] repeats a simulation, [`demo`] shows the filesystem at work and
-//! under attack.
+//! ext4 and other people's test suites, [`torture`] by crashes, faults and attacks; [`simulate`] plays a simulation
+//! again, [`demo`] shows the filesystem at work and under attack.
 
 mod conformance;
 mod demo;
@@ -11,6 +11,7 @@ mod packages;
 mod simulate;
 mod test;
 mod tools;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ usage: cargo xtask TASK
                conformance [--long] [SUITE...]
   lint         formatting, clippy, documentation, direction of dependencies
   check        lint, then test: what CI runs
+  torture      crashes, faults and attacks, and a table of what was tried:
+               torture [--minutes N] [--seed S]
   sim SEED     play the simulations of this seed again, exactly; of their steps only these:
                sim SEED [--steps 1,2,5] [--only NAME]";
 
@@ -45,6 +48,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("demo", []) => demo::run(),
         ("test", filter) => test::run(filter),
         ("conformance", words) => conformance::run(words),
+        ("torture", words) => torture::run(words),
         ("sim", words) => simulate::run(words),
         ("lint", []) => lint::run(),
         ("check", []) => {

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail};
 
 use xtask::command::{cargo, execute};
 
-/// The tests that are simulations: package, test, and the names that their histories have.
-pub(crate) const SIMULATIONS: &[(&str, &str, &[&str])] =
-    &[("blocktree-engine", "crash", &["every_crash_leaves_a_prefix", "io_errors_leave_a_prefix"])];
+/// The tests that are simulations: package, test, and the names of those that go by a seed.
+const SIMULATIONS: &[(&str, &str, &[&str])] = &[
+    ("blocktree-engine", "crash", &["every_crash_leaves_a_prefix", "io_errors_leave_a_prefix"]),
+    ("blocktree-vfs", "crash", &["lives::long_lives_lose_nothing"]),
+];
 
 /// `words`: the seed; then perhaps `--steps 1,2,5`, and `--only` with a history's name.
 pub(crate) fn run(words: &[String]) -> Result<()> {

@@ -352,5 +352,5 @@ impl Life {
 
 #[test]
 fn long_lives_lose_nothing() {
-    runner::run::<Life>("long lives", 8, STEPS);
+    runner::run::<Life>("long lives", 5, STEPS);
 }

@@ -175,13 +175,13 @@ fn compare_inode(shown: &Shown, node: &Node) -> Result<(), String> {
             if bytes.len() as u64 != *size {
                 return Err(format!("reads {} bytes of {size}", bytes.len()));
             }
-            let pages = bytes.chunks(PAGE as usize).enumerate();
-            pages.map(|(number, page)| compare_page(page, number as u64, node)).collect()
+            let mut pages = bytes.chunks(PAGE as usize).enumerate();
+            pages.try_for_each(|(number, page)| compare_page(page, number as u64, node))
         }
         (Content::Pages(pages), Kind::File { .. }) => {
             let readable = pages.iter().enumerate();
-            let readable = readable.filter_map(|(number, page)| Some((number, page.as_deref()?)));
-            readable.map(|(number, page)| compare_page(page, number as u64, node)).collect()
+            let mut readable = readable.filter_map(|(number, page)| Some((number, page.as_deref()?)));
+            readable.try_for_each(|(number, page)| compare_page(page, number as u64, node))
         }
         _ => Err("is of another kind".into()),
     }

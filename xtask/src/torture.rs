@@ -1,0 +1,187 @@
+//! `cargo xtask torture`: crashes, faults and attacks for as long as one likes, and a table of what was tried.
+//!
+//! Simulations go on with new seeds until their time is over; tests of attacks and of processes run once. A test
+//! tells what it tried in lines of the form `tally: NAME: histories 3, crashes 40`.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::packages;
+use xtask::command::{cargo, execute, root};
+
+/// What is run: a test of a package, and which of its tests.
+struct Part {
+    what: &'static str,
+    package: &'static str,
+    test: &'static str,
+    names: &'static [&'static str],
+    /// Of the time, in percent; 0 for what runs once.
+    share: u64,
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        what: "simulated store",
+        package: "blocktree-engine",
+        test: "crash",
+        names: &["every_crash_leaves_a_prefix", "io_errors_leave_a_prefix", "threads_see_their_own_writes"],
+        share: 40,
+    },
+    Part {
+        what: "simulated filesystem",
+        package: "blocktree-vfs",
+        test: "crash",
+        names: &["every_short_sequence_survives_every_crash", "long_lives_lose_nothing"],
+        share: 60,
+    },
+    Part { what: "attacks on the disk", package: "blocktree-engine", test: "hostile", names: &[], share: 0 },
+    Part { what: "rollback", package: "blocktree-engine", test: "anchor", names: &[], share: 0 },
+    Part { what: "check and repair", package: "blocktree-engine", test: "check", names: &[], share: 0 },
+    Part { what: "processes and hosts", package: "blocktree", test: "hostile", names: &[], share: 0 },
+];
+
+/// Columns of the table: their titles, and the words of the tallies that they add up.
+const COLUMNS: &[(&str, &str)] = &[
+    ("histories", "histories"),
+    ("operations", "operations"),
+    ("crash points", "crashes"),
+    ("faults", "faults"),
+    ("attacks", "attacks"),
+];
+const MINUTES: u64 = 2;
+
+/// `words`: perhaps `--minutes N` and `--seed S`.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    let (mut minutes, mut seed, mut rest) = (MINUTES, None, words);
+    while let [option, value, others @ ..] = rest {
+        let number: u64 = value.parse().with_context(|| format!("{value:?} is no number"))?;
+        match option.as_str() {
+            "--minutes" => minutes = number,
+            "--seed" => seed = Some(number),
+            _ => bail!("no such option: {option}"),
+        }
+        rest = others;
+    }
+    if !rest.is_empty() {
+        bail!("what is {}?", rest.join(" "));
+    }
+    packages::ensure()?;
+    execute(cargo().args(["test", "--workspace", "--no-run", "--quiet"]))?;
+    let mut rows = Vec::new();
+    for part in PARTS {
+        println!("{}…", part.what);
+        rows.push((part.what, part.run(minutes * 60 * part.share / 100, seed)?));
+    }
+    print_table(&rows);
+    match rows.iter().map(|(_, row)| row.failures).sum::<u64>() {
+        0 => Ok(()),
+        failures => bail!("{failures} failures"),
+    }
+}
+
+/// What came of a part.
+#[derive(Default)]
+struct Row {
+    counts: BTreeMap<String, u64>,
+    tests: u64,
+    failures: u64,
+    seconds: u64,
+}
+
+impl Part {
+    fn run(&self, seconds: u64, seed: Option<u64>) -> Result<Row> {
+        let began = Instant::now();
+        let mut command = cargo();
+        command.args(["test", "--package", self.package, "--test", self.test, "--quiet", "--"]);
+        command.arg("--show-output").args(self.names).current_dir(root());
+        command.env("RUST_BACKTRACE", "0");
+        if self.share > 0 {
+            command.env("BLOCKTREE_SIM_SECONDS", seconds.to_string());
+            if let Some(seed) = seed {
+                command.env("BLOCKTREE_SEED", seed.to_string());
+            }
+        }
+        let output = command.stdin(Stdio::null()).output().context("cannot run cargo")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut row = read(&text);
+        row.seconds = began.elapsed().as_secs();
+        if !output.status.success() {
+            row.failures = row.failures.max(1);
+            println!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(row)
+    }
+}
+
+/// Adds up what tests told.
+fn read(text: &str) -> Row {
+    let mut row = Row::default();
+    for line in text.lines() {
+        if let Some((_, counts)) = line.strip_prefix("tally: ").and_then(|line| line.split_once(": ")) {
+            for count in counts.split(", ") {
+                if let Some((word, number)) = count.split_once(' ')
+                    && let Ok(number) = number.parse::<u64>()
+                {
+                    *row.counts.entry(word.to_owned()).or_default() += number;
+                }
+            }
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            let count = |what: &str| {
+                let before = result.split(what).next()?.trim_end();
+                before.rsplit(' ').next()?.parse::<u64>().ok()
+            };
+            row.tests += count("passed").unwrap_or(0);
+            row.failures += count("failed").unwrap_or(0);
+        }
+    }
+    row
+}
+
+fn print_table(rows: &[(&str, Row)]) {
+    let line = |cells: &[String]| {
+        let cells = cells.iter().enumerate();
+        let cells =
+            cells.map(|(at, cell)| if at == 0 { format!("{cell:22}") } else { format!("{cell:>12}") });
+        println!("{}", cells.collect::<Vec<_>>().join(" "));
+    };
+    let titles = COLUMNS.iter().map(|(title, _)| *title).chain(["tests", "seconds", "failures"]);
+    println!();
+    line(&std::iter::once("").chain(titles).map(str::to_owned).collect::<Vec<_>>());
+    let mut sum = vec![0; COLUMNS.len() + 3];
+    for (what, row) in rows {
+        let counts = COLUMNS.iter().map(|(_, word)| row.counts.get(*word).copied().unwrap_or(0));
+        let counts: Vec<u64> = counts.chain([row.tests, row.seconds, row.failures]).collect();
+        sum.iter_mut().zip(&counts).for_each(|(sum, count)| *sum += count);
+        line(&std::iter::once((*what).to_owned()).chain(shown(&counts)).collect::<Vec<_>>());
+    }
+    line(&std::iter::once("all".to_owned()).chain(shown(&sum)).collect::<Vec<_>>());
+}
+
+/// Numbers as cells: no failures are "none".
+fn shown(counts: &[u64]) -> impl Iterator<Item = String> {
+    let last = counts.len() - 1;
+    counts.iter().enumerate().map(move |(at, count)| match (at == last, count) {
+        (true, 0) => "none".to_owned(),
+        _ => count.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tests_tell_is_added_up() {
+        let row = read(
+            "noise\ntally: long lives: histories 2, crashes 40, faults 1\n\
+             tally: short sequences: histories 3, crashes 2\n\
+             test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.5s\n",
+        );
+        let counts: Vec<_> = row.counts.iter().map(|(word, count)| (word.as_str(), *count)).collect();
+        assert_eq!(counts, [("crashes", 42), ("faults", 1), ("histories", 5)]);
+        assert_eq!((row.tests, row.failures), (3, 1));
+    }
+}
