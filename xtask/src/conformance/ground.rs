@@ -4,12 +4,13 @@
 //! Key types: [`Ground`], [`Filesystem`].
 
 use std::fs::{self, File, Permissions};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fmt, io};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use xtask::command::{execute, output, target};
 use xtask::scratch::Scratch;
@@ -120,6 +121,24 @@ impl Ground {
             Filesystem::Blocktree => execute(self.blocktree("umount").arg(self.folder())),
             Filesystem::Ext4 => execute(Command::new("umount").arg(self.folder())),
         }
+    }
+
+    /// Blocktree's daemon, as its folder in `/proc`; other filesystems have none.
+    pub(super) fn daemon(&self) -> Result<Option<PathBuf>> {
+        if self.filesystem != Filesystem::Blocktree {
+            return Ok(None);
+        }
+        let folder = self.folder();
+        for entry in fs::read_dir("/proc")? {
+            let process = entry?.path();
+            let Ok(line) = fs::read(process.join("cmdline")) else { continue };
+            let mut words = line.split(|&byte| byte == 0);
+            let is_daemon = words.clone().any(|word| word == b"--foreground");
+            if is_daemon && words.any(|word| word == folder.as_os_str().as_bytes()) {
+                return Ok(Some(process));
+            }
+        }
+        bail!("{} has no daemon", folder.display())
     }
 
     /// Unmounts it and mounts it again.

@@ -7,10 +7,13 @@
 //! A new suite is a file here that implements [`Suite`], and a line in [`suites`].
 
 mod fio;
+mod fsx;
 mod ground;
 mod pjdfstest;
+mod ranges;
 mod report;
 mod smbtorture;
+mod stress;
 
 use std::path::Path;
 
@@ -49,7 +52,14 @@ pub(crate) enum Form {
 }
 
 fn suites() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(pjdfstest::Pjdfstest), Box::new(fio::Fio), Box::new(smbtorture::Smbtorture)]
+    vec![
+        Box::new(pjdfstest::Pjdfstest),
+        Box::new(fio::Fio),
+        Box::new(ranges::Ranges),
+        Box::new(smbtorture::Smbtorture),
+        Box::new(fsx::Fsx),
+        Box::new(stress::Stress),
+    ]
 }
 
 /// `words`: `--long`, and names of suites where not all are wanted.
