@@ -66,6 +66,10 @@ impl Inode {
         self.state.lock().attributes
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Relaxed) > 0
+    }
+
     /// Serializes changes of this inode.
     pub(crate) fn lock(&self) -> Result<MutexGuard<'_, ()>> {
         let guard = self.operation.lock();

@@ -9,6 +9,7 @@ mod directory;
 mod errno;
 mod error;
 pub mod events;
+pub mod file_flags;
 mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
@@ -24,7 +25,7 @@ pub use fs::{
     Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, OpenFlags, RenameFlags, SetXattrFlags, Statfs,
     Whence, WriteFlags,
 };
-pub use layout::{FileKind, Time};
+pub use layout::{FileFlags, FileKind, Time};
 pub use lock::{CancelToken, Lock, LockKind, LockOwner, LockRange};
 pub use stat::{SetAttributes, SetTime, Stat};
 

@@ -107,7 +107,7 @@ fn truncate_takes_privileges_if_told() {
 fn opening_may_truncate() {
     let fs = mount();
     let file = fs.file_with(ROOT, "f", b"bytes");
-    fs.open(file, OpenFlags { write: true, truncate: true, kill_privileges: false }).unwrap();
+    fs.open(file, OpenFlags { write: true, truncate: true, ..OpenFlags::default() }).unwrap();
     assert_eq!(fs.stat(file).size, 0);
     fails(fs.open(ROOT, OpenFlags { write: true, ..Default::default() }), libc::EISDIR);
     fails(fs.opendir(file), libc::ENOTDIR);

@@ -5,7 +5,7 @@ mod support;
 use blocktree_vfs::{FileKind, MountOptions, SetXattrFlags, WriteFlags};
 use support::*;
 
-const KILL: WriteFlags = WriteFlags { kill_privileges: true };
+const KILL: WriteFlags = WriteFlags { kill_privileges: true, from_cache: false };
 
 #[test]
 fn bytes_come_back() {

@@ -6,6 +6,7 @@ use blocktree_engine::limits::{CLONE_SECTORS_MAX, SECTOR_BYTES};
 
 use super::attributes::FILE_BYTES_MAX;
 use super::change::Change;
+use super::flags::{check_mutable, check_unrestricted};
 use super::{FallocateMode, Fs};
 use crate::events::{Event, Intent, Mask, Range};
 use crate::inode::Inode;
@@ -29,6 +30,10 @@ impl Fs {
         let range = Range { start: offset, end: if moves { u64::MAX } else { end } };
         self.events.announce(Mask::DATA, || Intent::Data { ino, range })?;
         let _guard = inode.lock()?;
+        match mode {
+            FallocateMode::Allocate { .. } => check_mutable(&inode)?,
+            _ => check_unrestricted(&inode)?,
+        }
         let size = inode.attributes().size;
         let mut change = self.change()?;
         let new_size = match mode {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blocktree_engine::limits::SECTOR_BYTES;
 
 use super::change::Change;
+use super::flags::check_set;
 use super::{Caller, Fs, Statfs};
 use crate::events::{Event, Intent, Mask, Range};
 use crate::inode::Inode;
@@ -36,6 +37,7 @@ impl Fs {
             _ => Intent::Attributes { ino },
         })?;
         let _guard = inode.lock()?;
+        check_set(inode, changes)?;
         let mut change = self.change()?;
         let now = change.now;
         if let Some(size) = changes.size {

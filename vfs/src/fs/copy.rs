@@ -4,6 +4,7 @@ use blocktree_engine::limits::{CLONE_SECTORS_MAX, SECTOR_BYTES};
 
 use super::Fs;
 use super::attributes::FILE_BYTES_MAX;
+use super::flags::check_unrestricted;
 use crate::events::{Event, Intent, Mask, Range};
 use crate::inode::{Inode, lock_all};
 use crate::layout::FileKind;
@@ -44,6 +45,7 @@ impl Fs {
         let range = Range { start: target_offset, end: target_offset + length };
         self.events.announce(Mask::DATA, || Intent::Data { ino: target, range })?;
         let _guards = lock_all(&[&from, &to])?;
+        check_unrestricted(&to)?;
         let length = length.min(from.attributes().size.saturating_sub(source_offset));
         if length == 0 {
             return Ok(0);

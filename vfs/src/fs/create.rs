@@ -1,6 +1,7 @@
 //! New inodes.
 
 use super::change::live_directory;
+use super::flags::{check_mutable, inherited_flags};
 use super::{Caller, Fs};
 use crate::directory::{check_name, put};
 use crate::events::{Event, Intent, Mask};
@@ -77,6 +78,7 @@ impl Fs {
         let _guard = directory.lock().map_err(gone)?;
         let above = live_directory(&directory)?;
         let position = self.place(&directory, name)?.free()?;
+        check_mutable(&directory)?;
         let is_directory = new.kind == FileKind::Directory;
         if is_directory && above.nlink >= LINKS_MAX {
             return Err(FsError::TooManyLinks);
@@ -102,6 +104,7 @@ impl Fs {
             has_access_acl: false,
             has_default_acl: false,
             has_capability: false,
+            file_flags: inherited_flags(&above),
         };
         if above.permissions & SET_GROUP_ID != 0 {
             attributes.gid = above.gid;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::change::Change;
+use super::flags::check_unrestricted;
 use super::{Fs, SetXattrFlags};
 use crate::acl::{Acl, NAME_ACCESS, NAME_DEFAULT};
 use crate::events::{Event, Intent, Mask};
@@ -44,6 +45,7 @@ impl Fs {
         self.events.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino })?;
         let inode = self.inode(ino)?;
         let _guard = inode.lock()?;
+        check_unrestricted(&inode)?;
         let kind = inode.attributes().kind;
         if name.starts_with(b"user.") && !matches!(kind, FileKind::Regular | FileKind::Directory) {
             return Err(FsError::NotPermitted("user attributes are for files and directories"));
@@ -75,6 +77,7 @@ impl Fs {
         self.events.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino })?;
         let inode = self.inode(ino)?;
         let _guard = inode.lock()?;
+        check_unrestricted(&inode)?;
         let mut change = self.change()?;
         let exists = xattr::get(&self.store, &inode, self.names, name)?.is_some();
         if !exists && name != NAME_ACCESS && name != NAME_DEFAULT {

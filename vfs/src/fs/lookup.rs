@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::change::live_directory;
+use super::flags::check_open;
 use super::{Fs, OpenFlags};
 use crate::directory::{Place, check_name, find};
 use crate::events::{Intent, Mask, Range};
@@ -67,6 +68,7 @@ impl Fs {
                 _ => {}
             }
             self.writable()?;
+            check_open(&inode, flags)?;
         }
         if flags.write {
             self.events

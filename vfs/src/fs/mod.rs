@@ -3,7 +3,7 @@
 //! The methods take inode numbers and bytes and know no transport. What each file holds: `lookup.rs` names to
 //! inodes and their lifetime, `create.rs` new inodes, `remove.rs` the end of names, `rename.rs`, `attributes.rs`,
 //! `read.rs`, `write.rs`, `allocate.rs` holes and ranges, `copy.rs`, `readdir.rs`, `extended.rs` extended
-//! attributes and ACLs, `locks.rs`, `sync.rs`.
+//! attributes and ACLs, `flags.rs` what chattr(1) sets, `locks.rs`, `sync.rs`.
 //!
 //! # What the kernel does and this does not
 //!
@@ -14,7 +14,8 @@
 //!
 //! What the kernel leaves to the filesystem is here: set-group-id inheritance, default ACLs and the umask,
 //! chmod's effect on an ACL and an ACL's on the mode, clearing of set-user-id and capabilities, times, link
-//! counts, lifetime of open files, emptiness of directories, loops by rename, locks.
+//! counts, lifetime of open files, emptiness of directories, loops by rename, locks, immutable and append-only
+//! inodes (of which the kernel's FUSE knows nothing).
 //!
 //! # Invariants
 //!
@@ -29,6 +30,7 @@ mod change;
 mod copy;
 mod create;
 mod extended;
+mod flags;
 mod locks;
 mod lookup;
 mod mount;
@@ -99,6 +101,8 @@ pub struct MountOptions {
 pub struct OpenFlags {
     /// `O_RDWR` or `O_WRONLY`.
     pub write: bool,
+    /// `O_APPEND`.
+    pub append: bool,
     /// `O_TRUNC`, if the transport hands it down (`FUSE_ATOMIC_O_TRUNC`).
     pub truncate: bool,
     /// With `truncate`: see [`WriteFlags::kill_privileges`].
@@ -111,6 +115,8 @@ pub struct WriteFlags {
     /// Clear set-user-id, set-group-id and `security.capability` (`FUSE_WRITE_KILL_SUIDGID`: the kernel knows
     /// whether the writer has CAP_FSETID).
     pub kill_privileges: bool,
+    /// The kernel writes back what it collected (`FUSE_WRITE_CACHE`), perhaps long after the writer was let in.
+    pub from_cache: bool,
 }
 
 /// renameat2(2)'s flags. `RENAME_WHITEOUT` is not supported.

@@ -13,7 +13,7 @@ use super::{Fs, MountOptions};
 use crate::directory::NameHash;
 use crate::events::{Events, Hub, Mask, Observer};
 use crate::inode::{Inode, InodeTable};
-use crate::layout::{Attributes, FileKind, Time};
+use crate::layout::{Attributes, FileFlags, FileKind, Time};
 use crate::lock::LockTable;
 use crate::{FsError, Result};
 
@@ -48,6 +48,7 @@ impl Fs {
             has_access_acl: false,
             has_default_acl: false,
             has_capability: false,
+            file_flags: FileFlags::default(),
         };
         let mut transaction = store.transaction();
         let root = transaction.create(attributes.encode().as_bytes());

@@ -35,6 +35,9 @@ impl Fs {
         let now = self.now();
         let mut state = inode.state();
         let attributes = &mut state.attributes;
+        if attributes.file_flags.no_atime {
+            return;
+        }
         let stale = attributes.atime <= attributes.mtime
             || attributes.atime <= attributes.ctime
             || now.seconds.saturating_sub(attributes.atime.seconds) >= ACCESS_SECONDS_MAX;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Fs;
 use super::change::live_directory;
 use super::create::gone;
+use super::flags::{check_mutable, check_unrestricted};
 use crate::directory::{check_name, delete, put};
 use crate::events::{Event, Intent, Mask};
 use crate::inode::{Inode, lock_all};
@@ -29,6 +30,8 @@ impl Fs {
             return Err(FsError::NotPermitted("a directory has one name"));
         }
         let position = self.place(&directory, name)?.free()?;
+        check_mutable(&directory)?;
+        check_unrestricted(&inode)?;
         match attributes.nlink {
             0 => return Err(FsError::NotFound),
             LINKS_MAX => return Err(FsError::TooManyLinks),
@@ -81,6 +84,8 @@ impl Fs {
             if self.place(&above, name)?.taken()? != found {
                 continue;
             }
+            check_unrestricted(&above)?;
+            check_unrestricted(&inode)?;
             let is_directory = inode.attributes().kind == FileKind::Directory;
             match (is_directory, directories) {
                 (true, false) => return Err(FsError::IsDirectory),

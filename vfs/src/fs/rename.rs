@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::change::live_directory;
 use super::create::gone;
+use super::flags::{check_mutable, check_unrestricted};
 use super::{Fs, RenameFlags};
 use crate::directory::{Place, check_name, delete, put};
 use crate::events::{Event, Intent, Mask};
@@ -95,6 +96,16 @@ impl Fs {
         }
         if flags.exchange && moving.victim.is_none() {
             return Err(FsError::NotFound);
+        }
+        check_unrestricted(source)?;
+        check_unrestricted(child)?;
+        match &moving.victim {
+            // A name that comes is no harm to a directory that only gets names.
+            None => check_mutable(target)?,
+            Some((.., victim)) => {
+                check_unrestricted(target)?;
+                check_unrestricted(victim)?;
+            }
         }
         let elsewhere = source.ino != target.ino;
         if is_directory && elsewhere && self.is_within(target, child.ino)? {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::attributes::FILE_BYTES_MAX;
+use super::flags::check_write;
 use super::{Fs, WriteFlags};
 use crate::events::{Event, Intent, Mask, Range};
 use crate::inode::Inode;
@@ -16,6 +17,7 @@ impl Fs {
         let range = Range { start: offset, end: offset.saturating_add(bytes.len() as u64) };
         self.events.announce(Mask::DATA, || Intent::Data { ino, range })?;
         let _guard = inode.lock()?;
+        check_write(&inode, offset, flags)?;
         self.write_locked(&inode, offset, bytes, flags)?;
         Ok(bytes.len())
     }
@@ -27,6 +29,7 @@ impl Fs {
         self.events.announce(Mask::DATA, || Intent::Data { ino, range })?;
         let _guard = inode.lock()?;
         let offset = inode.attributes().size;
+        check_write(&inode, offset, flags)?;
         self.write_locked(&inode, offset, bytes, flags)?;
         Ok(offset)
     }

@@ -30,6 +30,7 @@ use super::kernel::{BELIEVE, negotiate};
 use super::locks::Waiters;
 use super::{Locks, MountOptions, attach};
 use crate::control::{self, Service};
+use crate::file_flags;
 use crate::{Caller, Fs, FsError, Ino, Result, SetAttributes, SetXattrFlags, Stat, Whence};
 
 /// Ids of blocks are never used again, so a generation has nothing to tell apart.
@@ -368,10 +369,11 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            let mut result = self.fs.write(ino.0, offset, bytes, crate::WriteFlags { kill_privileges });
+            let is_from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+            let how = crate::WriteFlags { kill_privileges, from_cache: is_from_cache };
+            let mut result = self.fs.write(ino.0, offset, bytes, how);
             // For files that bypass its cache, the kernel leaves O_DSYNC, O_SYNC, RWF_DSYNC and RWF_SYNC to us; for
             // others it asks for an fsync too, which then finds nothing to do.
-            let is_from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
             if flags.0 & libc::O_DSYNC != 0 && !is_from_cache {
                 let data_only = flags.0 & libc::O_SYNC != libc::O_SYNC;
                 result = result.and_then(|count| self.fs.fsync(ino.0, data_only).map(|()| count));
@@ -603,6 +605,11 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         guarded(|| {
+            match file_flags::answer(&self.fs, ino.0, number, input) {
+                Some(Ok(output)) => return reply.ioctl(0, &output),
+                Some(Err(error)) => return reply.error(errno(&error)),
+                None => {}
+            }
             if ino.0 != Fs::ROOT {
                 return reply.error(Errno::ENOTTY);
             }

@@ -94,6 +94,7 @@ pub(super) fn open_flags(flags: i32, user: u32) -> OpenFlags {
     let truncate = flags & libc::O_TRUNC != 0;
     OpenFlags {
         write: flags & libc::O_ACCMODE != libc::O_RDONLY,
+        append: flags & libc::O_APPEND != 0,
         truncate,
         kill_privileges: truncate && loses_privileges(user),
     }

@@ -89,11 +89,53 @@ pub struct Attributes {
     pub has_access_acl: bool,
     pub has_default_acl: bool,
     pub has_capability: bool,
+    pub file_flags: FileFlags,
+}
+
+/// What chattr(1) sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileFlags {
+    /// `i`: nothing changes it.
+    pub immutable: bool,
+    /// `a`: a file only grows at its end, a directory only gets names.
+    pub append_only: bool,
+    /// `d`: dump(8) leaves it out.
+    pub no_dump: bool,
+    /// `A`: reading does not change its access time.
+    pub no_atime: bool,
 }
 
 const FLAG_ACCESS_ACL: u8 = 1;
 const FLAG_DEFAULT_ACL: u8 = 2;
 const FLAG_CAPABILITY: u8 = 4;
+
+const FILE_FLAG_IMMUTABLE: u8 = 1;
+const FILE_FLAG_APPEND_ONLY: u8 = 2;
+const FILE_FLAG_NO_DUMP: u8 = 4;
+const FILE_FLAG_NO_ATIME: u8 = 8;
+
+impl FileFlags {
+    fn encode(self) -> u8 {
+        [
+            (self.immutable, FILE_FLAG_IMMUTABLE),
+            (self.append_only, FILE_FLAG_APPEND_ONLY),
+            (self.no_dump, FILE_FLAG_NO_DUMP),
+            (self.no_atime, FILE_FLAG_NO_ATIME),
+        ]
+        .into_iter()
+        .fold(0, |byte, (is_set, flag)| if is_set { byte | flag } else { byte })
+    }
+
+    fn decode(byte: u8) -> Result<Self, Malformed> {
+        let flags = Self {
+            immutable: byte & FILE_FLAG_IMMUTABLE != 0,
+            append_only: byte & FILE_FLAG_APPEND_ONLY != 0,
+            no_dump: byte & FILE_FLAG_NO_DUMP != 0,
+            no_atime: byte & FILE_FLAG_NO_ATIME != 0,
+        };
+        if flags.encode() == byte { Ok(flags) } else { Err(Malformed("inode: file flags")) }
+    }
+}
 
 /// A moment as it stands on disk.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -126,7 +168,9 @@ pub struct InodeBytes {
     pub kind: u8,
     /// 1: access ACL, 2: default ACL, 4: `security.capability`.
     pub flags: u8,
-    pub zero: u8,
+    /// What chattr(1) sets: 1: immutable, 2: append only, 4: no dump, 8: no access times. Programs from before these
+    /// flags refuse an inode that has one.
+    pub file_flags: u8,
     pub permissions: U32,
     pub uid: U32,
     pub gid: U32,
@@ -160,7 +204,7 @@ impl Attributes {
             version: INODE_VERSION,
             kind: self.kind as u8,
             flags,
-            zero: 0,
+            file_flags: self.file_flags.encode(),
             permissions: self.permissions.into(),
             uid: self.uid.into(),
             gid: self.gid.into(),
@@ -179,7 +223,7 @@ impl Attributes {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let raw = InodeBytes::ref_from_bytes(bytes).map_err(|_| Malformed("inode: length"))?;
-        if raw.version != INODE_VERSION || raw.zero != 0 {
+        if raw.version != INODE_VERSION {
             return Err(Malformed("inode: version"));
         }
         let kind = FileKind::from_number(raw.kind).ok_or(Malformed("inode: kind"))?;
@@ -219,6 +263,7 @@ impl Attributes {
             has_access_acl: raw.flags & FLAG_ACCESS_ACL != 0,
             has_default_acl: raw.flags & FLAG_DEFAULT_ACL != 0,
             has_capability: raw.flags & FLAG_CAPABILITY != 0,
+            file_flags: FileFlags::decode(raw.file_flags)?,
         })
     }
 }

@@ -20,7 +20,7 @@ pub use entry::{
     ENTRY_POSITION_FIRST, ENTRY_SLOTS, Entry, EntryBytes, NAME_BYTES_MAX, bucket_of, decode_entry,
     encode_entry,
 };
-pub use inode::{Attributes, FileKind, InodeBytes, LINKS_MAX, Time, TimeBytes};
+pub use inode::{Attributes, FileFlags, FileKind, InodeBytes, LINKS_MAX, Time, TimeBytes};
 pub use xattr::{
     BUCKET_BYTES_MAX, PIECE_BYTES_MAX, PieceBytes, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
     XattrRecordBytes, XattrRecords, decode_bucket, decode_piece, encode_bucket, encode_piece,

@@ -22,6 +22,7 @@ fn attributes(kind: FileKind) -> Attributes {
         has_access_acl: true,
         has_default_acl: false,
         has_capability: true,
+        file_flags: FileFlags { immutable: true, no_atime: true, ..FileFlags::default() },
     }
 }
 
@@ -53,7 +54,7 @@ fn malformed_attributes_are_refused() {
     bad(&|bytes| bytes.version = 2);
     bad(&|bytes| bytes.kind = 3);
     bad(&|bytes| bytes.flags = 8);
-    bad(&|bytes| bytes.zero = 1);
+    bad(&|bytes| bytes.file_flags = 16);
     bad(&|bytes| bytes.permissions = 0o10000.into());
     bad(&|bytes| bytes.size = (1 << 63).into());
     bad(&|bytes| bytes.parent = 1.into());
