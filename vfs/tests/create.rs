@@ -72,6 +72,7 @@ fn only_directories_hold_names() {
     let file = fs.file(ROOT, "f");
     fails(fs.create(&USER, file, b"x", 0o600), libc::ENOTDIR);
     fails(fs.lookup(file, b"x"), libc::ENOTDIR);
+    fails(fs.lookup(file, b".."), libc::ENOTDIR);
     fails(fs.lookup(ROOT, b"x"), libc::ENOENT);
 }
 
@@ -188,4 +189,24 @@ fn unused_inodes_leave_memory() {
         fs.forget(stat.ino, 1);
     }
     assert!(fs.inodes_in_memory() <= 64 + 33, "{}", fs.inodes_in_memory());
+}
+
+#[test]
+fn inodes_are_found_by_their_numbers_after_a_remount() {
+    let fs = mount();
+    let directory = fs.dir(ROOT, "d");
+    let file = fs.file_with(directory, "f", b"x");
+    let link = fs.symlink(&USER, directory, b"l", b"f").unwrap().ino;
+    let gone = fs.file(directory, "gone");
+    fs.unlink(directory, b"gone").unwrap();
+    fs.unmount().unwrap();
+    let fs = blocktree_vfs::Fs::mount(fs.store().clone(), MountOptions::default()).unwrap();
+    for ino in [ROOT, directory, file, link] {
+        assert_eq!(fs.lookup(ino, b".").unwrap().ino, ino);
+    }
+    assert_eq!(fs.lookup(directory, b"..").unwrap().ino, ROOT);
+    fails(fs.lookup(gone, b"."), libc::ESTALE);
+    fails(fs.lookup(1 << 40, b"."), libc::ESTALE);
+    // Numbers are never given again.
+    assert!(fs.file(directory, "new") > gone);
 }

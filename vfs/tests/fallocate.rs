@@ -31,32 +31,32 @@ fn modes_come_from_bits() {
 #[test]
 fn allocate_lengthens() {
     let (fs, file, bytes) = with_pattern(100);
-    fs.fallocate(file, FallocateMode::Allocate { keep_size: true }, 0, 10_000).unwrap();
+    fs.fallocate(file, FallocateMode::Allocate { keep_size: true }, 0, 10_000, KEEP).unwrap();
     assert_eq!(fs.bytes(file), bytes);
-    fs.fallocate(file, ALLOCATE, 50, 10_000).unwrap();
+    fs.fallocate(file, ALLOCATE, 50, 10_000, KEEP).unwrap();
     assert_eq!(fs.stat(file).size, 10_050);
     assert_eq!(fs.bytes(file)[..100], bytes);
     assert!(fs.bytes(file)[100..].iter().all(|byte| *byte == 0));
-    fs.fallocate(file, ALLOCATE, 0, 10).unwrap();
+    fs.fallocate(file, ALLOCATE, 0, 10, KEEP).unwrap();
     assert_eq!(fs.stat(file).size, 10_050);
 }
 
 #[test]
 fn ranges_are_checked() {
     let (fs, file, _) = with_pattern(3 * SECTOR);
-    fails(fs.fallocate(file, ALLOCATE, 0, 0), libc::EINVAL);
-    fails(fs.fallocate(file, ALLOCATE, i64::MAX as u64, 1), libc::EFBIG);
-    fails(fs.fallocate(file, ALLOCATE, u64::MAX, 2), libc::EFBIG);
-    fails(fs.fallocate(file, ALLOCATE, 0, 1 << 40), libc::ENOSPC);
-    fails(fs.fallocate(ROOT, ALLOCATE, 0, 1), libc::EISDIR);
+    fails(fs.fallocate(file, ALLOCATE, 0, 0, KEEP), libc::EINVAL);
+    fails(fs.fallocate(file, ALLOCATE, i64::MAX as u64, 1, KEEP), libc::EFBIG);
+    fails(fs.fallocate(file, ALLOCATE, u64::MAX, 2, KEEP), libc::EFBIG);
+    fails(fs.fallocate(file, ALLOCATE, 0, 1 << 40, KEEP), libc::ENOSPC);
+    fails(fs.fallocate(ROOT, ALLOCATE, 0, 1, KEEP), libc::EISDIR);
     for mode in [FallocateMode::CollapseRange, FallocateMode::InsertRange] {
-        fails(fs.fallocate(file, mode, 1, 4096), libc::EINVAL);
-        fails(fs.fallocate(file, mode, 0, 4095), libc::EINVAL);
-        fails(fs.fallocate(file, mode, 3 * 4096, 4096), libc::EINVAL);
+        fails(fs.fallocate(file, mode, 1, 4096, KEEP), libc::EINVAL);
+        fails(fs.fallocate(file, mode, 0, 4095, KEEP), libc::EINVAL);
+        fails(fs.fallocate(file, mode, 3 * 4096, 4096, KEEP), libc::EINVAL);
     }
-    fails(fs.fallocate(file, FallocateMode::CollapseRange, 4096, 2 * 4096), libc::EINVAL);
+    fails(fs.fallocate(file, FallocateMode::CollapseRange, 4096, 2 * 4096, KEEP), libc::EINVAL);
     let far = i64::MAX as u64 / 4096 * 4096 - 4096;
-    fails(fs.fallocate(file, FallocateMode::InsertRange, 4096, far), libc::EFBIG);
+    fails(fs.fallocate(file, FallocateMode::InsertRange, 4096, far, KEEP), libc::EFBIG);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn holes_and_zeros_read_as_zeros() {
             (7 * SECTOR, 8 * SECTOR),
         ] {
             let (fs, file, mut bytes) = with_pattern(5 * SECTOR - 10);
-            fs.fallocate(file, mode, start as u64, (end - start) as u64).unwrap();
+            fs.fallocate(file, mode, start as u64, (end - start) as u64, KEEP).unwrap();
             let clamped = end.min(bytes.len());
             if start < clamped {
                 bytes[start..clamped].fill(0);
@@ -83,9 +83,9 @@ fn holes_and_zeros_read_as_zeros() {
         }
     }
     let (fs, file, _) = with_pattern(SECTOR);
-    fs.fallocate(file, FallocateMode::ZeroRange { keep_size: false }, 100, 10_000).unwrap();
+    fs.fallocate(file, FallocateMode::ZeroRange { keep_size: false }, 100, 10_000, KEEP).unwrap();
     assert_eq!(fs.stat(file).size, 10_100);
-    fs.fallocate(file, FallocateMode::PunchHole, 0, 4096).unwrap();
+    fs.fallocate(file, FallocateMode::PunchHole, 0, 4096, KEEP).unwrap();
     assert_eq!(fs.stat(file).blocks, 0);
 }
 
@@ -104,7 +104,7 @@ fn collapse_takes_out_and_insert_puts_in() {
     let length = 10 * SECTOR + 123;
     for (at, count) in [(0, 1), (1, 1), (2, 3), (0, 9), (7, 3), (9, 1)] {
         let (fs, file, mut bytes) = with_pattern(length);
-        fs.fallocate(file, FallocateMode::CollapseRange, at * 4096, count * 4096).unwrap();
+        fs.fallocate(file, FallocateMode::CollapseRange, at * 4096, count * 4096, KEEP).unwrap();
         bytes.drain(at as usize * SECTOR..(at + count) as usize * SECTOR);
         assert_eq!(fs.bytes(file), bytes, "collapse {at} {count}");
         fs.truncate(file, length as u64).unwrap();
@@ -112,7 +112,7 @@ fn collapse_takes_out_and_insert_puts_in() {
         assert_eq!(fs.bytes(file), bytes);
 
         let (fs, file, mut bytes) = with_pattern(length);
-        fs.fallocate(file, FallocateMode::InsertRange, at * 4096, count * 4096).unwrap();
+        fs.fallocate(file, FallocateMode::InsertRange, at * 4096, count * 4096, KEEP).unwrap();
         let at = at as usize * SECTOR;
         bytes.splice(at..at, std::iter::repeat_n(0, count as usize * SECTOR));
         assert_eq!(fs.bytes(file), bytes, "insert {at} {count}");
@@ -133,11 +133,11 @@ fn collapse_and_insert_keep_holes() {
     };
     let (blocks, _) = settled(&fs);
     assert_eq!(blocks, 24);
-    fs.fallocate(file, FallocateMode::InsertRange, 4096, 3 * 4096).unwrap();
+    fs.fallocate(file, FallocateMode::InsertRange, 4096, 3 * 4096, KEEP).unwrap();
     assert_eq!(fs.seek(file, 4096, Whence::Data).unwrap(), 8 * 4096);
     assert_eq!(fs.seek(file, 9 * 4096, Whence::Data).unwrap(), 23 * 4096);
     assert_eq!(settled(&fs), (blocks, 23 * 4096 + 100));
-    fs.fallocate(file, FallocateMode::CollapseRange, 2 * 4096, 4 * 4096).unwrap();
+    fs.fallocate(file, FallocateMode::CollapseRange, 2 * 4096, 4 * 4096, KEEP).unwrap();
     assert_eq!(fs.seek(file, 4096, Whence::Data).unwrap(), 4 * 4096);
     assert_eq!(fs.seek(file, 5 * 4096, Whence::Data).unwrap(), 19 * 4096);
     assert_eq!(settled(&fs), (blocks, 19 * 4096 + 100));
@@ -152,11 +152,11 @@ fn long_moves_take_several_steps() {
         fs.put(file, at << 20, &chunk);
     }
     fs.put(file, 67 << 20, b"marker");
-    fs.fallocate(file, FallocateMode::InsertRange, 4096, 4 << 20).unwrap();
+    fs.fallocate(file, FallocateMode::InsertRange, 4096, 4 << 20, KEEP).unwrap();
     let mut bytes = [0; 6];
     fs.read(file, 71 << 20, &mut bytes).unwrap();
     assert_eq!((&bytes, fs.stat(file).size), (b"marker", 72 << 20));
-    fs.fallocate(file, FallocateMode::CollapseRange, 0, 2 << 20).unwrap();
+    fs.fallocate(file, FallocateMode::CollapseRange, 0, 2 << 20, KEEP).unwrap();
     fs.read(file, 69 << 20, &mut bytes).unwrap();
     assert_eq!((&bytes, fs.stat(file).size), (b"marker", 70 << 20));
 }
@@ -191,7 +191,7 @@ fn a_fragmented_range_is_punched_in_parts() {
     }
     let size = fs.stat(file).size;
     fs.syncfs().unwrap();
-    fs.fallocate(file, FallocateMode::PunchHole, 0, size - SECTOR as u64).unwrap();
+    fs.fallocate(file, FallocateMode::PunchHole, 0, size - SECTOR as u64, KEEP).unwrap();
     fs.syncfs().unwrap();
     assert_eq!((fs.stat(file).size, fs.stat(file).blocks), (size, 8));
     assert_eq!(fs.seek(file, 0, Whence::Data).unwrap(), size - SECTOR as u64);

@@ -45,10 +45,10 @@ fn stays_as_it_is(fs: &Fs, file: Ino, name: &str) {
     fails(set_times(fs, file, Some(SetTime::Now), None), EPERM);
     fails(fs.setxattr(file, b"user.a", b"b", SetXattrFlags::default()), EPERM);
     fails(fs.removexattr(file, b"user.kept"), EPERM);
-    fails(fs.fallocate(file, FallocateMode::PunchHole, 0, 4096), EPERM);
-    fails(fs.fallocate(file, FallocateMode::ZeroRange { keep_size: true }, 0, 4096), EPERM);
+    fails(fs.fallocate(file, FallocateMode::PunchHole, 0, 4096, KEEP), EPERM);
+    fails(fs.fallocate(file, FallocateMode::ZeroRange { keep_size: true }, 0, 4096, KEEP), EPERM);
     let other = fs.file_with(ROOT, "other", b"other");
-    fails(fs.copy_file_range(other, 0, file, 0, 5), EPERM);
+    fails(fs.copy_file_range(other, 0, file, 0, 5, KEEP), EPERM);
     fails(fs.link(file, ROOT, b"second"), EPERM);
     fails(fs.unlink(ROOT, name.as_bytes()), EPERM);
     fails(fs.rename(ROOT, name.as_bytes(), ROOT, b"new", RenameFlags::default()), EPERM);
@@ -68,7 +68,7 @@ fn an_immutable_file_does_not_change() {
     stays_as_it_is(&fs, file, "f");
     fails(fs.open(file, OpenFlags { append: true, ..WRITE }), EPERM);
     fails(fs.append(file, b"x", WriteFlags::default()), EPERM);
-    fails(fs.fallocate(file, FallocateMode::Allocate { keep_size: true }, 0, 4096), EPERM);
+    fails(fs.fallocate(file, FallocateMode::Allocate { keep_size: true }, 0, 4096, KEEP), EPERM);
     fails(set_times(&fs, file, Some(SetTime::Now), Some(SetTime::Now)), EPERM);
     assert_eq!(fs.stat(file), before);
     assert_eq!(fs.bytes(file), b"before");
@@ -89,7 +89,7 @@ fn an_append_only_file_only_grows() {
     fs.open(file, OpenFlags { append: true, ..WRITE }).unwrap();
     fs.append(file, b"two ", WriteFlags::default()).unwrap();
     fs.put(file, 8, b"three");
-    fs.fallocate(file, FallocateMode::Allocate { keep_size: true }, 0, 4096).unwrap();
+    fs.fallocate(file, FallocateMode::Allocate { keep_size: true }, 0, 4096, KEEP).unwrap();
     set_times(&fs, file, Some(SetTime::Now), Some(SetTime::Now)).unwrap();
     assert_eq!(fs.bytes(file), b"one two three");
     fs.release(file, None);

@@ -251,7 +251,7 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
                 let start = end.min(offset as usize);
                 held[start..end].fill(0);
             });
-            same(fs.fallocate(ino, FallocateMode::PunchHole, offset, length), expected);
+            same(fs.fallocate(ino, FallocateMode::PunchHole, offset, length, KEEP), expected);
         }
         Operation::Collapse(inode, at, count) => {
             let ino = model.pick(inode);
@@ -263,7 +263,7 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
                 }
                 false => Err(libc::EINVAL),
             });
-            same(fs.fallocate(ino, FallocateMode::CollapseRange, at * 4096, count * 4096), expected);
+            same(fs.fallocate(ino, FallocateMode::CollapseRange, at * 4096, count * 4096, KEEP), expected);
         }
         Operation::Insert(inode, at, count) => {
             let ino = model.pick(inode);
@@ -275,7 +275,7 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
                 }
                 false => Err(libc::EINVAL),
             });
-            same(fs.fallocate(ino, FallocateMode::InsertRange, at * 4096, count * 4096), expected);
+            same(fs.fallocate(ino, FallocateMode::InsertRange, at * 4096, count * 4096, KEEP), expected);
         }
         Operation::Copy(a, b, from, to, length) => {
             let (source, target) = (model.pick(a), model.pick(b));
@@ -294,7 +294,7 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
                 }
                 _ => Err(libc::EISDIR),
             };
-            same(fs.copy_file_range(source, from, target, to, length), expected);
+            same(fs.copy_file_range(source, from, target, to, length, KEEP), expected);
         }
         Operation::Remount => {}
     }

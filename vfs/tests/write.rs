@@ -2,7 +2,7 @@
 
 mod support;
 
-use blocktree_vfs::{FileKind, MountOptions, SetXattrFlags, WriteFlags};
+use blocktree_vfs::{FallocateMode, FileKind, MountOptions, SetXattrFlags, WriteFlags};
 use support::*;
 
 const KILL: WriteFlags = WriteFlags { kill_privileges: true, from_cache: false };
@@ -95,6 +95,21 @@ fn writing_takes_privileges() {
 }
 
 #[test]
+fn so_do_fallocate_and_copies() {
+    let fs = mount();
+    let (file, source) = (fs.file(ROOT, "f"), fs.file_with(ROOT, "source", b"bytes"));
+    let allocate = FallocateMode::Allocate { keep_size: false };
+    for (flags, left) in [(KEEP, 0o6755), (KILL, 0o755)] {
+        fs.chmod(file, 0o6755);
+        fs.fallocate(file, allocate, 0, 10, flags).unwrap();
+        assert_eq!(fs.stat(file).permissions, left);
+        fs.chmod(file, 0o6755);
+        fs.copy_file_range(source, 0, file, 0, 5, flags).unwrap();
+        assert_eq!(fs.stat(file).permissions, left);
+    }
+}
+
+#[test]
 fn access_times_are_relative() {
     let fs = mount();
     let file = fs.file_with(ROOT, "f", b"bytes");
@@ -153,7 +168,7 @@ fn copies_equal_their_source() {
         let fs = mount();
         let source = fs.file_with(ROOT, "s", &bytes);
         let target = fs.file_with(ROOT, "t", &[9; 10_000]);
-        let copied = fs.copy_file_range(source, from, target, to, length).unwrap() as usize;
+        let copied = fs.copy_file_range(source, from, target, to, length, KEEP).unwrap() as usize;
         assert_eq!(copied, (length as usize).min(50_000 - from as usize));
         let (from, to) = (from as usize, to as usize);
         let mut expected = vec![9; 10_000];
@@ -168,14 +183,14 @@ fn copies_equal_their_source() {
 fn copies_within_a_file_do_not_overlap() {
     let fs = mount();
     let file = fs.file_with(ROOT, "f", &[5; 20_000]);
-    fails(fs.copy_file_range(file, 0, file, 100, 200), libc::EINVAL);
-    fails(fs.copy_file_range(file, 100, file, 0, 200), libc::EINVAL);
-    assert_eq!(fs.copy_file_range(file, 0, file, 20_480, 8192).unwrap(), 8192);
+    fails(fs.copy_file_range(file, 0, file, 100, 200, KEEP), libc::EINVAL);
+    fails(fs.copy_file_range(file, 100, file, 0, 200, KEEP), libc::EINVAL);
+    assert_eq!(fs.copy_file_range(file, 0, file, 20_480, 8192, KEEP).unwrap(), 8192);
     assert_eq!(fs.stat(file).size, 28_672);
-    assert_eq!(fs.copy_file_range(file, 50_000, file, 0, 10).unwrap(), 0);
-    fails(fs.copy_file_range(ROOT, 0, file, 0, 10), libc::EISDIR);
-    fails(fs.copy_file_range(file, 0, ROOT, 0, 10), libc::EISDIR);
-    fails(fs.copy_file_range(file, 0, file, i64::MAX as u64, 10), libc::EFBIG);
+    assert_eq!(fs.copy_file_range(file, 50_000, file, 0, 10, KEEP).unwrap(), 0);
+    fails(fs.copy_file_range(ROOT, 0, file, 0, 10, KEEP), libc::EISDIR);
+    fails(fs.copy_file_range(file, 0, ROOT, 0, 10, KEEP), libc::EISDIR);
+    fails(fs.copy_file_range(file, 0, file, i64::MAX as u64, 10, KEEP), libc::EFBIG);
 }
 
 #[test]
@@ -184,7 +199,7 @@ fn long_copies_stop_early() {
     let source = fs.file(ROOT, "s");
     fs.truncate(source, 1 << 40).unwrap();
     let target = fs.file(ROOT, "t");
-    assert_eq!(fs.copy_file_range(source, 0, target, 0, 1 << 40).unwrap(), 4 << 20);
-    assert_eq!(fs.copy_file_range(source, 1, target, 0, 1 << 40).unwrap(), 4 << 20);
+    assert_eq!(fs.copy_file_range(source, 0, target, 0, 1 << 40, KEEP).unwrap(), 4 << 20);
+    assert_eq!(fs.copy_file_range(source, 1, target, 0, 1 << 40, KEEP).unwrap(), 4 << 20);
     assert_eq!(fs.stat(target).size, 4 << 20);
 }

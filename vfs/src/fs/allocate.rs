@@ -7,7 +7,7 @@ use blocktree_engine::limits::{CLONE_SECTORS_MAX, SECTOR_BYTES};
 use super::attributes::FILE_BYTES_MAX;
 use super::change::Change;
 use super::flags::{check_mutable, check_unrestricted};
-use super::{FallocateMode, Fs};
+use super::{FallocateMode, Fs, WriteFlags};
 use crate::events::{Event, Intent, Mask, Range};
 use crate::inode::Inode;
 use crate::{FsError, Ino, Result};
@@ -20,7 +20,14 @@ const MOVE_COST_MIN: u64 = 32;
 impl Fs {
     /// One transaction, except that collapsing or inserting before more than [`CLONE_SECTORS_MAX`] sectors takes
     /// several: a crash in the middle leaves a part of the range moved and the old length.
-    pub fn fallocate(&self, ino: Ino, mode: FallocateMode, offset: u64, length: u64) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        mode: FallocateMode,
+        offset: u64,
+        length: u64,
+        flags: WriteFlags,
+    ) -> Result<()> {
         if length == 0 {
             return Err(FsError::Invalid("a range without bytes"));
         }
@@ -69,7 +76,9 @@ impl Fs {
                 size + length
             }
         };
-        self.drop_privileges(&mut change, &inode)?;
+        if flags.kill_privileges {
+            self.drop_privileges(&mut change, &inode)?;
+        }
         let now = change.now;
         let attributes = change.edit(&inode);
         attributes.size = new_size;

@@ -2,9 +2,9 @@
 
 use blocktree_engine::limits::{CLONE_SECTORS_MAX, SECTOR_BYTES};
 
-use super::Fs;
 use super::attributes::FILE_BYTES_MAX;
 use super::flags::check_unrestricted;
+use super::{Fs, WriteFlags};
 use crate::events::{Event, Intent, Mask, Range};
 use crate::inode::{Inode, lock_all};
 use crate::layout::FileKind;
@@ -26,6 +26,7 @@ impl Fs {
         target: Ino,
         target_offset: u64,
         length: u64,
+        flags: WriteFlags,
     ) -> Result<u64> {
         let to = self.writable_file(target)?;
         let from = self.inode(source)?;
@@ -58,7 +59,9 @@ impl Fs {
             self.copy(&mut change, &from, source_offset, &to, target_offset, length)?;
             length
         };
-        self.drop_privileges(&mut change, &to)?;
+        if flags.kill_privileges {
+            self.drop_privileges(&mut change, &to)?;
+        }
         let now = change.now;
         let end = target_offset + copied;
         let attributes = change.edit(&to);

@@ -20,11 +20,17 @@ impl Fs {
     /// are found too.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Stat> {
         check_name(name)?;
+        if name == b"." {
+            // What a server of NFS holds may be of any type, and the kernel may ask again after a restart.
+            return match self.count_child(parent)? {
+                Some(inode) => Ok(self.stat(&inode)),
+                None => Err(FsError::Stale),
+            };
+        }
         let directory = self.inode(parent)?;
         for _ in 0..LOOKUP_ATTEMPTS {
             let attributes = live_directory(&directory)?;
             let child = match name {
-                b"." => parent,
                 b".." => attributes.parent,
                 _ => find(&self.store, &directory, self.names.of(&directory, name), name)?.taken()?.1.child,
             };

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use super::convert::{
     attributes, errno, fallocate_mode, file_type, loses_privileges, nothing, open_flags, set_time, time,
+    write_flags,
 };
 use super::kernel::{BELIEVE, negotiate};
 use super::locks::Waiters;
@@ -623,7 +624,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -632,7 +633,10 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded(|| match fallocate_mode(mode) {
-            Some(mode) => answer_empty(reply, self.fs.fallocate(ino.0, mode, offset, length)),
+            Some(mode) => {
+                let flags = write_flags(request.uid());
+                answer_empty(reply, self.fs.fallocate(ino.0, mode, offset, length, flags));
+            }
             None => reply.error(Errno::EOPNOTSUPP),
         });
     }
@@ -668,7 +672,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         source: INodeNo,
         _source_handle: FileHandle,
         source_offset: u64,
@@ -681,7 +685,8 @@ impl Filesystem for Adapter {
     ) {
         guarded(|| {
             let length = length.min(COPY_BYTES_MAX);
-            match self.fs.copy_file_range(source.0, source_offset, target.0, target_offset, length) {
+            let flags = write_flags(request.uid());
+            match self.fs.copy_file_range(source.0, source_offset, target.0, target_offset, length, flags) {
                 Ok(count) => reply.written(count as u32),
                 Err(error) => reply.error(errno(&error)),
             }

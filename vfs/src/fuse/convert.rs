@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 
-use crate::{FallocateMode, FileKind, FsError, LockKind, OpenFlags, SetTime, Stat, Time};
+use crate::{FallocateMode, FileKind, FsError, LockKind, OpenFlags, SetTime, Stat, Time, WriteFlags};
 
 /// What `st_blksize` says: the size in which programs should read and write.
 const PREFERRED_BYTES: u32 = 4096;
@@ -104,6 +104,11 @@ pub(super) fn open_flags(flags: i32, user: u32) -> OpenFlags {
 /// CAP_FSETID, but `fuser` does not pass on what it says except for writes.
 pub(super) fn loses_privileges(user: u32) -> bool {
     user != 0
+}
+
+/// For changes of contents that come without the kernel's word on it.
+pub(super) fn write_flags(user: u32) -> WriteFlags {
+    WriteFlags { kill_privileges: loses_privileges(user), from_cache: false }
 }
 
 pub(super) fn fallocate_mode(mode: i32) -> Option<FallocateMode> {

@@ -127,22 +127,41 @@ impl Operation {
                     FallocateMode::Allocate { keep_size: *keep_size },
                     *offset,
                     *length,
+                    WriteFlags::default(),
                 )?;
             }
             Self::Punch(path, offset, length) => {
-                fs.fallocate(find(path)?, FallocateMode::PunchHole, *offset, *length)?;
+                fs.fallocate(find(path)?, FallocateMode::PunchHole, *offset, *length, WriteFlags::default())?;
             }
             Self::Zero(path, offset, length) => {
-                fs.fallocate(find(path)?, FallocateMode::ZeroRange { keep_size: false }, *offset, *length)?;
+                fs.fallocate(
+                    find(path)?,
+                    FallocateMode::ZeroRange { keep_size: false },
+                    *offset,
+                    *length,
+                    WriteFlags::default(),
+                )?;
             }
             Self::Collapse(path, offset, length) => {
-                fs.fallocate(find(path)?, FallocateMode::CollapseRange, *offset, *length)?;
+                fs.fallocate(
+                    find(path)?,
+                    FallocateMode::CollapseRange,
+                    *offset,
+                    *length,
+                    WriteFlags::default(),
+                )?;
             }
             Self::Insert(path, offset, length) => {
-                fs.fallocate(find(path)?, FallocateMode::InsertRange, *offset, *length)?;
+                fs.fallocate(
+                    find(path)?,
+                    FallocateMode::InsertRange,
+                    *offset,
+                    *length,
+                    WriteFlags::default(),
+                )?;
             }
             Self::Copy(from, to, length) => {
-                fs.copy_file_range(find(from)?, 0, find(to)?, 0, *length)?;
+                fs.copy_file_range(find(from)?, 0, find(to)?, 0, *length, WriteFlags::default())?;
             }
             Self::Link(from, to) => {
                 let (parent, name) = place(to)?;

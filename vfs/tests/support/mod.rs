@@ -11,6 +11,8 @@ use blocktree_vfs::{Caller, Fs, FsError, Ino, MountOptions, SetAttributes, Stat,
 
 pub const ROOT: Ino = Fs::ROOT;
 pub const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 7, umask: 0 };
+/// A change by somebody who takes no privileges away.
+pub const KEEP: WriteFlags = WriteFlags { kill_privileges: false, from_cache: false };
 const CAPACITY_SECTORS: u64 = (256 << 20) / 4096;
 
 /// A store with a root directory, ready to be mounted.

@@ -87,7 +87,7 @@ impl Suite for Fio {
     }
 
     fn run(&self, ground: &Ground, form: Form) -> Result<Report> {
-        let bytes = if form == Form::Short { "4m" } else { "32m" };
+        let bytes = if form == Form::Short { "4m" } else { "8m" };
         let mut report = Report::default();
         let shapes = shapes(form);
         let folder = |number: usize| ground.folder().join(number.to_string());

@@ -12,6 +12,7 @@ mod ground;
 mod pjdfstest;
 mod ranges;
 mod report;
+mod rules;
 mod smbtorture;
 mod stress;
 
@@ -54,6 +55,7 @@ pub(crate) enum Form {
 fn suites() -> Vec<Box<dyn Suite>> {
     vec![
         Box::new(pjdfstest::Pjdfstest),
+        Box::new(rules::Rules),
         Box::new(fio::Fio),
         Box::new(ranges::Ranges),
         Box::new(smbtorture::Smbtorture),
