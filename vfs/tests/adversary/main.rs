@@ -1,0 +1,132 @@
+//! Attackers: whoever can write the disk, whoever also keeps the store (has its structure key), whoever also reads it
+//! (has the keys of its blocks). After each attack, the owner mounts the store where it was mounted before; all that is
+//! shown must be true. `docs/threat-model.md` says what each attacker can do and which test here shows it.
+//!
+//! | variable | |
+//! | --- | --- |
+//! | `BLOCKTREE_SEED=n` | where the choices of bits and sectors start from |
+//! | `BLOCKTREE_SIM_SECONDS=n` | new choices for so long |
+
+mod collision;
+mod disk;
+mod insight;
+mod keys;
+mod victim;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use blocktree_engine::device::{Image, SplitMix64};
+
+use victim::{Outcome, Victim};
+
+/// Puts an image in the owner's hands.
+type Attempt<'a> = dyn FnMut(&'static str, &Image) + 'a;
+
+/// What came of the attacks, by kind.
+#[derive(Default)]
+struct Tally(BTreeMap<&'static str, BTreeMap<Outcome, u64>>);
+
+impl Tally {
+    fn count(&self, outcome: Outcome) -> u64 {
+        self.0.values().filter_map(|outcomes| outcomes.get(&outcome)).sum()
+    }
+
+    fn print(&self, name: &str) {
+        let attacks: u64 = self.0.values().flat_map(BTreeMap::values).sum();
+        for (what, outcomes) in &self.0 {
+            println!("  {what}: {outcomes:?}");
+        }
+        println!(
+            "tally: {name}: attacks {attacks}, refused {}, noticed {}, harmless {}, cut tails {}",
+            self.count(Outcome::Refused),
+            self.count(Outcome::Noticed),
+            self.count(Outcome::Harmless),
+            self.count(Outcome::CutTail)
+        );
+    }
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+/// Has an attacker do everything once, or for as long as the environment says. Only `may_cut` may look as if the
+/// newest records had never been written.
+fn attack(
+    name: &str,
+    may_cut: &[&str],
+    mut attacker: impl FnMut(&Victim, &mut SplitMix64, &mut Attempt<'_>),
+) -> Tally {
+    let victim = Victim::new();
+    let end = Instant::now() + Duration::from_secs(variable("BLOCKTREE_SIM_SECONDS").unwrap_or(0));
+    let mut tally = Tally::default();
+    let mut seed = variable("BLOCKTREE_SEED").unwrap_or(1);
+    loop {
+        println!("{name}: seed {seed}");
+        attacker(&victim, &mut SplitMix64(seed), &mut |what, image| {
+            let outcome = victim.judge(image).unwrap_or_else(|lie| panic!("{what}, seed {seed}: {lie}"));
+            assert!(outcome != Outcome::CutTail || may_cut.contains(&what), "{what}, seed {seed}: cut off");
+            *tally.0.entry(what).or_default().entry(outcome).or_default() += 1;
+        });
+        seed += 1;
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    tally.print(name);
+    tally
+}
+
+#[test]
+fn no_sector_is_changed_unnoticed() {
+    let may_cut = [
+        "flip a bit",
+        "zero a sector",
+        "move a sector",
+        "swap two sectors",
+        "replay a sector",
+        "splice a sector of a fork",
+        "plant a sector of another store",
+    ];
+    let tally = attack("sectors", &may_cut, disk::sectors);
+    // The newest record and its data: not many.
+    assert!(tally.count(Outcome::CutTail) * 20 < tally.count(Outcome::Noticed));
+    assert!(tally.count(Outcome::Refused) > 50);
+}
+
+#[test]
+fn no_structure_is_moved_or_replayed_unnoticed() {
+    let may_cut = ["remove a record", "move a record", "replay nodes and data", "replay the log"];
+    attack("structures", &may_cut, |victim, _, attempt| disk::structures(victim, attempt));
+}
+
+#[test]
+fn no_image_is_rolled_back_forked_or_cut_off_unnoticed() {
+    let tally = attack("images", &[], |victim, _, attempt| disk::images(victim, attempt));
+    let refused: u64 = tally.count(Outcome::Refused);
+    assert_eq!(tally.0.values().flat_map(BTreeMap::values).sum::<u64>(), refused, "all of them");
+}
+
+#[test]
+fn a_keeper_changes_nothing_unnoticed() {
+    let may_cut = ["empty a record", "change what a record sets", "change whose items a record sets"];
+    let may_cut = [&may_cut[..], &["say that a record was not durable"]].concat();
+    attack("keeper", &may_cut, keys::keeper);
+}
+
+#[test]
+fn a_reader_changes_nothing_unnoticed() {
+    attack("reader", &[], |victim, _, attempt| keys::reader(victim, attempt));
+}
+
+/// What is not detected, and is said to be so: on a machine that never mounted the store, an older copy is believed.
+#[test]
+fn a_stranger_believes_an_older_copy() {
+    let victim = Victim::new();
+    assert!(victim.judge_without_anchor(&victim.image) == Ok(Outcome::Harmless));
+    for old in [&victim.past[0], &victim.fork] {
+        assert!(victim.judge_without_anchor(old).is_err(), "it shows an older tree");
+        assert_eq!(victim.judge(old), Ok(Outcome::Refused));
+    }
+}
