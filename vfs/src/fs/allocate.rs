@@ -18,8 +18,9 @@ const SECTOR: u64 = SECTOR_BYTES as u64;
 const MOVE_COST_MIN: u64 = 32;
 
 impl Fs {
-    /// One transaction, except that collapsing or inserting before more than [`CLONE_SECTORS_MAX`] sectors takes
-    /// several: a crash in the middle leaves a part of the range moved and the old length.
+    /// One transaction, except that collapsing or inserting before more than [`CLONE_SECTORS_MAX`] sectors, or in
+    /// more pieces of `length` than that allows, takes several: a crash in the middle leaves a part of the range
+    /// moved and the old length.
     pub fn fallocate(
         &self,
         ino: Ino,

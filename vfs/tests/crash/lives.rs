@@ -172,8 +172,17 @@ impl Life {
             43..45 => Operation::Allocate(self.file(), offset, length, self.rng.one_in(2)),
             45..48 => Operation::Punch(self.file(), offset, length),
             48 => Operation::Zero(self.file(), offset, length),
-            49 => Operation::Collapse(self.file(), offset / 4096 * 4096, 4096 * (1 + self.rng.below(5))),
-            50 => Operation::Insert(self.file(), offset / 4096 * 4096, 4096 * (1 + self.rng.below(5))),
+            49..51 => {
+                let path = self.file();
+                let now = self.world.now();
+                let size = now.model.find(&path).map_or(0, |ino| now.model.nodes[&ino].size());
+                // In at most so many pieces, a move is one transaction.
+                let pages = 1 + self.rng.below(5) + size / 4096 / 25;
+                match self.rng.one_in(2) {
+                    true => Operation::Collapse(path, offset / 4096 * 4096, 4096 * pages),
+                    false => Operation::Insert(path, offset / 4096 * 4096, 4096 * pages),
+                }
+            }
             51..53 => Operation::Copy(self.file(), self.file(), length),
             53..56 => Operation::Link(self.any(), self.place()),
             56..60 => Operation::Unlink(self.any()),
