@@ -5,6 +5,7 @@ mod recovery;
 mod runner;
 mod simulation;
 mod stress;
+mod threads;
 
 use blocktree_engine::device::SplitMix64;
 
