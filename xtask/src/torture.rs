@@ -27,7 +27,12 @@ const PARTS: &[Part] = &[
         what: "simulated store",
         package: "blocktree-engine",
         test: "crash",
-        names: &["every_crash_leaves_a_prefix", "io_errors_leave_a_prefix", "threads_see_their_own_writes"],
+        names: &[
+            "every_crash_leaves_a_prefix",
+            "io_errors_leave_a_prefix",
+            "threads_see_their_own_writes",
+            "a_crash_beside_threads_leaves_one_moment",
+        ],
         share: 40,
     },
     Part {
