@@ -281,26 +281,116 @@ fn neither_arguments_nor_environment_of_the_daemon_hold_the_passphrase() {
 }
 
 #[test]
-fn holes_are_found_once_the_writer_has_closed() {
+fn holes_are_found_while_the_file_is_written() {
     if !can_mount() {
         return;
     }
     let place = Place::with_store();
     let mount = place.mount();
     let path = mount.path("sparse");
-    let file = File::create(&path).unwrap();
-    file.write_all_at(b"data", 1 << 20).unwrap();
-    file.set_len(2 << 20).unwrap();
-    let seek = |whence: &str| {
-        let script =
-            format!("import os; f = os.open({path:?}, os.O_RDONLY); print(os.lseek(f, 0, os.{whence}))");
+    let seek = |offset: u64, whence: &str| {
+        let script = format!(
+            "import os; f = os.open({path:?}, os.O_RDONLY); print(os.lseek(f, {offset}, os.{whence}))"
+        );
         finish(Command::new("python3").args(["-c", &script]))
     };
-    seek("SEEK_DATA").failed(1, &["Invalid argument"]);
+    let find = |offset: u64, whence: &str| seek(offset, whence).ok().stdout.trim().parse::<u64>().unwrap();
+    const MIB: u64 = 1 << 20;
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    seek(0, "SEEK_DATA").failed(1, &["No such device or address"]);
+    // All of this may still be in the kernel's cache only.
+    file.write_all_at(b"data", MIB).unwrap();
+    assert_eq!((find(0, "SEEK_DATA"), find(0, "SEEK_HOLE")), (MIB, 0));
+    assert_eq!((find(MIB + 2, "SEEK_DATA"), find(MIB, "SEEK_HOLE")), (MIB + 2, MIB + 4));
+    file.write_all_at(&vec![1; 8192], 3 * MIB).unwrap();
+    file.set_len(5 * MIB).unwrap();
+    assert_eq!((find(MIB + 4096, "SEEK_DATA"), find(MIB, "SEEK_HOLE")), (3 * MIB, MIB + 4096));
+    assert_eq!(find(3 * MIB, "SEEK_HOLE"), 3 * MIB + 8192);
+    seek(4 * MIB, "SEEK_DATA").failed(1, &["No such device or address"]);
+    // A hole that is filled later is one no more, and what is read is still what was written.
+    file.write_all_at(&vec![2; MIB as usize], 2 * MIB).unwrap();
+    assert_eq!((find(MIB + 4096, "SEEK_DATA"), find(2 * MIB, "SEEK_HOLE")), (2 * MIB, 3 * MIB + 8192));
+    let copy = place.path("copy");
+    finish(Command::new("cp").arg("--sparse=always").arg(&path).arg(&copy)).ok();
+    assert!(fs::read(&copy).unwrap() == fs::read(&path).unwrap());
     drop(file);
-    assert_eq!(seek("SEEK_DATA").ok().stdout, format!("{}\n", 1 << 20));
-    assert_eq!(seek("SEEK_HOLE").ok().stdout, "0\n");
-    assert_eq!(std::fs::metadata(&path).unwrap().blocks(), 8);
+    assert_eq!((find(0, "SEEK_DATA"), find(MIB, "SEEK_HOLE")), (MIB, MIB + 4096));
+    assert_eq!(fs::metadata(&path).unwrap().blocks(), 8 + 2048 + 16);
+}
+
+#[test]
+fn many_seek_in_files_that_are_written() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::with_store();
+    let mount = place.mount_with(&["-o", "threads=3"]);
+    let script = "import os, sys, errno
+f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for step in range(40):
+    at = step * 65536 + 4096
+    os.pwrite(f, b'x' * 4096, at)
+    try:
+        found = os.lseek(f, at - 4096, os.SEEK_DATA)
+        assert found == at, (found, at)
+    except OSError as error:
+        # When others seek as well, there may be no answer.
+        assert error.errno == errno.EINVAL, error
+";
+    let mut writers: Vec<_> = (0..8)
+        .map(|number| {
+            let mut command = Command::new("python3");
+            command.args(["-c", script]).arg(mount.path(&format!("file{number}"))).spawn().unwrap()
+        })
+        .collect();
+    for writer in &mut writers {
+        assert!(writer.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn all_times_are_kept() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::with_store();
+    let mount = place.mount();
+    let path = mount.path("old");
+    fs::write(&path, "x").unwrap();
+    let times = [0, 1, -1, 951_782_400, -2_208_988_800, i64::from(i32::MIN) - 1, i64::MAX, i64::MIN];
+    for (access, modification) in times.iter().zip(times.iter().rev()) {
+        let script = format!("import os; os.utime({path:?}, times=({access}, {modification}))");
+        finish(Command::new("python3").args(["-c", &script])).ok();
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!((metadata.atime(), metadata.mtime()), (*access, *modification));
+    }
+    let script = format!("import os; os.utime({path:?}, ns=(-1_200_000_000, -1))");
+    finish(Command::new("python3").args(["-c", &script])).ok();
+    mount.umount();
+    let mount = place.mount();
+    let metadata = fs::metadata(mount.path("old")).unwrap();
+    assert_eq!((metadata.atime(), metadata.atime_nsec()), (-2, 800_000_000));
+    assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (-1, 999_999_999));
+    assert_eq!(fs::read(mount.path("old")).unwrap(), b"x");
+}
+
+#[test]
+fn files_know_when_they_were_made() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::with_store();
+    let mount = place.mount();
+    let path = mount.path("file");
+    let before = std::time::SystemTime::now() - Duration::from_secs(1);
+    fs::write(&path, "x").unwrap();
+    let made = fs::metadata(&path).unwrap().created().unwrap();
+    assert!(made >= before && made <= std::time::SystemTime::now(), "{made:?}");
+    finish(Command::new("touch").args(["-d", "@1000000000"]).arg(&path)).ok();
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!(metadata.created().unwrap(), made);
+    assert_eq!(metadata.mtime(), 1_000_000_000);
+    assert_eq!((metadata.len(), metadata.nlink(), metadata.mode()), (1, 1, 0o100644));
 }
 
 #[test]

@@ -4,6 +4,8 @@ use blocktree_engine::Error;
 
 use crate::FsError;
 use crate::control::Refusal;
+#[cfg(feature = "fuse")]
+use crate::fuse::Failure;
 
 impl FsError {
     /// The errno(3) that a system call answers with.
@@ -53,6 +55,23 @@ impl Refusal {
             Self::ReadOnly => libc::EROFS,
             Self::NoSpace => libc::ENOSPC,
             Self::Failed => libc::EIO,
+        }
+    }
+}
+
+#[cfg(feature = "fuse")]
+impl Failure {
+    /// The errno(3) that a request of the kernel is answered with.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            Self::Fs(error) => error.errno(),
+            Self::Control(refusal) => refusal.errno(),
+            Self::Malformed(_) | Self::NoRoom | Self::Panicked => libc::EIO,
+            Self::NeverNeeded => libc::ENOSYS,
+            Self::NotTheRoot => libc::ENOTTY,
+            Self::CallerHasNoRoom => libc::ERANGE,
+            Self::TooManyWaiters => libc::ENOLCK,
+            Self::Outsider => libc::EACCES,
         }
     }
 }

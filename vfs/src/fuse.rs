@@ -1,12 +1,14 @@
 //! The FUSE transport: mounts an [`Fs`] and serves the kernel's requests.
 //!
-//! Key functions and types: [`mount`], [`MountOptions`], [`Mounted`], [`detach`]. Inside: `adapter` turns each request
-//! into one call of `Fs`, `kernel` says what is agreed with the kernel at the start and tunes what it offers
-//! afterwards, `attach` holds the system calls. Only this folder knows `fuser`.
+//! Key functions and types: [`mount`], [`MountOptions`], [`Mounted`], [`detach`]. Inside, from the kernel upwards:
+//! `attach` mounts, `kernel` says what is agreed at the start and tunes what the kernel offers afterwards, `session`
+//! runs the event loops, `device` moves messages through `/dev/fuse`, `protocol` knows what they mean, and `adapter`
+//! turns each request into one call of `Fs`. Only this folder knows FUSE.
 //!
 //! Invariants:
 //! 1. A panic in an operation fails that operation with EIO; the mount goes on.
-//! 2. No event loop waits for another process: what may wait for long is handed to a thread.
+//! 2. No event loop waits for another process: what may wait for long is handed to a thread. For the kernel, which
+//!    needs event loops for what it does, all but one may wait.
 //! 3. However a mount ends, [`MountHandle::close`] has returned before [`Mounted::join`] does.
 
 use std::ffi::OsString;
@@ -17,15 +19,24 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use self::session::Session;
 use crate::Fs;
 use crate::control::Service;
 
 mod adapter;
+mod answer;
 mod attach;
+mod buffer;
 mod convert;
+mod device;
 mod kernel;
 mod locks;
+mod protocol;
+mod seek;
+mod session;
+mod writers;
 
+pub(crate) use answer::Failure;
 pub use attach::{FILESYSTEM_TYPE, detach};
 
 /// Who may use the mount.
@@ -67,9 +78,7 @@ pub enum Locks {
     /// The kernel: right where every user of the tree comes through this mount. A waiter can be interrupted, and
     /// closing a file costs no request.
     Kernel,
-    /// [`Fs`] keeps those of fcntl(2): for trees that other machines use as well. `fuser` does not pass interrupts
-    /// on, so that a process that waits for a lock cannot be killed before it gets it; and it does not tell
-    /// flock(2) from fcntl(2), so that the kernel keeps the locks of flock(2) even then.
+    /// [`Fs`] keeps them: for trees that other machines use as well.
     Fs,
 }
 
@@ -117,7 +126,7 @@ pub enum Ending {
 
 /// A mounted tree. Dropping it does not unmount.
 pub struct Mounted {
-    session: fuser::BackgroundSession,
+    session: Session,
     handle: MountHandle,
 }
 
@@ -139,7 +148,7 @@ pub fn mount(
     let mountpoint = mountpoint.canonicalize().map_err(MountError::Mount)?;
     let device = attach::attach(&mountpoint, options)?;
     let adapter = adapter::Adapter::new(Arc::clone(fs), service, options);
-    let session = start(adapter, device, options).map_err(|error| {
+    let session = Session::start(device, adapter, options).map_err(|error| {
         // The error that is being reported matters more than one of this.
         let _ = detach(&mountpoint, true);
         MountError::Session(error)
@@ -147,23 +156,6 @@ pub fn mount(
     kernel::tune(&mountpoint);
     let handle = MountHandle { fs: Arc::clone(fs), mountpoint, closed: Arc::default() };
     Ok(Mounted { session, handle })
-}
-
-fn start(
-    adapter: adapter::Adapter,
-    device: std::os::fd::OwnedFd,
-    options: &MountOptions,
-) -> io::Result<fuser::BackgroundSession> {
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(options.event_loops.unwrap_or_else(kernel::event_loops_default));
-    config.clone_fd = attach::device_opens();
-    // For `Owner`, the kernel itself keeps others out; to turn away user 0 here too would lose what the kernel
-    // writes back on its own behalf.
-    let access = match options.access {
-        Access::Owner | Access::Everyone => fuser::SessionACL::All,
-        Access::OwnerAndRoot => fuser::SessionACL::RootAndOwner,
-    };
-    fuser::Session::from_fd(adapter, device, access, config)?.spawn()
 }
 
 impl Mounted {

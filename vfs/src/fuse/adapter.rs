@@ -3,49 +3,30 @@
 //! Opens carry no state in `Fs`, so every file handle is 0, and directories are not opened at all: the first OPENDIR
 //! answers ENOSYS, and the kernel keeps their listings in its cache from then on.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::ffi::OsStr;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+use super::answer::{Answer, Body, Entries, Failure};
+use super::convert::{attributes_out, entry, entry_kind, fallocate_mode, no_entry, set_attributes, statx};
+use super::device::Origin;
+use super::locks::{self, Waiters};
+use super::protocol::{
+    Arguments, CopyFileRangeIn, CreateIn, CreateOut, Dirent, FSYNC_FDATASYNC, GetxattrOut, InHeader, IoctlIn,
+    IoctlOut, LseekIn, LseekOut, OPEN_KILL_SUIDGID, OpenIn, OpenOut, Operation, RELEASE_FLOCK_UNLOCK, ReadIn,
+    Rename2In, Request, SETXATTR_ACL_KILL_SGID, SetxattrIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID,
+    WriteIn, WriteOut, opened,
 };
-
-use parking_lot::Mutex;
-
-use super::convert::{
-    attributes, errno, fallocate_mode, file_type, loses_privileges, nothing, open_flags, set_time, time,
-    write_flags,
-};
-use super::kernel::{BELIEVE, negotiate};
-use super::locks::Waiters;
-use super::{Locks, MountOptions, attach};
+use super::seek;
+use super::writers::Writers;
+use super::{Access, Locks, MountOptions, attach};
 use crate::control::{self, Service};
 use crate::file_flags;
-use crate::{Caller, Fs, FsError, Ino, Result, SetAttributes, SetXattrFlags, Stat, Whence};
+use crate::{Caller, Fs, FsError, OpenFlags, RenameFlags, SetXattrFlags, Stat, Whence, WriteFlags};
 
-/// Ids of blocks are never used again, so a generation has nothing to tell apart.
-const GENERATION: Generation = Generation(0);
-/// Opens have no state.
-const HANDLE: FileHandle = FileHandle(0);
 /// One copy_file_range request does no more, so that an event loop is not away for long; the caller asks again.
 const COPY_BYTES_MAX: u64 = 1 << 30;
-const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
-thread_local! {
-    /// Where reads go before they are sent; grows to the longest request that the thread has served.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+type Answered = Result<Answer, Failure>;
 
 pub(super) struct Adapter {
     fs: Arc<Fs>,
@@ -53,8 +34,8 @@ pub(super) struct Adapter {
     options: MountOptions,
     owner: u32,
     waiters: Arc<Waiters>,
-    /// How often each inode is open for writing, where the kernel has a write-back cache.
-    writers: Mutex<HashMap<Ino, usize>>,
+    /// Only counted where the kernel has a write-back cache.
+    writers: Writers,
 }
 
 impl Adapter {
@@ -65,631 +46,341 @@ impl Adapter {
             options: options.clone(),
             owner: attach::user(),
             waiters: Arc::default(),
-            writers: Mutex::default(),
+            writers: Writers::default(),
         }
     }
 
-    /// How the kernel is to treat a file that is opened with these flags.
-    ///
-    /// Not with FOPEN_NOFLUSH: on closing, the kernel would then not write back what was changed through mmap(2), and
-    /// SEEK_DATA would miss it. That FLUSH answers ENOSYS saves the request just as well.
-    fn opened_as(flags: i32) -> FopenFlags {
-        let mut opened = FopenFlags::FOPEN_KEEP_CACHE;
-        if flags & libc::O_DIRECT != 0 {
-            opened |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        }
-        opened
-    }
-
-    /// Somebody may have changes of this file in the kernel's write-back cache from now on.
-    fn count_writer(&self, ino: Ino, flags: i32) {
-        if may_collect(&self.options, flags) {
-            *self.writers.lock().entry(ino).or_default() += 1;
-        }
-    }
-
-    fn uncount_writer(&self, ino: Ino, flags: i32) {
-        if may_collect(&self.options, flags)
-            && let Entry::Occupied(mut writers) = self.writers.lock().entry(ino)
+    /// Answers one request. What the user cannot have caused goes to the log as well.
+    pub(super) fn answer(
+        &self,
+        header: &InHeader,
+        arguments: Arguments<'_>,
+        mut body: Body<'_>,
+        origin: &Origin<'_>,
+    ) -> Answered {
+        let answer = || self.dispatch(&Request::parse(header, arguments)?, &mut body, origin);
+        let answered = catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Err(Failure::Panicked));
+        if let Err(failure) = &answered
+            && failure.errno() == libc::EIO
         {
-            *writers.get_mut() -= 1;
-            if *writers.get() == 0 {
-                writers.remove();
+            tracing::error!(%failure, opcode = header.opcode, "an operation failed");
+        }
+        answered
+    }
+
+    /// The mount has ended. The tree is closed by [`super::Mounted::join`], which can tell how that went.
+    pub(super) fn end(&self) {
+        self.waiters.end();
+    }
+
+    fn dispatch(&self, request: &Request<'_>, body: &mut Body<'_>, origin: &Origin<'_>) -> Answered {
+        if self.options.access == Access::OwnerAndRoot {
+            self.refuse_outsiders(request)?;
+        }
+        let (fs, ino) = (&*self.fs, request.ino);
+        match request.operation {
+            Operation::Lookup { name } => match fs.lookup(ino, name) {
+                Err(FsError::NotFound) => body.put(&no_entry()),
+                found => body.put(&entry(&found?)),
+            },
+            Operation::MakeNode(wanted, name) => {
+                let caller = caller(request, wanted.umask);
+                body.put(&entry(&fs.mknod(&caller, ino, name, wanted.mode, wanted.rdev)?))
             }
+            Operation::MakeDirectory(wanted, name) => {
+                body.put(&entry(&fs.mkdir(&caller(request, wanted.umask), ino, name, wanted.mode)?))
+            }
+            Operation::Symlink { name, target } => {
+                body.put(&entry(&fs.symlink(&caller(request, 0), ino, name, target)?))
+            }
+            Operation::Link(wanted, name) => body.put(&entry(&fs.link(wanted.oldnodeid, ino, name)?)),
+            Operation::Unlink { name } => done(fs.unlink(ino, name)),
+            Operation::RemoveDirectory { name } => done(fs.rmdir(ino, name)),
+            Operation::Rename { wanted, name, new_name } => {
+                done(self.rename(request, &wanted, name, new_name))
+            }
+
+            Operation::GetAttributes => body.put(&attributes_out(&fs.getattr(ino)?)),
+            Operation::Statx => body.put(&statx(&fs.getattr(ino)?)),
+            Operation::SetAttributes(wanted) => {
+                let stat = fs.setattr(&caller(request, 0), ino, &set_attributes(&wanted))?;
+                body.put(&attributes_out(&stat))
+            }
+            Operation::ReadLink => body.copy(&fs.readlink(ino)?),
+            Operation::Statfs => self.statfs(body),
+
+            Operation::Open(wanted) => self.open(request, &wanted, body),
+            Operation::Create(wanted, name) => {
+                let stat = fs.create(&caller(request, wanted.umask), ino, name, wanted.mode)?;
+                self.created(&stat, &wanted, body)
+            }
+            Operation::Read(wanted) => {
+                let count = fs.read(ino, wanted.offset, body.first(wanted.size))?;
+                Ok(Answer::Body(count))
+            }
+            Operation::Write(wanted, bytes) => self.write(request, &wanted, bytes, body),
+            Operation::Allocate(wanted) => {
+                let mode = fallocate_mode(wanted.mode)?;
+                done(fs.fallocate(ino, mode, wanted.offset, wanted.length, unasked(request)))
+            }
+            Operation::CopyRange(wanted) => self.copy_range(request, &wanted, body),
+            Operation::Seek(wanted) => self.seek(request, &wanted, body, origin),
+            Operation::Fsync(wanted) => done(fs.fsync(ino, wanted.fsync_flags & FSYNC_FDATASYNC != 0)),
+            Operation::Flush(wanted) => match self.options.locks {
+                // There is nothing to do: the kernel need not ask again.
+                Locks::Kernel => Err(Failure::NeverNeeded),
+                Locks::Fs => done(fs.flush(ino, wanted.lock_owner)),
+            },
+            Operation::Release(wanted) => {
+                if self.may_collect(wanted.flags) {
+                    self.writers.remove(ino);
+                }
+                let unlocks = wanted.release_flags & RELEASE_FLOCK_UNLOCK != 0;
+                fs.release(ino, unlocks.then_some(wanted.lock_owner));
+                Ok(Answer::Body(0))
+            }
+
+            Operation::OpenDirectory => Err(Failure::NeverNeeded),
+            Operation::ReadDirectory(wanted) => self.read_directory(request, &wanted, body),
+            Operation::ReadDirectoryPlus(wanted) => self.read_directory_plus(request, &wanted, body),
+            Operation::ReleaseDirectory => Ok(Answer::Body(0)),
+
+            Operation::SetXattr { wanted, name, value } => {
+                done(fs.setxattr(ino, name, value, set_xattr_flags(&wanted)))
+            }
+            Operation::GetXattr(wanted, name) => sized(body, wanted.size, &fs.getxattr(ino, name)?),
+            Operation::ListXattr(wanted) => sized(body, wanted.size, &fs.listxattr(ino, request.uid == 0)?),
+            Operation::RemoveXattr { name } => done(fs.removexattr(ino, name)),
+
+            Operation::GetLock(wanted) => body.put(&locks::get(fs, ino, &wanted)?),
+            Operation::SetLock { wanted, may_wait } => {
+                self.waiters.set(&self.fs, ino, &wanted, may_wait.then_some((request.unique, origin)))
+            }
+            Operation::Interrupt(wanted) => match self.options.locks {
+                // Nothing waits here for another process: the kernel need not say so again.
+                Locks::Kernel => Err(Failure::NeverNeeded),
+                Locks::Fs => {
+                    self.waiters.interrupt(wanted.unique);
+                    Ok(Answer::Silence)
+                }
+            },
+            Operation::Ioctl(wanted, input) => self.ioctl(request, &wanted, input, body),
+
+            Operation::Forget(wanted) => {
+                fs.forget(ino, wanted.nlookup);
+                Ok(Answer::Silence)
+            }
+            Operation::BatchForget(inodes) => {
+                inodes.iter().for_each(|one| fs.forget(one.nodeid, one.nlookup));
+                Ok(Answer::Silence)
+            }
+            Operation::Destroy => Ok(Answer::Body(0)),
+            // The kernel checks permissions itself, so that ACCESS is one of these.
+            Operation::Init(_) | Operation::Unknown => Err(Failure::NeverNeeded),
         }
     }
 
-    /// As the kernel does it: the access ACL set by somebody outside the file's group takes set-group-id away.
-    /// `fuser` lacks the flag by which the kernel says so.
-    fn acl_kills_set_group_id(&self, request: &Request, ino: INodeNo, name: &OsStr) -> Result<bool> {
-        if name.as_bytes() != ACCESS_ACL || request.uid() == 0 {
-            return Ok(false);
+    /// The kernel knows only "the owner" and "everyone". What it does on its own behalf has nobody's name.
+    fn refuse_outsiders(&self, request: &Request<'_>) -> Result<(), Failure> {
+        let is_the_kernels = matches!(
+            request.operation,
+            Operation::Init(_)
+                | Operation::Destroy
+                | Operation::Interrupt(_)
+                | Operation::Forget(_)
+                | Operation::BatchForget(_)
+                | Operation::Read(_)
+                | Operation::Write(..)
+                | Operation::Fsync(_)
+                | Operation::Flush(_)
+                | Operation::Release(_)
+                | Operation::ReadDirectory(_)
+                | Operation::ReadDirectoryPlus(_)
+                | Operation::ReleaseDirectory
+        );
+        match is_the_kernels || request.uid == 0 || request.uid == self.owner {
+            true => Ok(()),
+            false => Err(Failure::Outsider),
         }
-        let group = self.fs.getattr(ino.0)?.gid;
-        Ok(group != request.gid() && !is_in_group(request.pid(), group))
-    }
-}
-
-/// Whether the kernel collects what is written through a file that is opened with these flags.
-fn may_collect(options: &MountOptions, flags: i32) -> bool {
-    options.write_back && !options.read_only && flags & libc::O_ACCMODE != libc::O_RDONLY
-}
-
-/// Whether a process has this supplementary group; not, if it has gone.
-fn is_in_group(process: u32, group: u32) -> bool {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else { return false };
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    groups.split_whitespace().any(|one| one.parse() == Ok(group))
-}
-
-fn caller(request: &Request, umask: u32) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
-}
-
-/// Runs one operation. A reply that is dropped, as by a panic, answers EIO.
-pub(super) fn guarded(operation: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(operation)).is_err() {
-        tracing::error!("an operation panicked; it answered EIO");
-    }
-}
-
-fn answer_empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn answer_entry(reply: ReplyEntry, result: Result<Stat>) {
-    match result {
-        Ok(stat) => reply.entry(&BELIEVE, &attributes(&stat), GENERATION),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn answer_attributes(reply: ReplyAttr, result: Result<Stat>) {
-    match result {
-        Ok(stat) => reply.attr(&BELIEVE, &attributes(&stat)),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// For getxattr and listxattr: a caller without room asks how much it needs.
-fn answer_sized(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-impl Filesystem for Adapter {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, &self.options)
     }
 
-    /// The tree is closed by [`super::Mounted::join`], which can tell how that went.
-    fn destroy(&mut self) {
-        self.waiters.cancel_all();
-    }
-
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| match self.fs.lookup(parent.0, name.as_bytes()) {
-            Err(FsError::NotFound) => reply.entry(&BELIEVE, &nothing(), GENERATION),
-            result => answer_entry(reply, result),
-        });
-    }
-
-    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
-        guarded(|| self.fs.forget(ino.0, count));
-    }
-
-    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        guarded(|| answer_attributes(reply, self.fs.getattr(ino.0)));
-    }
-
-    fn setattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _handle: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        guarded(|| {
-            let changes = SetAttributes {
-                permissions: mode.map(|mode| mode & 0o7777),
-                uid,
-                gid,
-                size,
-                atime: atime.map(set_time),
-                mtime: mtime.map(set_time),
-                ctime: ctime.map(|at| crate::SetTime::At(time(at))),
-                kill_privileges: size.is_some() && loses_privileges(request.uid()),
-            };
-            answer_attributes(reply, self.fs.setattr(&caller(request, 0), ino.0, &changes));
-        });
-    }
-
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        guarded(|| match self.fs.readlink(ino.0) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn mknod(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        guarded(|| {
-            let result = self.fs.mknod(&caller(request, umask), parent.0, name.as_bytes(), mode, rdev);
-            answer_entry(reply, result);
-        });
-    }
-
-    fn mkdir(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        guarded(|| {
-            answer_entry(reply, self.fs.mkdir(&caller(request, umask), parent.0, name.as_bytes(), mode));
-        });
-    }
-
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| answer_empty(reply, self.fs.unlink(parent.0, name.as_bytes())));
-    }
-
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| answer_empty(reply, self.fs.rmdir(parent.0, name.as_bytes())));
-    }
-
-    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        guarded(|| {
-            let target = target.as_os_str().as_bytes();
-            answer_entry(reply, self.fs.symlink(&caller(request, 0), parent.0, name.as_bytes(), target));
-        });
+    /// Whether the kernel collects what is written through a file that is opened with these flags.
+    fn may_collect(&self, flags: u32) -> bool {
+        self.options.write_back && !self.options.read_only && is_for_writing(flags)
     }
 
     fn rename(
         &self,
-        _request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| {
-            if !RenameFlags::from_bits_retain(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE).contains(flags)
-            {
-                return reply.error(Errno::EINVAL);
-            }
-            let flags = crate::RenameFlags {
-                no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
-                exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
-            };
-            let result = self.fs.rename(parent.0, name.as_bytes(), new_parent.0, new_name.as_bytes(), flags);
-            answer_empty(reply, result);
+        request: &Request<'_>,
+        wanted: &Rename2In,
+        name: &[u8],
+        new_name: &[u8],
+    ) -> Result<(), FsError> {
+        let flags = RenameFlags::from_bits(wanted.flags)?;
+        self.fs.rename(request.ino, name, wanted.newdir, new_name, flags)
+    }
+
+    fn statfs(&self, body: &mut Body<'_>) -> Answered {
+        let found = self.fs.statfs()?;
+        body.put(&StatfsOut {
+            blocks: found.blocks,
+            bfree: found.blocks_free,
+            bavail: found.blocks_free,
+            files: found.files,
+            ffree: found.files_free,
+            bsize: found.block_bytes,
+            namelen: found.name_bytes_max,
+            frsize: found.block_bytes,
+            ..StatfsOut::default()
+        })
+    }
+
+    fn open(&self, request: &Request<'_>, wanted: &OpenIn, body: &mut Body<'_>) -> Answered {
+        let flags = OpenFlags {
+            write: is_for_writing(wanted.flags),
+            append: wanted.flags & libc::O_APPEND as u32 != 0,
+            truncate: wanted.flags & libc::O_TRUNC as u32 != 0,
+            kill_privileges: wanted.open_flags & OPEN_KILL_SUIDGID != 0,
+        };
+        self.fs.open(request.ino, flags)?;
+        body.put(&self.opened(request.ino, wanted.flags))
+    }
+
+    fn created(&self, stat: &Stat, wanted: &CreateIn, body: &mut Body<'_>) -> Answered {
+        body.put(&CreateOut { entry: entry(stat), open: self.opened(stat.ino, wanted.flags) })
+    }
+
+    /// Notes that a file was opened, and says how the kernel is to treat it.
+    ///
+    /// Not with FOPEN_NOFLUSH: on closing, the kernel would then not write back what was changed through mmap(2), and
+    /// SEEK_DATA would miss it. That FLUSH answers ENOSYS saves the request just as well.
+    fn opened(&self, ino: u64, flags: u32) -> OpenOut {
+        if self.may_collect(flags) {
+            self.writers.add(ino);
+        }
+        let mut open_flags = opened::KEEP_CACHE;
+        if flags & libc::O_DIRECT as u32 != 0 {
+            open_flags |= opened::DIRECT_IO | opened::PARALLEL_DIRECT_WRITES;
+        }
+        OpenOut { open_flags, ..OpenOut::default() }
+    }
+
+    fn write(&self, request: &Request<'_>, wanted: &WriteIn, bytes: &[u8], body: &mut Body<'_>) -> Answered {
+        let from_cache = wanted.write_flags & WRITE_CACHE != 0;
+        let how = WriteFlags { kill_privileges: wanted.write_flags & WRITE_KILL_SUIDGID != 0, from_cache };
+        let count = self.fs.write(request.ino, wanted.offset, bytes, how)?;
+        // For files that bypass its cache, the kernel leaves O_DSYNC, O_SYNC, RWF_DSYNC and RWF_SYNC to us; for
+        // others it asks for an fsync too, which then finds nothing to do.
+        let flags = wanted.flags as i32;
+        if flags & libc::O_DSYNC != 0 && !from_cache {
+            self.fs.fsync(request.ino, flags & libc::O_SYNC != libc::O_SYNC)?;
+        }
+        body.put(&WriteOut { size: count as u32, padding: 0 })
+    }
+
+    fn copy_range(&self, request: &Request<'_>, wanted: &CopyFileRangeIn, body: &mut Body<'_>) -> Answered {
+        let length = wanted.len.min(COPY_BYTES_MAX);
+        let (from, to) = (wanted.off_in, wanted.off_out);
+        let count =
+            self.fs.copy_file_range(request.ino, from, wanted.nodeid_out, to, length, unasked(request))?;
+        body.put(&WriteOut { size: count as u32, padding: 0 })
+    }
+
+    fn seek(
+        &self,
+        request: &Request<'_>,
+        wanted: &LseekIn,
+        body: &mut Body<'_>,
+        origin: &Origin<'_>,
+    ) -> Answered {
+        let whence = match wanted.whence as i32 {
+            libc::SEEK_DATA => Whence::Data,
+            libc::SEEK_HOLE => Whence::Hole,
+            _ => return Err(FsError::Invalid("lseek for neither data nor hole").into()),
+        };
+        // Offsets are signed to those who ask.
+        if i64::try_from(wanted.offset).is_err() {
+            return Err(FsError::PastEnd.into());
+        }
+        let offset = match self.writers.contains(request.ino) {
+            true => seek::behind_the_cache(&self.fs, request.ino, wanted.offset, whence, origin)?,
+            false => self.fs.seek(request.ino, wanted.offset, whence)?,
+        };
+        body.put(&LseekOut { offset })
+    }
+
+    fn read_directory(&self, request: &Request<'_>, wanted: &ReadIn, body: &mut Body<'_>) -> Answered {
+        let mut entries = Entries::new(body.first(wanted.size));
+        self.fs.readdir(request.ino, wanted.offset, &mut |entry| {
+            entries.add(None, &directory_entry(entry), entry.name)
+        })?;
+        Ok(entries.answer())
+    }
+
+    fn read_directory_plus(&self, request: &Request<'_>, wanted: &ReadIn, body: &mut Body<'_>) -> Answered {
+        let mut entries = Entries::new(body.first(wanted.size));
+        let result = self.fs.readdirplus(request.ino, wanted.offset, &mut |found, stat| {
+            entries.add(Some(&entry(stat)), &directory_entry(found), found.name)
         });
+        match result {
+            // What was taken counts as looked up, so the kernel must hear of it; the error comes again.
+            Err(error) if entries.is_empty() => Err(error.into()),
+            _ => Ok(entries.answer()),
+        }
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded(|| answer_entry(reply, self.fs.link(ino.0, parent.0, name.as_bytes())));
+    fn ioctl(&self, request: &Request<'_>, wanted: &IoctlIn, input: &[u8], body: &mut Body<'_>) -> Answered {
+        if let Some(output) = file_flags::answer(&self.fs, request.ino, wanted.cmd, input) {
+            return body.put_with(&IoctlOut::default(), &output?);
+        }
+        if request.ino != Fs::ROOT {
+            return Err(Failure::NotTheRoot);
+        }
+        let caller = control::Caller { user: request.uid, owner: self.owner };
+        let output = control::answer(&*self.service, caller, wanted.cmd, input).map_err(Failure::Control)?;
+        body.put_with(&IoctlOut::default(), &output)
     }
+}
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded(|| match self.fs.open(ino.0, open_flags(flags.0, request.uid())) {
-            Ok(()) => {
-                self.count_writer(ino.0, flags.0);
-                reply.opened(HANDLE, Self::opened_as(flags.0));
-            }
-            Err(error) => reply.error(errno(&error)),
-        });
+fn done(result: Result<(), FsError>) -> Answered {
+    Ok(result.map(|()| Answer::Body(0))?)
+}
+
+/// For getxattr and listxattr: a caller without room asks how much it needs.
+fn sized(body: &mut Body<'_>, room: u32, value: &[u8]) -> Answered {
+    match room {
+        0 => body.put(&GetxattrOut { size: value.len() as u32, padding: 0 }),
+        _ if value.len() > room as usize => Err(Failure::CallerHasNoRoom),
+        _ => body.copy(value),
     }
+}
 
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        guarded(|| match self.fs.create(&caller(request, umask), parent.0, name.as_bytes(), mode) {
-            Ok(stat) => {
-                self.count_writer(stat.ino, flags);
-                reply.created(&BELIEVE, &attributes(&stat), GENERATION, HANDLE, Self::opened_as(flags))
-            }
-            Err(error) => reply.error(errno(&error)),
-        });
+fn caller(request: &Request<'_>, umask: u32) -> Caller {
+    Caller { uid: request.uid, gid: request.gid, pid: request.pid, umask }
+}
+
+/// For changes of contents that come without the kernel's word on whether the caller has CAP_FSETID.
+fn unasked(request: &Request<'_>) -> WriteFlags {
+    WriteFlags { kill_privileges: request.uid != 0, from_cache: false }
+}
+
+fn is_for_writing(flags: u32) -> bool {
+    flags as i32 & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+fn set_xattr_flags(wanted: &SetxattrIn) -> SetXattrFlags {
+    SetXattrFlags {
+        create: wanted.flags as i32 & libc::XATTR_CREATE != 0,
+        replace: wanted.flags as i32 & libc::XATTR_REPLACE != 0,
+        kill_set_group_id: wanted.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0,
     }
+}
 
-    fn read(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        guarded(|| {
-            READ_BUFFER.with_borrow_mut(|buffer| {
-                let size = size as usize;
-                if buffer.len() < size {
-                    buffer.resize(size, 0);
-                }
-                match self.fs.read(ino.0, offset, &mut buffer[..size]) {
-                    Ok(count) => reply.data(&buffer[..count]),
-                    Err(error) => reply.error(errno(&error)),
-                }
-            });
-        });
-    }
-
-    fn write(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        offset: u64,
-        bytes: &[u8],
-        write_flags: WriteFlags,
-        flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        guarded(|| {
-            let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            let is_from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-            let how = crate::WriteFlags { kill_privileges, from_cache: is_from_cache };
-            let mut result = self.fs.write(ino.0, offset, bytes, how);
-            // For files that bypass its cache, the kernel leaves O_DSYNC, O_SYNC, RWF_DSYNC and RWF_SYNC to us; for
-            // others it asks for an fsync too, which then finds nothing to do.
-            if flags.0 & libc::O_DSYNC != 0 && !is_from_cache {
-                let data_only = flags.0 & libc::O_SYNC != libc::O_SYNC;
-                result = result.and_then(|count| self.fs.fsync(ino.0, data_only).map(|()| count));
-            }
-            match result {
-                Ok(count) => reply.written(count as u32),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-    }
-
-    fn flush(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| match self.options.locks {
-            // There is nothing to do: the kernel need not ask again.
-            Locks::Kernel => reply.error(Errno::ENOSYS),
-            Locks::Fs => answer_empty(reply, self.fs.flush(ino.0, owner.0)),
-        });
-    }
-
-    fn release(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| {
-            self.uncount_writer(ino.0, flags.0);
-            self.fs.release(ino.0, None);
-            reply.ok();
-        });
-    }
-
-    fn fsync(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        data_only: bool,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| answer_empty(reply, self.fs.fsync(ino.0, data_only)));
-    }
-
-    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn readdir(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        cookie: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        guarded(|| {
-            let result = self.fs.readdir(ino.0, cookie, &mut |entry| {
-                let name = OsStr::from_bytes(entry.name);
-                !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
-            });
-            match result {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-    }
-
-    fn readdirplus(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        cookie: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
-        guarded(|| {
-            let mut taken = 0;
-            let result = self.fs.readdirplus(ino.0, cookie, &mut |entry, stat| {
-                let name = OsStr::from_bytes(entry.name);
-                let is_full = reply.add(
-                    INodeNo(entry.ino),
-                    entry.cookie,
-                    name,
-                    &BELIEVE,
-                    &attributes(stat),
-                    GENERATION,
-                );
-                taken += u64::from(!is_full);
-                !is_full
-            });
-            match result {
-                // What was taken counts as looked up, so the kernel must hear of it; the error comes again.
-                Err(error) if taken == 0 => reply.error(errno(&error)),
-                _ => reply.ok(),
-            }
-        });
-    }
-
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _handle: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        reply.ok();
-    }
-
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        data_only: bool,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| answer_empty(reply, self.fs.fsync(ino.0, data_only)));
-    }
-
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        guarded(|| match self.fs.statfs() {
-            Ok(found) => reply.statfs(
-                found.blocks,
-                found.blocks_free,
-                found.blocks_free,
-                found.files,
-                found.files_free,
-                found.block_bytes,
-                found.name_bytes_max,
-                found.block_bytes,
-            ),
-            Err(error) => reply.error(errno(&error)),
-        });
-    }
-
-    fn setxattr(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| {
-            let result = self.acl_kills_set_group_id(request, ino, name).and_then(|kill_set_group_id| {
-                let create = flags & libc::XATTR_CREATE != 0;
-                let replace = flags & libc::XATTR_REPLACE != 0;
-                let flags = SetXattrFlags { create, replace, kill_set_group_id };
-                self.fs.setxattr(ino.0, name.as_bytes(), value, flags)
-            });
-            answer_empty(reply, result);
-        });
-    }
-
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded(|| answer_sized(reply, size, self.fs.getxattr(ino.0, name.as_bytes())));
-    }
-
-    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded(|| answer_sized(reply, size, self.fs.listxattr(ino.0, request.uid() == 0)));
-    }
-
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded(|| answer_empty(reply, self.fs.removexattr(ino.0, name.as_bytes())));
-    }
-
-    /// The kernel checks permissions itself, and need not ask again.
-    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn getlk(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        owner: LockOwner,
-        start: u64,
-        end: u64,
-        kind: i32,
-        pid: u32,
-        reply: ReplyLock,
-    ) {
-        guarded(|| super::locks::get(&self.fs, ino.0, owner.0, (start, end), kind, pid, reply));
-    }
-
-    fn setlk(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        owner: LockOwner,
-        start: u64,
-        end: u64,
-        kind: i32,
-        pid: u32,
-        may_wait: bool,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| {
-            let lock = super::locks::Wanted { ino: ino.0, owner: owner.0, range: (start, end), kind, pid };
-            self.waiters.set(&self.fs, lock, may_wait, reply);
-        });
-    }
-
-    fn ioctl(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        _flags: IoctlFlags,
-        number: u32,
-        input: &[u8],
-        _output_bytes: u32,
-        reply: ReplyIoctl,
-    ) {
-        guarded(|| {
-            match file_flags::answer(&self.fs, ino.0, number, input) {
-                Some(Ok(output)) => return reply.ioctl(0, &output),
-                Some(Err(error)) => return reply.error(errno(&error)),
-                None => {}
-            }
-            if ino.0 != Fs::ROOT {
-                return reply.error(Errno::ENOTTY);
-            }
-            let caller = control::Caller { user: request.uid(), owner: self.owner };
-            match control::answer(&*self.service, caller, number, input) {
-                Ok(output) => reply.ioctl(0, &output),
-                Err(refusal) => reply.error(Errno::from_i32(refusal.errno())),
-            }
-        });
-    }
-
-    fn fallocate(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        guarded(|| match fallocate_mode(mode) {
-            Some(mode) => {
-                let flags = write_flags(request.uid());
-                answer_empty(reply, self.fs.fallocate(ino.0, mode, offset, length, flags));
-            }
-            None => reply.error(Errno::EOPNOTSUPP),
-        });
-    }
-
-    fn lseek(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        _handle: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
-        guarded(|| {
-            // The kernel does not write its cache back before it asks. What it has collected for somebody who has
-            // the file open would be taken for a hole, and lost by a copy that skips holes. EINVAL says that this
-            // cannot be asked, and the copy takes everything. Closing writes back, so then there is an answer.
-            if self.writers.lock().contains_key(&ino.0) {
-                return reply.error(Errno::EINVAL);
-            }
-            let whence = match whence {
-                libc::SEEK_DATA => Whence::Data,
-                libc::SEEK_HOLE => Whence::Hole,
-                _ => return reply.error(Errno::EINVAL),
-            };
-            let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-            match self.fs.seek(ino.0, offset, whence) {
-                Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-    }
-
-    fn copy_file_range(
-        &self,
-        request: &Request,
-        source: INodeNo,
-        _source_handle: FileHandle,
-        source_offset: u64,
-        target: INodeNo,
-        _target_handle: FileHandle,
-        target_offset: u64,
-        length: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        guarded(|| {
-            let length = length.min(COPY_BYTES_MAX);
-            let flags = write_flags(request.uid());
-            match self.fs.copy_file_range(source.0, source_offset, target.0, target_offset, length, flags) {
-                Ok(count) => reply.written(count as u32),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+fn directory_entry(entry: &crate::DirectoryEntry<'_>) -> Dirent {
+    Dirent {
+        ino: entry.ino,
+        off: entry.cookie,
+        namelen: entry.name.len() as u32,
+        kind: entry_kind(entry.kind),
     }
 }

@@ -1,10 +1,7 @@
 //! Attaching to the kernel and detaching from it: mount(2) where allowed, `fusermount3` otherwise.
 //!
-//! `fuser` can mount too, but names the type only "fuse", and for mounts without `allow_other` it turns away the
-//! kernel's own write-back of times, which comes as user 0. So the descriptor of `/dev/fuse` is made here.
-//!
 //! Invariants:
-//! 1. What is unsafe in this crate is in this file.
+//! 1. The system calls that need `unsafe` are in this file.
 //! 2. Nothing here waits for the daemon: the caller may be the daemon.
 
 #![allow(unsafe_code)]
@@ -223,9 +220,17 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Whether every event loop can have a descriptor of its own, which needs the right to open the device.
-pub(super) fn device_opens() -> bool {
-    File::options().read(true).write(true).open(DEVICE).is_ok()
+/// A second descriptor of the connection that `device` is one of. It needs the right to open the device.
+pub(super) fn clone_device(device: &File) -> io::Result<OwnedFd> {
+    /// `_IOR(229, 0, uint32_t)`.
+    const FUSE_DEV_IOC_CLONE: libc::c_ulong = 0x8004_e500;
+    let clone = File::options().read(true).write(true).open(DEVICE)?;
+    let number = device.as_raw_fd() as u32;
+    // SAFETY: the call reads one u32, which lives long enough; both descriptors are open.
+    if unsafe { libc::ioctl(clone.as_raw_fd(), FUSE_DEV_IOC_CLONE as _, &raw const number) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(clone.into())
 }
 
 /// The user that this process runs for: the one that owns its mounts.

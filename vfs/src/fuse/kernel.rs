@@ -7,12 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use fuser::{InitFlags, KernelConfig};
-
+use super::protocol::{self, InitIn, InitOut, init};
 use super::{Locks, MountOptions};
 
 /// The longest write in one request: the most that the kernel allows by default (`fs.fuse.max_pages_limit`).
 pub(super) const WRITE_BYTES_MAX: u32 = 1 << 20;
+const PAGES_MAX: u16 = (WRITE_BYTES_MAX >> 12) as u16;
 /// Requests that the kernel sends ahead, such as readahead and write-back, before it waits.
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 /// Readahead of the mount in KiB: four requests, so that some are in flight while one is copied.
@@ -21,6 +21,29 @@ const READAHEAD_KIB: u32 = 4 * (WRITE_BYTES_MAX >> 10);
 /// of all of them and nothing ever expires; an hour bounds what a mistake can do.
 pub(super) const BELIEVE: Duration = Duration::from_secs(3600);
 
+/// What there must be; Linux 5.13 is the first to have all.
+const NEEDED: u64 = init::POSIX_ACL
+    | init::DONT_MASK
+    | init::MAX_PAGES
+    | init::BIG_WRITES
+    // Without it, every write asks for the file's capabilities first.
+    | init::HANDLE_KILLPRIV_V2
+    | init::SETXATTR_EXT
+    | init::EXTENDED;
+
+/// For speed, or for callers that an older kernel has not got.
+const WELCOME: u64 = init::ASYNC_READ
+    | init::ASYNC_DIO
+    | init::PARALLEL_DIROPS
+    | init::DO_READDIRPLUS
+    | init::READDIRPLUS_AUTO
+    | init::ATOMIC_O_TRUNC
+    | init::EXPORT_SUPPORT
+    | init::CACHE_SYMLINKS
+    | init::EXPLICIT_INVAL_DATA
+    | init::DIRECT_IO_ALLOW_MMAP
+    | init::NO_OPENDIR_SUPPORT;
+
 /// Waiting in the kernel is what event loops mostly do, so there are more of them than cores.
 pub(super) fn event_loops_default() -> usize {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -28,49 +51,37 @@ pub(super) fn event_loops_default() -> usize {
 }
 
 /// Chooses from what the kernel offers.
-pub(super) fn negotiate(config: &mut KernelConfig, options: &MountOptions) -> io::Result<()> {
-    let mut wanted = InitFlags::FUSE_ASYNC_READ
-        | InitFlags::FUSE_ASYNC_DIO
-        | InitFlags::FUSE_BIG_WRITES
-        | InitFlags::FUSE_MAX_PAGES
-        | InitFlags::FUSE_PARALLEL_DIROPS
-        | InitFlags::FUSE_DO_READDIRPLUS
-        | InitFlags::FUSE_READDIRPLUS_AUTO
-        | InitFlags::FUSE_POSIX_ACL
-        | InitFlags::FUSE_DONT_MASK
-        // Without it, every write asks for the file's capabilities first.
-        | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-        | InitFlags::FUSE_ATOMIC_O_TRUNC
-        | InitFlags::FUSE_EXPORT_SUPPORT
-        | InitFlags::FUSE_CACHE_SYMLINKS
-        | InitFlags::FUSE_EXPLICIT_INVAL_DATA
-        | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-        | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-    if options.write_back && !options.read_only {
-        wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+pub(super) fn negotiate(offer: &InitIn, options: &MountOptions) -> io::Result<InitOut> {
+    let mut offered = u64::from(offer.flags);
+    if offered & init::EXTENDED != 0 {
+        offered |= u64::from(offer.flags2) << 32;
     }
-    if options.locks == Locks::Fs {
-        wanted |= InitFlags::FUSE_POSIX_LOCKS;
-    }
-    let offered = config.capabilities();
-    let needed = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK | InitFlags::FUSE_MAX_PAGES;
-    if !offered.contains(needed) {
-        let message = format!("the kernel is too old: its FUSE lacks {:?}", needed & !offered);
+    if offer.major < protocol::MAJOR || offered & NEEDED != NEEDED {
+        let InitIn { major, minor, .. } = offer;
+        let message = format!("the kernel's FUSE {major}.{minor} is too old: Linux 5.13 or newer is needed");
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
-    // The rest are for speed, or for callers that an older kernel has not got.
-    config.add_capabilities(wanted & offered).map_err(|_| io::ErrorKind::Unsupported)?;
-    // Each of these answers with the nearest value that it takes.
-    if let Err(nearest) = config.set_max_write(WRITE_BYTES_MAX) {
-        let _ = config.set_max_write(nearest);
+    let mut wanted = NEEDED | WELCOME;
+    if options.write_back && !options.read_only {
+        wanted |= init::WRITEBACK_CACHE;
     }
-    if let Err(nearest) = config.set_max_readahead(READAHEAD_KIB << 10) {
-        let _ = config.set_max_readahead(nearest);
+    if options.locks == Locks::Fs {
+        wanted |= init::POSIX_LOCKS | init::FLOCK_LOCKS;
     }
-    let _ = config.set_max_background(BACKGROUND_REQUESTS_MAX);
-    let _ = config.set_congestion_threshold(BACKGROUND_REQUESTS_MAX / 4 * 3);
-    let _ = config.set_time_granularity(Duration::from_nanos(1));
-    Ok(())
+    let accepted = wanted & offered;
+    Ok(InitOut {
+        major: protocol::MAJOR,
+        minor: protocol::MINOR,
+        max_readahead: offer.max_readahead.min(READAHEAD_KIB << 10),
+        flags: accepted as u32,
+        flags2: (accepted >> 32) as u32,
+        max_background: BACKGROUND_REQUESTS_MAX,
+        congestion_threshold: BACKGROUND_REQUESTS_MAX / 4 * 3,
+        max_write: WRITE_BYTES_MAX,
+        max_pages: PAGES_MAX,
+        time_gran: 1,
+        ..InitOut::default()
+    })
 }
 
 /// Raises what the kernel keeps low for FUSE: readahead, which it caps at 128 KiB, and the share of dirty pages, which
