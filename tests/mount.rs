@@ -319,6 +319,53 @@ fn holes_are_found_while_the_file_is_written() {
 }
 
 #[test]
+fn files_are_made_without_a_name() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::with_store();
+    let mount = place.mount();
+    let script = "import os, sys
+directory = sys.argv[1]
+descriptors = os.open('/proc/self/fd', os.O_RDONLY)
+def link(f, name):
+    # Only with a directory's descriptor, linkat(2) is told to follow.
+    os.link(str(f), os.path.join(directory, name), src_dir_fd=descriptors, follow_symlinks=True)
+f = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o640)
+os.write(f, b'made in the dark')
+os.fsync(f)
+assert os.listdir(directory) == [] and os.fstat(f).st_nlink == 0
+link(f, 'named')
+assert os.fstat(f).st_nlink == 1
+os.unlink(directory + '/named')
+try:
+    link(f, 'again')
+    assert False
+except FileNotFoundError:
+    pass
+g = os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o600)
+os.write(g, b'kept')
+link(g, 'kept')
+h = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o600)
+try:
+    link(h, 'excluded')
+    assert False
+except FileNotFoundError:
+    pass
+";
+    let directory = mount.path("directory");
+    fs::create_dir(&directory).unwrap();
+    finish(Command::new("python3").args(["-c", script]).arg(&directory)).ok();
+    mount.umount();
+    let mount = place.mount();
+    assert_eq!(contents(&mount.path("directory")), [(mount.path("directory/kept"), b"kept".to_vec())].into());
+    mount.umount();
+    let mut command = program();
+    command.arg("check").arg(place.store()).args(place.passphrase_arguments());
+    assert!(finish(&mut command).ok().stdout.contains("all is well"));
+}
+
+#[test]
 fn many_seek_in_files_that_are_written() {
     if !can_mount() {
         return;

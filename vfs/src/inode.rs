@@ -31,6 +31,8 @@ pub(crate) struct Inode {
     opens: AtomicU64,
     /// Its block is gone or going.
     dead: AtomicBool,
+    /// It was made without a name and never had one, so it may get one.
+    nameless: AtomicBool,
 }
 
 /// What changes of an inode.
@@ -55,7 +57,16 @@ impl Inode {
             lookups: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             dead: AtomicBool::new(false),
+            nameless: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn set_nameless(&self, nameless: bool) {
+        self.nameless.store(nameless, Ordering::Release);
+    }
+
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.nameless.load(Ordering::Acquire)
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use blocktree_vfs::{Fs, MountOptions, OpenFlags};
+use blocktree_vfs::{Caller, Fs, MountOptions, OpenFlags};
 use support::*;
 
 #[test]
@@ -31,6 +31,63 @@ fn link_says_why_not() {
     fs.unlink(ROOT, b"f").unwrap();
     fails(fs.link(file, ROOT, b"back"), libc::ENOENT);
     assert!(fs.names(dir).is_empty());
+}
+
+#[test]
+fn a_nameless_file_gets_a_name_once() {
+    let fs = mount();
+    let dir = fs.dir(ROOT, "d");
+    let before = fs.stat(dir);
+    let made = fs.make_nameless(&USER, dir, 0o640).unwrap();
+    assert_eq!((made.nlink, made.permissions, made.uid), (0, 0o640, USER.uid));
+    assert_eq!(fs.stat(dir), before);
+    assert!(fs.names(dir).is_empty());
+    let file = made.ino;
+    fs.put(file, 0, b"in the dark");
+    fs.fsync(file, false).unwrap();
+    assert_eq!(fs.store().orphans().unwrap(), [file]);
+    fails(fs.link(file, dir, b""), libc::ENOENT);
+    fails(fs.link(file, ROOT, b"d"), libc::EEXIST);
+    assert_eq!(fs.link(file, dir, b"f").unwrap().nlink, 1);
+    assert!(fs.store().orphans().unwrap().is_empty());
+    fs.release(file, None);
+    fs.forget(file, 2);
+    assert_eq!(fs.find(dir, "f").unwrap(), file);
+    assert_eq!(fs.bytes(file), b"in the dark");
+    fs.open(file, OpenFlags::default()).unwrap();
+    fs.unlink(dir, b"f").unwrap();
+    fails(fs.link(file, dir, b"again"), libc::ENOENT);
+    fs.release(file, None);
+    assert!(fs.store().block(file).unwrap().is_none());
+}
+
+#[test]
+fn a_nameless_file_ends_with_its_last_use() {
+    let fs = mount();
+    let file = fs.make_nameless(&USER, ROOT, 0o600).unwrap().ino;
+    fails(fs.link(file, file, b"x"), libc::ENOTDIR);
+    fs.put(file, 0, &[1; 100_000]);
+    fs.release(file, None);
+    assert_eq!(fs.stat(file).size, 100_000);
+    fs.forget(file, 1);
+    assert!(fs.store().block(file).unwrap().is_none());
+    assert!(fs.store().orphans().unwrap().is_empty());
+    // Nor does it outlive the mount, however that ends.
+    let file = fs.make_nameless(&USER, ROOT, 0o600).unwrap().ino;
+    fs.fsync(file, false).unwrap();
+    let fs = Fs::mount(fs.store().clone(), MountOptions::default()).unwrap();
+    assert!(fs.store().block(file).unwrap().is_none());
+    let file = fs.file(ROOT, "f");
+    fails(fs.make_nameless(&USER, file, 0o600), libc::ENOTDIR);
+}
+
+#[test]
+fn a_nameless_file_takes_after_its_directory() {
+    let fs = mount();
+    let dir = fs.dir(ROOT, "d");
+    fs.chmod(dir, 0o2755);
+    let made = fs.make_nameless(&Caller { gid: 77, umask: 0o027, ..USER }, dir, 0o666).unwrap();
+    assert_eq!((made.gid, made.permissions), (USER.gid, 0o640));
 }
 
 #[test]

@@ -365,6 +365,11 @@ impl Transaction {
             .push((Key::new(SYSTEM_BLOCK, ItemKind::ORPHAN, block.id()), Change::Raw(Vec::new().into())));
     }
 
+    /// A block that was made an orphan, in an earlier transaction, has a name again.
+    pub fn adopt(&mut self, block: &Block) {
+        self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::ORPHAN, block.id()), Change::Delete));
+    }
+
     /// Removes a block and everything it holds; a large one in the background, in bounded steps. Also ends its
     /// being an orphan. What goes wrong here is what [`Transaction::apply`] answers.
     pub fn destroy(&mut self, block: &Block) {

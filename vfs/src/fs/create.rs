@@ -1,6 +1,8 @@
 //! New inodes.
 
-use super::change::live_directory;
+use std::sync::Arc;
+
+use super::change::{Change, live_directory};
 use super::flags::{check_mutable, inherited_flags};
 use super::{Caller, Fs};
 use crate::directory::{check_name, put};
@@ -68,6 +70,24 @@ impl Fs {
         self.make(caller, parent, name, new)
     }
 
+    /// Makes a regular file that has no name and opens it: one lookup and one open to take back (`O_TMPFILE`). It
+    /// takes after `directory` as if it were made in it. [`Fs::link`] may give it a name, once.
+    pub fn make_nameless(&self, caller: &Caller, directory: Ino, mode: u32) -> Result<Stat> {
+        let directory = self.inode(directory)?;
+        let _guard = directory.lock().map_err(gone)?;
+        let above = live_directory(&directory)?;
+        check_mutable(&directory)?;
+        let new = New { kind: FileKind::Regular, permissions: mode & 0o7777, rdev: 0, target: b"", opens: 1 };
+        let mut change = self.change()?;
+        let inode = self.prepare(&mut change, caller, &directory, &above, &new, 0)?;
+        change.transaction.orphan(&inode.block);
+        inode.set_nameless(true);
+        let ino = inode.ino;
+        // It happens to nothing that anybody could know of.
+        self.insert_new(change, &inode, new.opens, Mask::default(), || Event::Attributes { ino })?;
+        Ok(self.stat(&inode))
+    }
+
     fn make(&self, caller: &Caller, parent: Ino, name: &[u8], new: New<'_>) -> Result<Stat> {
         check_name(name)?;
         if name == b"." || name == b".." {
@@ -85,26 +105,49 @@ impl Fs {
         }
 
         let mut change = self.change()?;
+        let nlink = if is_directory { 2 } else { 1 };
+        let inode = self.prepare(&mut change, caller, &directory, &above, &new, nlink)?;
+        put(&mut change.transaction, &directory, position, &inode.block, new.kind, name);
+        let above = change.edit_directory(&directory, 1);
+        if is_directory {
+            above.nlink += 1;
+        }
+        let ino = inode.ino;
+        self.insert_new(change, &inode, new.opens, Mask::LINK, || Event::Linked { parent, ino })?;
+        Ok(self.stat(&inode))
+    }
+
+    /// Adds a new inode's block to the change, with what it takes over from the directory.
+    fn prepare(
+        &self,
+        change: &mut Change<'_>,
+        caller: &Caller,
+        directory: &Inode,
+        above: &Attributes,
+        new: &New<'_>,
+        nlink: u32,
+    ) -> Result<Arc<Inode>> {
+        let is_directory = new.kind == FileKind::Directory;
         let now = change.now;
         let mut attributes = Attributes {
             kind: new.kind,
             permissions: new.permissions,
             uid: caller.uid,
             gid: caller.gid,
-            nlink: if is_directory { 2 } else { 1 },
+            nlink,
             rdev: new.rdev,
             size: new.target.len() as u64,
             atime: now,
             mtime: now,
             ctime: now,
             btime: now,
-            parent: if is_directory { parent } else { 0 },
+            parent: if is_directory { directory.ino } else { 0 },
             xattr_count: 0,
             xattr_name_bytes: 0,
             has_access_acl: false,
             has_default_acl: false,
             has_capability: false,
-            file_flags: inherited_flags(&above),
+            file_flags: inherited_flags(above),
         };
         if above.permissions & SET_GROUP_ID != 0 {
             attributes.gid = above.gid;
@@ -112,7 +155,7 @@ impl Fs {
                 attributes.permissions |= SET_GROUP_ID;
             }
         }
-        let inherited = self.inherit(&directory, &above, caller, &mut attributes)?;
+        let inherited = self.inherit(directory, above, caller, &mut attributes)?;
         for (name, _) in &inherited {
             attributes.xattr_count += 1;
             attributes.xattr_name_bytes += name.len() as u32 + 1;
@@ -124,21 +167,26 @@ impl Fs {
         if !new.target.is_empty() {
             change.transaction.write(&inode.block, 0, new.target)?;
         }
-        put(&mut change.transaction, &directory, position, &inode.block, new.kind, name);
-        let above = change.edit_directory(&directory, 1);
-        if is_directory {
-            above.nlink += 1;
-        }
-        let ino = inode.ino;
-        let _reservation = self.inodes.reserve(ino);
-        let seq = change.commit(Mask::LINK, || Event::Linked { parent, ino })?;
+        Ok(inode)
+    }
+
+    fn insert_new(
+        &self,
+        change: Change<'_>,
+        inode: &Arc<Inode>,
+        opens: u64,
+        mask: Mask,
+        event: impl FnOnce() -> Event,
+    ) -> Result<()> {
+        let _reservation = self.inodes.reserve(inode.ino);
+        let seq = change.commit(mask, event)?;
         {
             let mut state = inode.state();
             state.changed = seq;
             state.data_changed = seq;
         }
-        self.inodes.insert(&inode, new.opens);
-        Ok(self.stat(&inode))
+        self.inodes.insert(inode, opens);
+        Ok(())
     }
 
     /// Applies the directory's default ACL or else the umask to a new inode; answers the ACLs it gets.

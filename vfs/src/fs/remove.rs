@@ -13,7 +13,7 @@ use crate::layout::{FileKind, ITEM_ENTRY, LINKS_MAX};
 use crate::{FsError, Ino, Result, Stat};
 
 impl Fs {
-    /// A second name for what is no directory. Counts a lookup.
+    /// A further name for what is no directory, or the first for what was made without one. Counts a lookup.
     pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Stat> {
         check_name(new_name)?;
         if new_name == b"." || new_name == b".." {
@@ -22,8 +22,21 @@ impl Fs {
         let (parent, name) = (new_parent, new_name);
         self.events.announce(Mask::LINK, || Intent::Link { parent, name, ino: Some(ino) })?;
         let inode = self.inode(ino)?;
+        // Before, so that one that has no name yet does not end meanwhile.
+        if !self.inodes.count_lookup(&inode) {
+            return Err(FsError::NotFound);
+        }
+        let linked = self.link_counted(&inode, parent, name);
+        if linked.is_err() {
+            self.forget(ino, 1);
+        }
+        linked
+    }
+
+    fn link_counted(&self, inode: &Arc<Inode>, parent: Ino, name: &[u8]) -> Result<Stat> {
+        let ino = inode.ino;
         let directory = self.inode(parent)?;
-        let _guards = lock_all(&[&inode, &directory]).map_err(gone)?;
+        let _guards = lock_all(&[inode, &directory]).map_err(gone)?;
         live_directory(&directory)?;
         let attributes = inode.attributes();
         if attributes.kind == FileKind::Directory {
@@ -31,24 +44,26 @@ impl Fs {
         }
         let position = self.place(&directory, name)?.free()?;
         check_mutable(&directory)?;
-        check_unrestricted(&inode)?;
-        match attributes.nlink {
+        check_unrestricted(inode)?;
+        let is_first = match attributes.nlink {
+            0 if inode.is_nameless() => true,
             0 => return Err(FsError::NotFound),
             LINKS_MAX => return Err(FsError::TooManyLinks),
-            _ => {}
-        }
+            _ => false,
+        };
         let mut change = self.change()?;
         let now = change.now;
-        let linked = change.edit(&inode);
+        if is_first {
+            change.transaction.adopt(&inode.block);
+        }
+        let linked = change.edit(inode);
         linked.nlink += 1;
         linked.ctime = now;
         put(&mut change.transaction, &directory, position, &inode.block, attributes.kind, name);
         change.edit_directory(&directory, 1);
         change.commit(Mask::LINK, || Event::Linked { parent, ino })?;
-        if !self.inodes.count_lookup(&inode) {
-            return Err(FsError::Stale);
-        }
-        Ok(self.stat(&inode))
+        inode.set_nameless(false);
+        Ok(self.stat(inode))
     }
 
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {

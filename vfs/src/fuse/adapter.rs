@@ -114,6 +114,10 @@ impl Adapter {
                 let stat = fs.create(&caller(request, wanted.umask), ino, name, wanted.mode)?;
                 self.created(&stat, &wanted, body)
             }
+            Operation::TemporaryFile(wanted) => {
+                let stat = fs.make_nameless(&caller(request, wanted.umask), ino, wanted.mode)?;
+                self.created(&stat, &wanted, body)
+            }
             Operation::Read(wanted) => {
                 let count = fs.read(ino, wanted.offset, body.first(wanted.size))?;
                 Ok(Answer::Body(count))

@@ -59,6 +59,8 @@ pub(in crate::fuse) enum Operation<'a> {
     Link(LinkIn, &'a [u8]),
     Open(OpenIn),
     Create(CreateIn, &'a [u8]),
+    /// Below the directory; the kernel gives it a name that says nothing.
+    TemporaryFile(CreateIn),
     Read(ReadIn),
     Write(WriteIn, &'a [u8]),
     Flush(FlushIn),
@@ -142,6 +144,7 @@ impl<'a> Operation<'a> {
             opcode::LINK => Self::Link(arguments.structure()?, arguments.name()?),
             opcode::OPEN => Self::Open(arguments.structure()?),
             opcode::CREATE => Self::Create(arguments.structure()?, arguments.name()?),
+            opcode::TMPFILE => Self::TemporaryFile(arguments.structure()?),
             opcode::READ => Self::Read(arguments.structure()?),
             opcode::WRITE => {
                 let wanted: WriteIn = arguments.structure()?;
