@@ -118,7 +118,10 @@ const _: () = assert!(
         < RECORD_WEIGHT_MAX
 );
 
-/// Data leaves at least this many nodes to the index, so that what fills a store can be removed again.
+/// Data, and whatever else adds to a store, leaves at least this many nodes to the index, so that what fills a store can
+/// be removed again; and removal leaves some to the removal of snapshots, which may hold what it removed.
 pub const FULL_STORE_NODES: u64 = 64;
+pub const SNAPSHOT_REMOVAL_NODES: u64 = 24;
+const _: () = assert!(SNAPSHOT_REMOVAL_NODES < FULL_STORE_NODES);
 /// Batches whose data may still be on its way to the device; their pages stay in memory until it is there.
 pub const WRITING_BATCHES_MAX: usize = 32;

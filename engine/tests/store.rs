@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::{Device, MemoryDevice};
+use blocktree_engine::device::{Device, MemoryDevice, SplitMix64};
 use blocktree_engine::format::ItemKind;
 use blocktree_engine::{CreateOptions, Error, OpenError, OpenOptions, Store};
 
@@ -138,6 +138,59 @@ fn a_full_store_refuses_writes_and_allows_removal() {
     let block = transaction.create(b"again");
     transaction.write(&block, 0, &pattern(3, 10 * MIB)).unwrap();
     store.sync(transaction.apply().unwrap()).unwrap();
+}
+
+/// Free space in single sectors is no place for nodes of the index, however much there is of it.
+#[test]
+fn a_full_store_of_single_sectors_allows_removal() {
+    let (_, store) = create(64);
+    let mut transaction = store.transaction();
+    let block = transaction.create(b"block");
+    transaction.apply().unwrap();
+    let mut rng = SplitMix64(7);
+    // Until it is full, and then until what a snapshot holds has been overwritten as far as it goes.
+    for round in 0..2 {
+        if round > 0 {
+            store.snapshot_create(&format!("{round}")).unwrap();
+        }
+        let mut refused = 0;
+        while refused < 3 {
+            let mut transaction = store.transaction();
+            let at = rng.below(40_000) * 4096;
+            let written = transaction.write(&block, at, &[round; 4096]).and_then(|()| transaction.apply());
+            match written {
+                Ok(_) => {}
+                Err(Error::NoSpace) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // What is removed here and there leaves single free sectors.
+        for _ in 0..2000 {
+            let mut transaction = store.transaction();
+            let at = rng.below(40_000);
+            transaction.punch(&block, at, at + 1).unwrap();
+            match transaction.apply() {
+                Ok(_) => {}
+                // Where a snapshot holds all that is removed, only its own removal frees anything.
+                Err(Error::NoSpace) if round > 0 => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        store.checkpoint().unwrap();
+    }
+    for snapshot in store.snapshot_list() {
+        assert!(store.snapshot_delete(&snapshot.name).unwrap());
+    }
+    let mut transaction = store.transaction();
+    transaction.destroy(&block);
+    transaction.apply().unwrap();
+    store.reclaim().unwrap();
+    store.checkpoint().unwrap();
+    let mut transaction = store.transaction();
+    let block = transaction.create(b"again");
+    transaction.write(&block, 0, &pattern(3, 20 * MIB)).unwrap();
+    transaction.apply().unwrap();
+    store.close().unwrap();
 }
 
 #[test]

@@ -100,6 +100,27 @@ impl Bitmap {
         None
     }
 
+    /// The first free run at or behind `from` that is no part of a wholly free group of `group`, cut at `max`.
+    pub(crate) fn find_free_partial(&self, from: u64, group: u64, max: u64) -> Option<(u64, u64)> {
+        let mut at = from;
+        while let Some(start) = self.next(at, false) {
+            let first = start / group * group;
+            if self.count_free(first, group) < group {
+                let stop = self.next(start, true).unwrap_or(u64::MAX).min(first + group);
+                return Some((start, (stop - start).min(max)));
+            }
+            at = first + group;
+        }
+        None
+    }
+
+    /// How many groups of `group`, each starting at a multiple of it, are wholly free and touched by a range.
+    pub(crate) fn count_free_groups(&self, from: u64, count: u64, group: u64) -> u64 {
+        let end = if count == 0 { 0 } else { (from + count).div_ceil(group) };
+        let groups = from / group..end;
+        groups.filter(|index| self.count_free(index * group, group) == group).count() as u64
+    }
+
     /// The first bit at or behind `from` that is used or free as asked.
     fn next(&self, from: u64, used: bool) -> Option<u64> {
         let mut word = (from / BITS) as usize;
@@ -147,6 +168,23 @@ mod tests {
         assert_eq!(bitmap.find_free_aligned(57, 300, 4), Some(260));
         assert!(bitmap.set_range(60, 200, false));
         assert_eq!(bitmap, Bitmap::empty());
+    }
+
+    #[test]
+    fn partial_groups_are_told_from_whole_ones() {
+        let mut bitmap = Bitmap::empty();
+        bitmap.fill_range(0, 32768, true);
+        bitmap.fill_range(6, 12, false);
+        bitmap.fill_range(32767, 1, false);
+        assert_eq!(bitmap.count_free_groups(0, 32768, 4), 2);
+        assert_eq!(bitmap.count_free_groups(9, 1, 4), 1);
+        assert_eq!(bitmap.count_free_groups(5, 3, 4), 0);
+        assert_eq!(bitmap.count_free_groups(9, 0, 4), 0);
+        assert_eq!(bitmap.find_free_partial(0, 4, 9), Some((6, 2)));
+        assert_eq!(bitmap.find_free_partial(7, 4, 9), Some((7, 1)));
+        assert_eq!(bitmap.find_free_partial(9, 4, 9), Some((16, 2)));
+        assert_eq!(bitmap.find_free_partial(18, 4, 9), Some((32767, 1)));
+        assert_eq!(Bitmap::empty().find_free_partial(0, 4, 9), None);
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! 1. A sector is handed out only when its bit is clear, and its bit is set in the same step.
-//! 2. Data never takes a region's reserve: whatever fills the store, index nodes have room left, so that
-//!    deleting always works.
+//! 2. Data never takes a region's reserve, nor the last free slots for nodes outside it: whatever fills the store, and
+//!    however fragmented its free space is, index nodes have room left, so that deleting always works.
 
 mod bitmap;
 mod table;
@@ -43,6 +43,8 @@ struct Region {
     /// Free sectors outside and inside the reserve.
     free: u32,
     free_reserve: u32,
+    /// Wholly free slots for nodes outside the reserve; known once the bitmap is.
+    slots: u32,
     bitmap: Option<Box<Bitmap>>,
     /// No run of [`LONG_RUN`] was found since the last time something was freed here.
     fragmented: bool,
@@ -60,6 +62,8 @@ pub(crate) struct Space {
     regions: Vec<Region>,
     free: u64,
     free_reserve: u64,
+    /// Of all regions whose bitmap is known.
+    slots: u64,
     /// Promised to transactions, not yet allocated.
     promised: u64,
     /// Sectors from here on were never written.
@@ -90,6 +94,7 @@ impl Space {
             regions: Vec::new(),
             free: 0,
             free_reserve: 0,
+            slots: 0,
             promised: 0,
             written,
             data_cursor: 0,
@@ -149,24 +154,53 @@ impl Space {
         self.free.saturating_sub(self.promised)
     }
 
-    /// Nodes that could still be allocated: all of the reserve, and half of what data could take.
-    pub(crate) fn available_nodes(&self) -> u64 {
-        self.nodes_left(self.available())
+    /// Nodes that can still be allocated once all promises are kept; there may be more where there are `enough`.
+    pub(crate) fn available_nodes(&mut self, enough: u64) -> Result<u64, TableError> {
+        self.nodes_left(self.promised, enough)
     }
 
     /// Promises sectors to a transaction, if there are so many, and if enough are left for the nodes that removing
     /// takes.
-    pub(crate) fn promise(&mut self, sectors: u64) -> bool {
-        let left = self.available().checked_sub(sectors);
-        let granted = left.is_some_and(|left| self.nodes_left(left) >= FULL_STORE_NODES);
+    pub(crate) fn promise(&mut self, sectors: u64) -> Result<bool, TableError> {
+        let granted = sectors <= self.available()
+            && self.nodes_left(self.promised + sectors, FULL_STORE_NODES)? >= FULL_STORE_NODES;
         if granted {
             self.promised += sectors;
         }
-        granted
+        Ok(granted)
     }
 
-    fn nodes_left(&self, available: u64) -> u64 {
-        (self.free_reserve + available / 2) / NODE_SECTORS as u64
+    /// Nodes that can be allocated after `taken` more sectors of data; there may be more where there are `enough`.
+    fn nodes_left(&mut self, taken: u64, enough: u64) -> Result<u64, TableError> {
+        let broken = slots_broken(taken);
+        let slots = self.free_slots(enough + broken)?;
+        if slots >= enough + broken {
+            return Ok(slots - broken);
+        }
+        // Then data takes what no node can use, as long as there is some.
+        let partial = self.free - self.slots * NODE_SECTORS as u64;
+        Ok(slots.saturating_sub(taken.saturating_sub(partial).div_ceil(NODE_SECTORS as u64)))
+    }
+
+    /// The free slots for nodes, or at least `enough` of them: bitmaps are read only where those known do not suffice.
+    fn free_slots(&mut self, enough: u64) -> Result<u64, TableError> {
+        let known = |space: &Self| space.free_reserve / NODE_SECTORS as u64 + space.slots;
+        for index in 0..self.regions.len() {
+            if known(self) >= enough {
+                break;
+            }
+            let region = &self.regions[index];
+            if region.bitmap.is_none() && u64::from(region.free) >= NODE_SECTORS as u64 {
+                self.bitmap(index)?;
+            }
+        }
+        Ok(known(self))
+    }
+
+    /// Whether data must leave whole slots to the nodes while there is anything else.
+    fn is_scarce(&mut self) -> Result<bool, TableError> {
+        let wanted = FULL_STORE_NODES + slots_broken(self.promised);
+        Ok(self.free_slots(wanted)? < wanted)
     }
 
     /// Takes back a promise.
@@ -203,6 +237,10 @@ impl Space {
             self.free += added.sectors - in_reserve;
             if let Some(bitmap) = &mut region.bitmap {
                 bitmap.set_range(added.sector - start, added.sectors, false);
+                let data = reserve_end - start;
+                let slots = bitmap.count_free_groups(data, REGION_SECTORS - data, NODE_SECTORS as u64);
+                self.slots = self.slots - u64::from(region.slots) + slots;
+                region.slots = slots as u32;
             }
         }
     }
@@ -213,17 +251,19 @@ impl Space {
         assert!(sectors <= self.promised && sectors <= self.free);
         let mut runs = Vec::new();
         let mut missing = sectors;
-        let mut run_min = LONG_RUN.min(sectors);
+        let mut partial = self.is_scarce()?;
+        let mut run_min = if partial { 1 } else { LONG_RUN.min(sectors) };
         let mut looked_at = 0;
         while missing > 0 {
             let index = (self.data_cursor / REGION_SECTORS) as usize;
             let worth_it = self.regions.get(index).is_some_and(|region| {
                 u64::from(region.free) >= run_min && !(region.fragmented && run_min == LONG_RUN)
             });
-            let found = if worth_it {
-                self.find(index, self.data_cursor, missing.min(run_max), run_min)?
-            } else {
-                None
+            let wanted = missing.min(run_max);
+            let found = match (worth_it, partial) {
+                (true, true) => self.find_partial(index, self.data_cursor, wanted)?,
+                (true, false) => self.find(index, self.data_cursor, wanted, run_min)?,
+                (false, _) => None,
             };
             match found {
                 Some(run) => {
@@ -243,8 +283,9 @@ impl Space {
                     let next = (index + 1) % self.regions.len();
                     self.data_cursor = next as u64 * REGION_SECTORS;
                     if looked_at > self.regions.len() {
-                        assert!(run_min > 1, "the count of free sectors matches the bitmaps");
+                        assert!(run_min > 1 || partial, "the count of free sectors matches the bitmaps");
                         run_min = 1;
+                        partial = false;
                         looked_at = 0;
                     }
                 }
@@ -258,6 +299,10 @@ impl Space {
     /// the second list names free space that the caller must fill with zeros first.
     pub(crate) fn allocate_written(&mut self, sectors: u64) -> Result<(Vec<Run>, Vec<Run>), TableError> {
         assert!(sectors <= self.promised && sectors <= self.free);
+        if self.is_scarce()? {
+            // Then the volume is as long as it can be, and nearly all of it was written.
+            return Ok((self.allocate(sectors, sectors)?, Vec::new()));
+        }
         let (mut runs, mut fresh) = (Vec::new(), Vec::new());
         let mut missing = sectors;
         let mut looked_at = 0;
@@ -329,6 +374,15 @@ impl Space {
             .map(|(at, sectors)| Run { sector: start + at, sectors }))
     }
 
+    /// As [`Space::find`], only what no node could use.
+    fn find_partial(&mut self, index: usize, cursor: u64, wanted: u64) -> Result<Option<Run>, TableError> {
+        let start = index as u64 * REGION_SECTORS;
+        let reserve = self.reserve(index);
+        let first = (reserve.sector + reserve.sectors).max(cursor) - start;
+        let found = self.bitmap(index)?.find_free_partial(first, NODE_SECTORS as u64, wanted);
+        Ok(found.map(|(at, sectors)| Run { sector: start + at, sectors }))
+    }
+
     /// Allocates the sectors of one index node: from a reserve, else where data could go.
     pub(crate) fn allocate_node(&mut self) -> Result<Option<u64>, TableError> {
         let count = self.regions.len();
@@ -382,11 +436,19 @@ impl Space {
             }
             let reserve_end = self.reserve(index).sector + self.reserve(index).sectors;
             let in_reserve = reserve_end.min(sector + part).saturating_sub(sector);
+            let outside = sector + in_reserve - start;
             let bitmap = self.bitmap(index)?;
+            let slots = |bitmap: &Bitmap| {
+                bitmap.count_free_groups(outside, part - in_reserve, NODE_SECTORS as u64) as u32
+            };
+            let slots_before = slots(bitmap);
             if !bitmap.set_range(sector - start, part, used) {
                 return Err(TableError::Inconsistent { sector });
             }
+            let slots_after = slots(bitmap);
             let region = &mut self.regions[index];
+            region.slots = region.slots + slots_after - slots_before;
+            self.slots = self.slots + u64::from(slots_after) - u64::from(slots_before);
             if used {
                 region.free_reserve -= in_reserve as u32;
                 region.free -= (part - in_reserve) as u32;
@@ -422,7 +484,11 @@ impl Space {
         let reserve = self.reserve(index);
         let free_reserve = bitmap.count_free(reserve.sector - start, reserve.sectors);
         let free = bitmap.count_free(0, REGION_SECTORS) - free_reserve;
+        let data = reserve.sector + reserve.sectors - start;
+        let slots = bitmap.count_free_groups(data, REGION_SECTORS - data, NODE_SECTORS as u64);
+        self.slots += slots;
         let region = &mut self.regions[index];
+        region.slots = slots as u32;
         self.free = self.free - u64::from(region.free) + free;
         self.free_reserve = self.free_reserve - u64::from(region.free_reserve) + free_reserve;
         region.free = free as u32;
@@ -440,6 +506,12 @@ impl Space {
     }
 }
 
+/// How many free slots for nodes data of this length breaks at most where it takes long runs.
+fn slots_broken(sectors: u64) -> u64 {
+    const RUN_ENDS: u64 = 8;
+    if sectors == 0 { 0 } else { sectors.div_ceil(NODE_SECTORS as u64) + RUN_ENDS }
+}
+
 /// The first sector of a region that may be allocated.
 pub(crate) fn first_usable(layout: Layout, index: u64) -> u64 {
     match index {
@@ -452,4 +524,56 @@ pub(crate) fn first_usable(layout: Layout, index: u64) -> u64 {
 pub(crate) fn reserve(layout: Layout, index: u64, volume_sectors: u64) -> Run {
     let sector = first_usable(layout, index).next_multiple_of(NODE_SECTORS as u64).min(volume_sectors);
     Run { sector, sectors: REGION_NODE_SECTORS.min(volume_sectors - sector) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MemoryDevice;
+
+    const SECTORS: u64 = 192 * 256;
+
+    /// A volume with no free sector but every second one.
+    fn in_single_sectors() -> Space {
+        let layout = Layout::for_capacity(SECTORS);
+        let device = Arc::new(MemoryDevice::new(SECTORS));
+        let mut space = Space::load(device, Table::empty(), layout, SECTORS, SECTORS).unwrap();
+        space.promised = space.free;
+        let runs = space.allocate(space.free, REGION_SECTORS).unwrap();
+        while space.allocate_node().unwrap().is_some() {}
+        for run in runs {
+            for sector in (run.sector..run.sector + run.sectors).step_by(2) {
+                space.mark(Run { sector, sectors: 1 }, false).unwrap();
+            }
+        }
+        space
+    }
+
+    #[test]
+    fn single_sectors_are_no_place_for_nodes() {
+        let mut space = in_single_sectors();
+        assert!(space.available() > 20_000);
+        assert_eq!(space.available_nodes(1).unwrap(), 0);
+        assert!(!space.promise(1).unwrap(), "removing would have no nodes");
+    }
+
+    #[test]
+    fn data_leaves_whole_slots_to_nodes_while_there_are_single_sectors() {
+        let mut space = in_single_sectors();
+        // As much as removal must be left, somewhere in the middle.
+        let start = REGION_SECTORS - 4096;
+        for sector in (start + 1..start + FULL_STORE_NODES * 4).step_by(2) {
+            space.mark(Run { sector, sectors: 1 }, false).unwrap();
+        }
+        assert_eq!(space.available_nodes(1000).unwrap(), FULL_STORE_NODES);
+        let single = space.available() - FULL_STORE_NODES * 4;
+        assert!(!space.promise(single + 1).unwrap());
+        assert!(space.promise(single).unwrap());
+        space.allocate(single - 10, 256).unwrap();
+        space.allocate_written(10).unwrap();
+        assert_eq!(space.available_nodes(1000).unwrap(), FULL_STORE_NODES);
+        for _ in 0..FULL_STORE_NODES {
+            assert!(space.allocate_node().unwrap().is_some());
+        }
+    }
 }

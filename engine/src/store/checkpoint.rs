@@ -18,7 +18,8 @@ use crate::device::{Completion, Write};
 use crate::error::{Error, Result};
 use crate::format::{AnchorBytes, FORMAT_VERSION, NodePtr, SUPERBLOCK_MAGIC, SpaceEntry, Superblock};
 use crate::limits::{
-    ANCHORS_MAX, BATCH_WEIGHT_COMMIT, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES, NODE_SECTORS,
+    ANCHORS_MAX, BATCH_WEIGHT_COMMIT, FULL_STORE_NODES, GROW_SECTORS, IN_FLIGHT_BYTES_MAX, NODE_BYTES,
+    NODE_SECTORS, REMOVED_WEIGHT, SNAPSHOT_REMOVAL_NODES,
 };
 use crate::space::{Delta, Run, TableError};
 use crate::tree::{NodeBytes, NodeSink, Root};
@@ -37,6 +38,26 @@ impl From<TableError> for Error {
             TableError::Corrupt { sector } | TableError::Inconsistent { sector } => {
                 Self::Corrupt { what: "space table", sector }
             }
+        }
+    }
+}
+
+/// What a change is for: the fuller a store is, the less it allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Purpose {
+    /// A step of emptying a block or a snapshot.
+    Free,
+    Remove,
+    Add,
+}
+
+impl Purpose {
+    /// The nodes that must be left to others.
+    fn nodes_left(self) -> u64 {
+        match self {
+            Self::Free => 0,
+            Self::Remove => SNAPSHOT_REMOVAL_NODES,
+            Self::Add => FULL_STORE_NODES,
         }
     }
 }
@@ -266,20 +287,30 @@ impl Core {
 
     /// Promises sectors to a transaction. Where there are not enough, makes room: lengthens the volume, then
     /// waits for what was freed.
-    pub(super) fn promise(&self, sectors: u64) -> Result<()> {
-        if sectors == 0 || self.space.lock().promise(sectors) {
+    pub(super) fn promise(self: &Arc<Self>, sectors: u64) -> Result<()> {
+        if sectors == 0 || self.space.lock().promise(sectors)? {
             return Ok(());
         }
         self.check_writable()?;
-        self.grow(sectors)?;
-        for _ in 0..3 {
-            if self.space.lock().promise(sectors) {
+        // Whatever is free may be too fragmented to count.
+        let available = self.space.lock().available();
+        self.grow(available + sectors)?;
+        for attempt in 0..3 {
+            if self.space.lock().promise(sectors)? {
                 return Ok(());
             }
-            // A freed sector is free once a record that comes after the one that freed it is durable.
-            self.settle()?;
+            self.make_room(attempt)?;
         }
-        if self.space.lock().promise(sectors) { Ok(()) } else { Err(Error::NoSpace) }
+        if self.space.lock().promise(sectors)? { Ok(()) } else { Err(Error::NoSpace) }
+    }
+
+    /// Makes free what was freed: a sector is, once a record that comes after the one that freed it is durable. At the
+    /// second attempt with what is still being emptied.
+    fn make_room(self: &Arc<Self>, attempt: usize) -> Result<()> {
+        if attempt > 0 {
+            self.reclaim_all()?;
+        }
+        self.settle()
     }
 
     /// Makes what is pending durable and writes a checkpoint, so that everything freed so far is free.
@@ -291,16 +322,17 @@ impl Core {
         self.run_checkpoint()
     }
 
-    /// Lengthens the volume if it may be, by at least `sectors` if it can be.
+    /// Lengthens the volume, if it may be, until `sectors` are available, if they can be.
     fn grow(&self, sectors: u64) -> Result<()> {
         let mut space = self.space.lock();
-        if sectors <= space.available() {
+        let missing = sectors.saturating_sub(space.available());
+        if missing == 0 {
             return Ok(());
         }
         let now = space.volume_sectors();
         // By an eighth at a time, so that a large store grows seldom.
-        let wanted = now + sectors.max(GROW_SECTORS).max(now / 8);
-        for wanted in [wanted, now + sectors.max(GROW_SECTORS)] {
+        let least = missing.max(GROW_SECTORS);
+        for wanted in [now + least.max(now / 8), now + least] {
             let target = wanted.min(self.capacity_sectors);
             if target <= now {
                 return Ok(());
@@ -314,18 +346,23 @@ impl Core {
     }
 
     /// Fails where index nodes could run out: what adds to the store is refused long before what removes.
-    pub(super) fn check_index_space(&self, adds: bool) -> Result<()> {
-        for attempt in 0..3 {
+    pub(super) fn check_index_space(self: &Arc<Self>, purpose: Purpose) -> Result<()> {
+        for attempt in 0..4 {
             let needed = self.nodes_needed();
-            let reserve = if adds { 48 } else { 8 };
-            let available = self.space.lock().available_nodes();
-            if available >= needed + reserve {
+            let needed = needed + purpose.nodes_left();
+            let (available, sectors) = {
+                let mut space = self.space.lock();
+                (space.available_nodes(needed)?, space.available())
+            };
+            if available >= needed {
                 return Ok(());
             }
             if attempt == 0 {
-                self.grow(GROW_SECTORS)?;
-            } else {
+                self.grow(sectors + (needed - available) * NODE_SECTORS as u64)?;
+            } else if purpose == Purpose::Free {
                 self.settle()?;
+            } else {
+                self.make_room(attempt - 1)?;
             }
         }
         Err(Error::NoSpace)
@@ -337,10 +374,11 @@ impl Core {
         let (items, bytes) = std::iter::once(&layers.active)
             .chain(layers.frozen.as_deref())
             .fold((0, 0), |(items, bytes), table| (items + table.items.len(), bytes + table.bytes));
-        let items = (items + layers.pending.items.len() + layers.pending.data.len()) as u64;
+        // What is pending may turn out to change as many items as its weight allows.
+        let items = (items + layers.pending.weight / REMOVED_WEIGHT) as u64;
         let bytes = (bytes + layers.pending.weight) as u64;
-        let replaced = items.min(self.nodes.load(Ordering::Acquire));
-        replaced + 2 * bytes / NODE_BYTES as u64 + 4 * u64::from(layers.root.height)
+        let leaves = items.min(self.nodes.load(Ordering::Acquire));
+        leaves + leaves / 16 + 2 * bytes / NODE_BYTES as u64 + 4 * u64::from(layers.root.height)
     }
 
     /// Wakes who commits in the background when enough has gathered.

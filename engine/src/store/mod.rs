@@ -335,7 +335,11 @@ impl Store {
         if self.core.closed.swap(true, Ordering::AcqRel) || self.core.options.read_only {
             return Ok(());
         }
-        let closed = self.checkpoint();
+        let closed = match self.checkpoint() {
+            // The log holds everything: on a full store, opening reads it back.
+            Err(Error::NoSpace) => self.core.sync(self.newest()),
+            closed => closed,
+        };
         self.core.poisoned.store(true, Ordering::Release);
         closed
     }

@@ -100,6 +100,7 @@ impl Core {
         let reclaim = of.what;
         let mut transaction = Transaction::new(self.clone());
         transaction.only_while(id, of);
+        transaction.frees();
         let block = self.block_even_dying(id)?;
         let first = Key::new(id, ItemKind::EXTENT, reclaim.from);
         let last = Key::new(id, ItemKind::EXTENT, u64::MAX);

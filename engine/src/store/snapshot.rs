@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::batch::Change;
+use super::checkpoint::Purpose;
 use super::open::OpenError;
 use super::reclaim::Reclaiming;
 use super::transaction::Transaction;
@@ -160,7 +161,7 @@ impl Store {
 impl Core {
     fn make_snapshot(self: &Arc<Self>, name: &str) -> std::result::Result<(), SnapshotError> {
         // Not under the lock: room for nodes may take a checkpoint to make.
-        self.check_index_space(true)?;
+        self.check_index_space(Purpose::Add)?;
         let mut generation = self.checkpoint.lock();
         let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let mut snapshot = Snapshot {
@@ -214,6 +215,7 @@ impl Core {
     /// Changes a snapshot, in memory once its item is applied.
     fn set_snapshot(self: &Arc<Self>, snapshot: &Snapshot) -> Result<()> {
         let mut transaction = Transaction::new(self.clone());
+        transaction.frees();
         transaction.put_system(snapshot.key(), snapshot.encode(self));
         transaction.apply()?;
         let mut snapshots = self.snapshots.lock();
@@ -377,6 +379,7 @@ impl Core {
         let last = Key::new(snapshot.id, ItemKind::DEAD, u64::MAX);
         let (dead, all) = self.range(first, last, RECLAIM_STEP)?;
         let mut transaction = Transaction::new(self.clone());
+        transaction.frees();
         for (key, found) in dead {
             let value = match found {
                 super::Found::Value(value) | super::Found::Change(Change::Raw(value)) => value,

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::batch::Change;
 use super::block::BlockState;
+use super::checkpoint::Purpose;
 use super::layers::{Layers, Value};
 use super::overlay::{Content, Page, Segment};
 use super::read::Source;
@@ -49,8 +50,7 @@ pub struct Transaction {
     freed: Vec<Run>,
     /// Sectors promised for the dirty pages in `data`.
     promised: u64,
-    /// Adds to what the store holds, so that a full store refuses it.
-    adds: bool,
+    purpose: Purpose,
     failed: Option<Error>,
 }
 
@@ -86,7 +86,7 @@ impl Transaction {
             only_while: None,
             freed: Vec::new(),
             promised: 0,
-            adds: false,
+            purpose: Purpose::Remove,
             failed: None,
         }
     }
@@ -95,7 +95,7 @@ impl Transaction {
     pub fn create(&mut self, attributes: &[u8]) -> Block {
         let id = self.core.next_block.fetch_add(1, Ordering::Relaxed);
         let block = self.core.open_blocks.insert(BlockState::create(id, &self.core.keys.owner));
-        self.adds = true;
+        self.purpose = Purpose::Add;
         self.set_attributes(&block, attributes);
         block
     }
@@ -115,7 +115,7 @@ impl Transaction {
         let item = Item { clear: clear.to_vec(), secret: Zeroizing::new(secret.to_vec()) };
         self.items.push((Key::new(block.id(), kind, offset), Change::Item(Arc::new(item))));
         self.blocks.push(block.clone());
-        self.adds = true;
+        self.purpose = Purpose::Add;
     }
 
     /// Removes an item; one that is not there is no error.
@@ -127,7 +127,7 @@ impl Transaction {
     /// [`Error::TooLong`] behind where this transaction punched to the end, if the store empties that in the
     /// background: that takes a transaction of its own.
     pub fn write(&mut self, block: &Block, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.adds = true;
+        self.purpose = Purpose::Add;
         self.finish_reclaim(block, (offset + bytes.len() as u64).div_ceil(SECTOR))?;
         let mut offset = offset;
         let mut bytes = bytes;
@@ -289,7 +289,7 @@ impl Transaction {
         sectors: u64,
     ) -> Result<()> {
         assert!(sectors <= CLONE_SECTORS_MAX);
-        self.adds = true;
+        self.purpose = Purpose::Add;
         self.finish_reclaim(target, target_sector + sectors)?;
         // Clones refer to extents that the index knows, so what is newer is sealed first.
         self.core.seal_block(source)?;
@@ -413,6 +413,11 @@ impl Transaction {
         self.data.push((block.clone(), Segment { start: from, sectors: to - from, content }));
     }
 
+    /// The transaction is a step of emptying a block or a snapshot.
+    pub(super) fn frees(&mut self) {
+        self.purpose = Purpose::Free;
+    }
+
     /// Lets the transaction do nothing if the block is to be emptied otherwise by then.
     pub(super) fn only_while(&mut self, id: BlockId, of: Reclaiming) {
         self.only_while = Some((id, of));
@@ -437,7 +442,7 @@ impl Transaction {
             return Err(error);
         }
         self.core.check_writable()?;
-        self.core.check_index_space(self.adds)?;
+        self.core.check_index_space(self.purpose)?;
         let weight = self.weight();
         if weight > RECORD_WEIGHT_MAX {
             return Err(Error::TooLong);

@@ -153,7 +153,7 @@ fn orphans_and_reclaims_of_nothing_are_dropped() {
 fn space_is_made_from_references() {
     let leaked = |store: &Store, _: &Block, _: &Block| {
         let mut space = store.core.space.lock();
-        assert!(space.promise(5));
+        assert!(space.promise(5).unwrap());
         let runs = space.allocate(5, 5).unwrap();
         drop(space);
         store.core.layers.write().pending.allocated.extend(runs);
