@@ -128,7 +128,7 @@ impl Store {
             // What was read back may still be on its way; from now on it counts as durable.
             core.device.flush().map_err(OpenError::Write)?;
         }
-        core.load_system_items()?;
+        core.load_system_items(superblock.seq.get())?;
         if let Some(name) = core.options.snapshot.clone() {
             core.show_snapshot(&name)?;
         }

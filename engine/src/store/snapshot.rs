@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::batch::Change;
-use super::checkpoint::Purpose;
+use super::checkpoint::{Moment, Purpose};
 use super::open::OpenError;
 use super::reclaim::Reclaiming;
 use super::transaction::Transaction;
@@ -91,6 +91,21 @@ impl Snapshots {
 }
 
 impl Snapshot {
+    /// What became of one that was being made when a crash came. Its record follows the checkpoint that is its root: if
+    /// that is the newest, it is there, and else it holds nothing. Tells whether that changed it.
+    pub(super) fn settle(&mut self, checkpoint_seq: u64, checkpoint_root: Root) -> bool {
+        if self.state != State::Making {
+            return false;
+        }
+        if self.seq == checkpoint_seq {
+            self.state = State::There;
+            self.root = checkpoint_root;
+        } else {
+            self.state = State::Emptying;
+        }
+        true
+    }
+
     fn key(&self) -> Key {
         Key::new(SYSTEM_BLOCK, ItemKind::SNAPSHOT, self.id)
     }
@@ -163,9 +178,39 @@ impl Core {
         // Not under the lock: room for nodes may take a checkpoint to make.
         self.check_index_space(Purpose::Add)?;
         let mut generation = self.checkpoint.lock();
-        let id = self.next_block.fetch_add(1, Ordering::Relaxed);
+        let (mut snapshot, moment) = self.begin_snapshot(name, &mut generation)?;
+        match &moment {
+            Ok(moment) => {
+                snapshot.root = moment.root;
+                snapshot.state = State::There;
+            }
+            // It has no root: what died for it in the meantime is freed.
+            Err(_) => snapshot.state = State::Emptying,
+        }
+        // Before the lock is released: a snapshot without its root looks to others as if it held nothing.
+        if self.snapshots.lock().all.iter().any(|known| known.id == snapshot.id) {
+            let mut layers = self.layers.write();
+            layers.pending.put(snapshot.key(), snapshot.encode(self));
+            layers.pending.newest = Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
+            let mut snapshots = self.snapshots.lock();
+            if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
+                *known = snapshot;
+            }
+        }
+        drop(generation);
+        moment?;
+        self.sync(Seq(self.next_op.load(Ordering::Acquire) - 1))?;
+        Ok(())
+    }
+
+    /// The checkpoint that becomes the root of a new snapshot, and how it went.
+    fn begin_snapshot(
+        self: &Arc<Self>,
+        name: &str,
+        generation: &mut u64,
+    ) -> std::result::Result<(Snapshot, Result<Moment>), SnapshotError> {
         let mut snapshot = Snapshot {
-            id,
+            id: self.next_block.fetch_add(1, Ordering::Relaxed),
             name: name.to_owned(),
             state: State::Making,
             seq: 0,
@@ -180,36 +225,15 @@ impl Core {
             }
         }
         // At the edge of the checkpoint's last record the snapshot starts to pin, and the next record says so.
-        let moment = self.checkpoint_at(&mut generation, |layers, moment| {
+        let moment = self.checkpoint_at(generation, |layers, moment| {
             snapshot.seq = moment.seq;
             snapshot.next_block = moment.next_block;
             let pending = &mut layers.pending;
             pending.put(snapshot.key(), snapshot.encode(self));
-            pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
+            pending.newest = Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
             self.snapshots.lock().all.push(snapshot.clone());
         });
-        match &moment {
-            Ok(moment) => {
-                snapshot.root = moment.root;
-                snapshot.state = State::There;
-            }
-            // It has no root: what died for it in the meantime is freed.
-            Err(_) => snapshot.state = State::Emptying,
-        }
-        // Before the lock is released: a snapshot without its root looks to others as if it held nothing.
-        if self.snapshots.lock().all.iter().any(|known| known.id == id) {
-            let mut layers = self.layers.write();
-            layers.pending.put(snapshot.key(), snapshot.encode(self));
-            layers.pending.newest = super::Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
-            let mut snapshots = self.snapshots.lock();
-            if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
-                *known = snapshot;
-            }
-        }
-        drop(generation);
-        moment?;
-        self.sync(super::Seq(self.next_op.load(Ordering::Acquire) - 1))?;
-        Ok(())
+        Ok((snapshot, moment))
     }
 
     /// Changes a snapshot, in memory once its item is applied.
@@ -406,17 +430,20 @@ impl Core {
         Ok(())
     }
 
-    /// Reads what the store knows of itself: snapshots, and blocks that are being emptied.
-    pub(super) fn load_system_items(&mut self) -> std::result::Result<(), OpenError> {
+    /// Reads what the store knows of itself: snapshots, and blocks that are being emptied. `seq` is the last record
+    /// that the checkpoint contains.
+    pub(super) fn load_system_items(&mut self, seq: u64) -> std::result::Result<(), OpenError> {
         let range = |kind| (Key::new(SYSTEM_BLOCK, kind, 0), Key::new(SYSTEM_BLOCK, kind, u64::MAX));
         let corrupt = |what| Error::Corrupt { what, sector: 0 };
         let (from, to) = range(ItemKind::SNAPSHOT);
         let mut all = Vec::new();
         for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
             let mut snapshot = Snapshot::decode(&self.keys.owner, &key, &value).ok_or(corrupt("snapshot"))?;
-            if snapshot.state == State::Making {
-                // The checkpoint that was to be its root was never finished: it holds nothing.
-                snapshot.state = State::Emptying;
+            if snapshot.settle(seq, self.layers.get_mut().root) && !self.options.read_only {
+                let change = snapshot.encode(self);
+                let pending = &mut self.layers.get_mut().pending;
+                pending.put(key, change);
+                pending.newest = Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
             }
             all.push(snapshot);
         }
@@ -447,5 +474,44 @@ impl Core {
         layers.root = root;
         layers.active = Default::default();
         self.load_reclaims()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::KdfCost;
+    use crate::device::MemoryDevice;
+    use crate::store::{CreateOptions, OpenOptions};
+
+    #[test]
+    fn a_crash_behind_the_checkpoint_leaves_a_snapshot_that_is_there() {
+        let device = Arc::new(MemoryDevice::new(48 * 256));
+        let create = CreateOptions { capacity_sectors: 48 * 256, kdf: KdfCost::TRIVIAL };
+        let options = OpenOptions { background: false, ..OpenOptions::default() };
+        let store = Store::create_with(device.clone(), b"pass", &create, &options).unwrap();
+        let mut transaction = store.transaction();
+        let block = transaction.create(b"as it was");
+        store.sync(transaction.apply().unwrap()).unwrap();
+        {
+            let mut generation = store.core.checkpoint.lock();
+            store.core.begin_snapshot("early", &mut generation).unwrap().1.unwrap();
+        }
+        store.sync(store.newest()).unwrap();
+        drop(store);
+
+        let store = Store::open(device.clone(), b"pass", &options).unwrap();
+        assert_eq!(store.snapshot_list().len(), 1);
+        let mut transaction = store.transaction();
+        transaction.set_attributes(&store.block(block.id()).unwrap().unwrap(), b"changed");
+        transaction.apply().unwrap();
+        store.close().unwrap();
+
+        let shown = OpenOptions { snapshot: Some("early".to_owned()), ..options.clone() };
+        let snapshot = Store::open(device.clone(), b"pass", &shown).unwrap();
+        let block = snapshot.block(block.id()).unwrap().unwrap();
+        assert_eq!(snapshot.attributes(&block).unwrap()[..], b"as it was"[..]);
+        let report = crate::check(device, b"pass", &crate::CheckOptions::default(), &mut |_, _| {}).unwrap();
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
     }
 }

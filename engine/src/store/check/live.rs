@@ -14,14 +14,22 @@ use crate::store::resolve::decode_shared;
 use crate::store::snapshot::{Snapshot, State};
 use crate::store::transaction::Reclaim;
 use crate::store::{Block, Core, open_at, open_found};
-use crate::tree::{WalkEvent, WalkStep};
+use crate::tree::{Root, WalkEvent, WalkStep};
 
 /// Visits all of the newest tree, in the order of keys.
 pub(super) fn check_live(core: &Core, superblock: &Superblock, survey: &mut Survey<'_>) {
     let layers = core.layers.read();
     let mut changed = layers.active.items.iter().peekable();
-    let mut live =
-        Live { core, survey, current: None, shared_end: 0, owners: Vec::new(), orphan_lists: None };
+    let checkpoint = (superblock.seq.get(), layers.root);
+    let mut live = Live {
+        core,
+        survey,
+        checkpoint,
+        current: None,
+        shared_end: 0,
+        owners: Vec::new(),
+        orphan_lists: None,
+    };
     // What the leaf being visited was written by.
     let mut birth = 0;
     let walked = core.tree.walk(&layers.root, &mut |event| {
@@ -77,6 +85,8 @@ pub(super) fn check_live(core: &Core, superblock: &Superblock, survey: &mut Surv
 struct Live<'a, 'b, 'c> {
     core: &'a Core,
     survey: &'b mut Survey<'c>,
+    /// The last record that the checkpoint contains, and its root.
+    checkpoint: (u64, Root),
     current: Option<Current>,
     /// Where the last shared item ends.
     shared_end: u64,
@@ -205,10 +215,8 @@ impl Live<'_, '_, '_> {
             },
             ItemKind::SNAPSHOT => match Snapshot::decode(&self.core.keys.owner, &key, value) {
                 Some(mut snapshot) => {
-                    // As when opening: its checkpoint was never finished.
-                    if snapshot.state == State::Making {
-                        snapshot.state = State::Emptying;
-                    }
+                    let (seq, root) = self.checkpoint;
+                    snapshot.settle(seq, root);
                     self.survey.snapshots.push(snapshot);
                     None
                 }
