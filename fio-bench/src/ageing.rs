@@ -7,17 +7,19 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{NewVolume, create_volume};
 use blocktree_engine::limits::{REGION_HEADER_SECTORS, REGION_NODE_SECTORS, REGION_SECTORS};
 use blocktree_engine::{CreateOptions, OpenOptions, Store};
 use blocktree_vfs::{Caller, Fs, Ino, MountOptions, WriteFlags};
+use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use xtask::command::target;
 use xtask::scratch::Scratch;
 
+use crate::process::{Whose, cpu_seconds};
 use crate::scale::{PASSPHRASE, check_room};
 use crate::{bytes, page};
 
@@ -51,19 +53,22 @@ struct Plan {
     background: bool,
 }
 
-pub(crate) fn run(words: &[String], command: &str) -> Result<()> {
-    let mut plan = Plan { size_bytes: 2 << 30, rounds: 20, background: true };
-    let mut dir = target();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--size" => plan.size_bytes = bytes(value)?,
-            "--rounds" => plan.rounds = value.parse().context("--rounds needs a number")?,
-            "--dir" => dir = PathBuf::from(value),
-            _ => bail!("unknown option: {word}"),
-        }
-    }
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// How often the store is overwritten
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// Size of the store
+    #[arg(long, default_value = "2G", value_parser = bytes)]
+    size: u64,
+    /// Where the volume lies [default: the target folder]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
+    let plan = Plan { size_bytes: options.size, rounds: options.rounds, background: true };
+    let dir = options.dir.clone().unwrap_or_else(target);
     ensure!(plan.rounds > 0, "--rounds must be at least 1");
     check_room(&dir, 3 * plan.size_bytes)?;
     let scratch = Scratch::new(&dir, "ageing")?;
@@ -95,11 +100,11 @@ fn age(volume: NewVolume, plan: &Plan) -> Result<Outcome> {
     fs.syncfs()?;
     let mut rounds = Vec::new();
     for number in 0..plan.rounds {
-        let (start, cpu_start) = (Instant::now(), cpu_seconds()?);
+        let (start, cpu_start) = (Instant::now(), own_cpu_seconds()?);
         overwrite(&fs, &files, &contents, plan.size_bytes, &mut random)?;
         fs.syncfs()?;
         let seconds = start.elapsed().as_secs_f64();
-        let cpu_seconds = cpu_seconds()? - cpu_start;
+        let cpu_seconds = own_cpu_seconds()? - cpu_start;
         let usage = fs.store().usage();
         let round = Round {
             mib_per_second: (plan.size_bytes >> 20) as f64 / seconds,
@@ -163,12 +168,9 @@ fn overwrite(fs: &Fs, files: &[Ino], contents: &[u8], bytes: u64, random: &mut S
     Ok(())
 }
 
-/// User and system time of this process so far: see proc(5). A tick is a hundredth of a second on every Linux.
-fn cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat is malformed")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    Ok(ticks.sum::<Result<u64, _>>()? as f64 / 100.0)
+/// Of this process, so far.
+fn own_cpu_seconds() -> Result<f64> {
+    cpu_seconds(std::process::id(), Whose::Own)
 }
 
 fn table(fixed: &Outcome, growing: &Outcome) -> String {

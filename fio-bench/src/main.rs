@@ -1,65 +1,92 @@
-//! Benchmarks of Blocktree with fio, beside the filesystem that its volume lies on and beside its peers.
+//! Benchmarks of Blocktree, beside the filesystem that its volume lies on, beside what FUSE allows, and beside its
+//! peers.
 //!
-//! [`jobs`] says what is measured, [`fio`] and [`small_files`] measure it, [`subject`] mounts what it is measured
-//! on, [`table`] writes it down. [`scale`] and [`ageing`] drive engine and `Fs` without a mount. [`page`] is
-//! where results go.
+//! [`compare`] runs what [`jobs`] lists on what [`subject`] mounts; [`growth`] runs some of it on more and more.
+//! [`results`] holds the numbers, [`report`] and [`page`] write them down. [`fio`], [`small_files`] and
+//! [`source_tree`] are what jobs are made of, [`process`] runs and limits them, [`passthrough`] is a subject.
+//! [`flamegraph`] and [`instructions`] say where time goes. [`scale`] and [`ageing`] drive engine and `Fs` without
+//! a mount.
 //!
 //! Invariants:
 //! 1. Only what is mounted anew, with the kernel's caches dropped, is called cold.
-//! 2. Each round measures every subject; rounds begin with different ones. What disturbs one disturbs all.
+//! 2. Each job goes round all subjects before the next begins. What disturbs one disturbs all.
 //! 3. A number is the median of the rounds; the table shows the smallest and largest beside it.
 
 mod ageing;
+mod compare;
 mod fio;
+mod flamegraph;
+mod growth;
+mod instructions;
 mod jobs;
+mod packages;
 mod page;
+mod passthrough;
+mod process;
+mod report;
+mod results;
 mod scale;
 mod small_files;
+mod source_tree;
 mod subject;
-mod table;
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
-use xtask::command::{is_installed, output, target};
-use xtask::scratch::Scratch;
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
 
-use jobs::{JOBS, Scale};
-use subject::{Blocktree, Gocryptfs, Plain, Subject};
-use table::Table;
+use small_files::{SmallFiles, Step};
 
-const USAGE: &str = "\
-usage: fio-bench smoke [--dir D]
-       fio-bench table [--rounds N] [--size 1G] [--dir D] [--with gocryptfs]
-       fio-bench scale [--files 10000,1000000,10000000:0] [--data 1G,10G] [--dir D]
-       fio-bench ageing [--rounds N] [--size 2G] [--dir D]
+/// Measures Blocktree. As root, from the top of the source tree, and built with --release.
+#[derive(Debug, Parser)]
+#[command(name = "fio-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
 
-  smoke   each job once, small, on a Blocktree mount: shows that all of it works
-  table   measures, and writes docs/benchmarks.md
-  scale   opens stores of growing size after a crash; writes docs/benchmarks.md
-  ageing  overwrites a store many times over; writes docs/benchmarks.md
-
-The first two need root, to drop the kernel's caches, and the release build: `cargo build --release`.
-
-  --rounds N         how often everything is measured (5), or the store overwritten (20)
-  --size S           size of the large file (1G), or of the store (2G)
-  --files N[:B],...  how many files, and bytes in each (1024)
-  --data S,...       how much data in large files
-  --dir D            where volumes and files lie: choose the disk to measure (the target folder)
-  --with gocryptfs   also measure this peer; it must be installed";
-
-/// How the benchmarks are to be run.
-struct Options {
-    rounds: usize,
-    scale: Scale,
-    dir: PathBuf,
-    with_gocryptfs: bool,
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Each job once, small, on Blocktree alone: shows that all of it works
+    Smoke {
+        /// Where the volume lies [default: the target folder]
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Every job on Blocktree, on floors and on peers; JSON, Markdown and HTML
+    Compare(compare::Options),
+    /// The names of the jobs of `compare`
+    Jobs,
+    /// The same operations on more and more data and files, with a fitted exponent
+    Growth(growth::Options),
+    /// Where the daemon's time goes while a job runs, as SVG
+    Flamegraph(flamegraph::Options),
+    /// Counts the instructions of hot paths, and compares them with those of the last time
+    Instructions(instructions::Options),
+    /// Opens stores of growing size after a crash; writes docs/benchmarks.md
+    Scale(scale::Options),
+    /// Overwrites a store many times over; writes docs/benchmarks.md
+    Ageing(ageing::Options),
+    #[command(name = scale::MAKE, hide = true)]
+    ScaleMake { words: Vec<String> },
+    #[command(name = scale::READ, hide = true)]
+    ScaleRead { words: Vec<String> },
+    #[command(name = small_files::CHILD, hide = true)]
+    SmallFiles {
+        #[command(flatten)]
+        files: SmallFiles,
+        #[arg(long)]
+        step: Step,
+    },
+    #[command(name = instructions::CHILD, hide = true)]
+    InstructionsChild { operation: String, count: u64 },
+    #[command(hide = true)]
+    PassthroughDaemon { folder: PathBuf, mount_point: PathBuf },
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
+    match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fio-bench: {error:#}");
@@ -68,55 +95,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &[String]) -> Result<()> {
-    let Some((task, rest)) = arguments.split_first() else { bail!("what to do?\n{USAGE}") };
-    let command = format!("cargo run --release -p fio-bench -- {}", arguments.join(" "));
-    match task.as_str() {
-        "scale" => return scale::run(rest, &command),
-        scale::MAKE | scale::READ => return scale::child(task, rest),
-        "ageing" => return ageing::run(rest, &command),
-        _ => {}
-    }
-    let options = options(rest)?;
-    ensure!(is_installed("fio"), "fio is not installed: apt-get install fio");
-    match task.as_str() {
-        "smoke" => {
-            let table = measure(&Options { rounds: 1, scale: Scale::TINY, ..options }, false)?;
-            println!("{table}");
+fn run(task: Task) -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("cargo run --release -p fio-bench -- {}", words.join(" "));
+    match task {
+        Task::Smoke { dir } => compare::smoke(dir, &command),
+        Task::Compare(options) => compare::run(&options, &command),
+        Task::Jobs => {
+            println!("{}", jobs::names());
             Ok(())
         }
-        "table" => {
-            let table = measure(&options, true)?;
-            println!("{table}");
-            let fio = output(Command::new("fio").arg("--version"))?;
-            page::write("fio-bench", &command, &format!("With {}.\n\n{table}", fio.trim()))
-        }
-        "help" | "--help" | "-h" => {
-            println!("{USAGE}");
+        Task::Growth(options) => growth::run(&options, &command),
+        Task::Flamegraph(options) => flamegraph::run(&options),
+        Task::Instructions(options) => instructions::run(&options),
+        Task::Scale(options) => scale::run(&options, &command),
+        Task::Ageing(options) => ageing::run(&options, &command),
+        Task::ScaleMake { words } => scale::child(scale::MAKE, &words),
+        Task::ScaleRead { words } => scale::child(scale::READ, &words),
+        Task::SmallFiles { files, step } => {
+            println!("{}", files.run(step)?);
             Ok(())
         }
-        _ => bail!("no such task: {task}\n{USAGE}"),
+        Task::InstructionsChild { operation, count } => instructions::child(&operation, count),
+        Task::PassthroughDaemon { folder, mount_point } => passthrough::serve(&folder, &mount_point),
     }
-}
-
-fn options(words: &[String]) -> Result<Options> {
-    let mut options = Options { rounds: 5, scale: Scale::of(1 << 30), dir: target(), with_gocryptfs: false };
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let mut value = || words.next().with_context(|| format!("{word} needs a value"));
-        match word.as_str() {
-            "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
-            "--size" => options.scale = Scale::of(bytes(value()?)?),
-            "--dir" => options.dir = value()?.into(),
-            "--with" => match value()?.as_str() {
-                "gocryptfs" => options.with_gocryptfs = true,
-                other => bail!("unknown peer: {other}"),
-            },
-            _ => bail!("unknown option: {word}\n{USAGE}"),
-        }
-    }
-    ensure!(options.rounds > 0, "--rounds must be at least 1");
-    Ok(options)
 }
 
 /// A size such as `512M` or `1G`.
@@ -133,36 +135,10 @@ fn bytes(text: &str) -> Result<u64> {
     Ok(bytes)
 }
 
-fn measure(options: &Options, beside_others: bool) -> Result<Table> {
-    let scratch = Scratch::new(&options.dir, "fio-bench")?;
-    let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
-    if beside_others {
-        subjects.push(Box::new(Plain::new(&scratch)));
-    }
-    subjects.push(Box::new(Blocktree::new(&scratch, &options.scale)?));
-    if options.with_gocryptfs {
-        subjects.push(Box::new(Gocryptfs::new(&scratch)?));
-    }
-    let mut table = Table::new(subjects.iter().map(|subject| subject.name()).collect());
-    for round in 0..options.rounds {
-        for i in 0..subjects.len() {
-            let i = (i + round) % subjects.len();
-            let subject = &mut subjects[i];
-            eprintln!("round {} of {}: {}", round + 1, options.rounds, subject.name());
-            subject.make()?;
-            for (row, job) in JOBS.iter().enumerate() {
-                let value = job.run(subject.as_mut(), &options.scale);
-                table.add(row, i, value.with_context(|| format!("{} on {}", job.name, subject.name()))?);
-            }
-            subject.destroy()?;
-        }
-    }
-    Ok(table)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn sizes_are_read() {
@@ -173,11 +149,11 @@ mod tests {
 
     #[test]
     fn options_are_read() {
-        let words = ["--rounds", "3", "--size", "64M", "--with", "gocryptfs"].map(str::to_owned);
-        let options = options(&words).unwrap();
-        assert_eq!((options.rounds, options.scale.file_bytes), (3, 64 << 20));
-        assert!(options.with_gocryptfs);
-        assert!(super::options(&["--rounds".to_owned()]).is_err());
-        assert!(super::options(&["--fast".to_owned()]).is_err());
+        Arguments::command().debug_assert();
+        let parse = |words: &[&str]| Arguments::try_parse_from([&["fio-bench", "compare"], words].concat());
+        let parsed = parse(&["--rounds", "3", "--size", "64M", "--with", "gocryptfs,ext4"]).unwrap();
+        let Task::Compare(options) = parsed.task else { panic!("{parsed:?}") };
+        assert_eq!(options.with, ["gocryptfs", "ext4"]);
+        assert!(parse(&["--size", "1K"]).is_err() && parse(&["--fast"]).is_err());
     }
 }

@@ -22,7 +22,7 @@ fn replace(page: &str, section: &str, text: &str) -> Result<String> {
 }
 
 /// The machine, its kernel, the day, and how to do it again.
-fn circumstances(command: &str) -> Result<String> {
+pub(crate) fn circumstances(command: &str) -> Result<String> {
     let ask = |program: &str, arguments: &[&str]| -> Result<String> {
         Ok(output(Command::new(program).args(arguments))?.trim().to_owned())
     };

@@ -17,11 +17,13 @@ use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{Access, Device, VolumeError, create_volume, open_volume};
 use blocktree_engine::{CreateOptions, OpenOptions, Store};
 use blocktree_vfs::{Caller, Fs, Ino, MountOptions, WriteFlags};
+use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use xtask::command::{output, target};
 use xtask::scratch::Scratch;
 
+use crate::process::peak_kib;
 use crate::{bytes, page};
 
 /// What this program is called with to be a child.
@@ -58,22 +60,23 @@ struct Row {
     read_peak_kib: u64,
 }
 
-pub(crate) fn run(words: &[String], command: &str) -> Result<()> {
-    let mut files = "10000,100000,1000000,10000000:0";
-    let mut data = "1G,10G,40G";
-    let mut dir = target();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--files" => files = value,
-            "--data" => data = value,
-            "--dir" => dir = PathBuf::from(value),
-            _ => bail!("unknown option: {word}"),
-        }
-    }
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// How many files, and bytes in each (1024): N[:B],...
+    #[arg(long, default_value = "10000,100000,1000000,10000000:0")]
+    files: String,
+    /// How much data in large files
+    #[arg(long, default_value = "1G,10G,40G")]
+    data: String,
+    /// Where the volume lies [default: the target folder]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
+    let dir = options.dir.clone().unwrap_or_else(target);
     let mut rows = Vec::new();
-    for contents in steps(files, data)? {
+    for contents in steps(&options.files, &options.data)? {
         if let Err(error) = check_room(&dir, contents.room_bytes()) {
             eprintln!("left out {contents:?}: {error}");
             continue;
@@ -226,7 +229,7 @@ fn make(path: &Path, contents: Contents) -> Result<()> {
     }
     fs.syncfs()?;
     let seconds = start.elapsed().as_secs_f64();
-    println!("{seconds} {} {}", peak_kib()?, fs.store().info().volume_sectors);
+    println!("{seconds} {} {}", peak_kib(std::process::id())?, fs.store().info().volume_sectors);
     loop {
         // Until this process is killed.
         thread::park();
@@ -286,7 +289,7 @@ fn read(path: &Path, contents: Contents) -> Result<()> {
         Contents::Data { bytes } => read_data(&fs, bytes, &mut random)?,
     }
     let operation_us = start.elapsed().as_secs_f64() * 1e6 / f64::from(OPERATIONS);
-    println!("{open_ms} {log_sectors} {operation_us} {}", peak_kib()?);
+    println!("{open_ms} {log_sectors} {operation_us} {}", peak_kib(std::process::id())?);
     fs.unmount()?;
     Ok(fs.store().close()?)
 }
@@ -335,13 +338,6 @@ fn directory_name(i: u64) -> Vec<u8> {
 
 fn file_name(i: u64) -> Vec<u8> {
     format!("file-{i:08}").into_bytes()
-}
-
-/// The most memory that this process ever had resident: see proc(5).
-fn peak_kib() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 impl Row {

@@ -1,0 +1,77 @@
+//! Blocktree itself: the program that was built beside this one.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use xtask::command::{cargo, execute, output, root};
+
+use super::{Filesystem, Place, Role};
+
+pub(super) struct Blocktree;
+
+/// Builds the program as this one was built, so that what is measured is what is in the source tree.
+pub(crate) fn build() -> Result<()> {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--package", "blocktree"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    execute(&mut command)
+}
+
+fn program() -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    Ok(this.parent().context("this program lies nowhere")?.join("blocktree"))
+}
+
+fn command(place: &Place) -> Command {
+    // Where it cannot be found, running it says so.
+    let mut command = Command::new(program().unwrap_or_else(|_| "blocktree".into()));
+    command.env("BLOCKTREE_PASSPHRASE_FILE", place.passphrase_file()).stdin(Stdio::null());
+    // The next store at the same place is another.
+    command.env("BLOCKTREE_ANCHOR_DIR", place.state());
+    command
+}
+
+impl Filesystem for Blocktree {
+    fn name(&self) -> &'static str {
+        "blocktree"
+    }
+
+    fn role(&self) -> Role {
+        Role::Ours
+    }
+
+    fn version(&self) -> Result<String> {
+        let program = output(Command::new(program()?).arg("--version"))?;
+        let commit =
+            output(Command::new("git").current_dir(root()).args(["describe", "--always", "--dirty"]));
+        Ok(format!("{} ({})", program.trim(), commit.as_deref().unwrap_or("no commit").trim()))
+    }
+
+    fn make(&self, place: &Place) -> Result<()> {
+        // Ample: a full filesystem is another matter.
+        let size = format!("{}M", (4 * place.room_bytes + (1 << 30)) >> 20);
+        execute(command(place).arg("init").arg(place.backing()).args(["--size", &size]))
+    }
+
+    /// What it says itself: the volume is allocated ahead of what is in use, by up to a region.
+    fn taken_bytes(&self, place: &Place) -> Result<u64> {
+        let info = output(command(place).arg("info").arg(place.mount_point()).arg("--json"))?;
+        let info: serde_json::Value = serde_json::from_str(&info)?;
+        info["used_bytes"].as_u64().context("blocktree info does not say what is in use")
+    }
+
+    fn daemon(&self, place: &Place) -> Option<Command> {
+        let mut command = command(place);
+        command.arg("mount").arg(place.backing()).arg(place.mount_point()).arg("--foreground");
+        Some(command)
+    }
+
+    fn unmount(&self, place: &Place) -> Command {
+        let mut command = command(place);
+        command.arg("umount").arg(place.mount_point());
+        command
+    }
+}
