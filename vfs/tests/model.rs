@@ -1,10 +1,16 @@
-//! Random operations against a small reference model: a tree of files with their contents.
+//! Random operations against a small reference model: a tree of files with their contents. Remounts and crashes are
+//! among them: after a crash, the tree is one that the model knew, and not from before the last sync.
 
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use blocktree_vfs::{FallocateMode, Fs, Ino, MountOptions, RenameFlags, WriteFlags};
+use blocktree_engine::crypto::KdfCost;
+use blocktree_engine::device::MemoryDevice;
+use blocktree_engine::limits::SECTOR_BYTES;
+use blocktree_engine::{CreateOptions, OpenOptions, Store};
+use blocktree_vfs::{FallocateMode, FileKind, Fs, Ino, MountOptions, RenameFlags, WriteFlags};
 use proptest::prelude::*;
 use support::*;
 
@@ -23,7 +29,15 @@ enum Operation {
     Collapse(usize, u64, u64),
     Insert(usize, u64, u64),
     Copy(usize, usize, u64, u64, u64),
+    Fsync(usize),
+    Fdatasync(usize),
+    Sync,
+    /// What has gathered starts on its way to the disk, and nobody waits.
+    WriteBack,
+    Checkpoint,
     Remount,
+    /// The machine stops: nothing is closed or unmounted.
+    Crash,
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -46,19 +60,26 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (inode.clone(), position.clone(), length.clone()).prop_map(|(a, b, c)| Operation::Punch(a, b, c)),
         1 => (inode.clone(), 0..5u64, 1..3u64).prop_map(|(a, b, c)| Operation::Collapse(a, b, c)),
         1 => (inode.clone(), 0..5u64, 1..3u64).prop_map(|(a, b, c)| Operation::Insert(a, b, c)),
-        2 => (inode.clone(), inode, position, at, count)
+        2 => (inode.clone(), inode.clone(), position, at, count)
             .prop_map(|(a, b, c, d, e)| Operation::Copy(a, b, c, d, e)),
+        1 => inode.clone().prop_map(Operation::Fsync),
+        1 => inode.clone().prop_map(Operation::Fdatasync),
+        1 => Just(Operation::Sync),
+        1 => Just(Operation::WriteBack),
+        1 => Just(Operation::Checkpoint),
         1 => Just(Operation::Remount),
+        1 => Just(Operation::Crash),
     ]
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Node {
     File(Vec<u8>),
     Directory(BTreeMap<usize, Ino>),
 }
 
 /// The inodes that have names, in the order of their making.
+#[derive(Debug, Clone, PartialEq)]
 struct Model {
     nodes: BTreeMap<Ino, Node>,
 }
@@ -296,28 +317,49 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
             };
             same(fs.copy_file_range(source, from, target, to, length, KEEP), expected);
         }
-        Operation::Remount => {}
+        Operation::Fsync(inode) => fs.fsync(model.pick(inode), false).unwrap(),
+        Operation::Fdatasync(inode) => fs.fsync(model.pick(inode), true).unwrap(),
+        Operation::Sync => fs.syncfs().unwrap(),
+        Operation::WriteBack => fs.store().write_back().unwrap(),
+        Operation::Checkpoint => fs.store().checkpoint().unwrap(),
+        Operation::Remount | Operation::Crash => {}
     }
 }
 
+/// What the filesystem shows, as a model.
+fn shown(fs: &Fs) -> Model {
+    let mut nodes = BTreeMap::new();
+    show(fs, ROOT, &mut nodes);
+    Model { nodes }
+}
+
+fn show(fs: &Fs, ino: Ino, nodes: &mut BTreeMap<Ino, Node>) {
+    let stat = fs.stat(ino);
+    if stat.kind != FileKind::Directory {
+        nodes.insert(ino, Node::File(fs.bytes(ino)));
+        return;
+    }
+    let mut entries = BTreeMap::new();
+    for name in fs.names(ino) {
+        let child = fs.find(ino, &name).unwrap();
+        entries.insert(NAMES.iter().position(|known| *known == name).expect("a name of ours"), child);
+        show(fs, child, nodes);
+    }
+    nodes.insert(ino, Node::Directory(entries));
+}
+
+/// That all of it fits together, and is what the model says.
 fn compare(fs: &Fs, model: &Model) {
+    assert_eq!(shown(fs), *model);
     for (ino, node) in &model.nodes {
         let stat = fs.stat(*ino);
         match node {
-            Node::File(bytes) => {
-                assert_eq!(&fs.bytes(*ino), bytes);
-                assert_eq!(stat.nlink, model.names(*ino));
-            }
+            Node::File(bytes) => assert_eq!((stat.nlink, stat.size), (model.names(*ino), bytes.len() as u64)),
             Node::Directory(entries) => {
-                let expected: Vec<_> = entries.keys().map(|n| NAMES[*n].to_string()).collect();
-                assert_eq!(fs.names(*ino), expected);
                 let below = entries.values().filter(|child| model.is_directory(**child)).count();
                 assert_eq!((stat.nlink, stat.size), (2 + below as u32, entries.len() as u64));
-                for (n, child) in entries {
-                    assert_eq!(fs.find(*ino, NAMES[*n]).unwrap(), *child);
-                    if model.is_directory(*child) {
-                        assert_eq!(fs.find(*child, "..").unwrap(), *ino);
-                    }
+                for child in entries.values().filter(|child| model.is_directory(**child)) {
+                    assert_eq!(fs.find(*child, "..").unwrap(), *ino);
                 }
             }
         }
@@ -325,21 +367,90 @@ fn compare(fs: &Fs, model: &Model) {
     assert!(fs.store().orphans().unwrap().is_empty());
 }
 
+const CAPACITY_SECTORS: u64 = (32 << 20) / SECTOR_BYTES as u64;
+
+/// A filesystem whose device can be looked at, and all that it ever was.
+struct World {
+    device: Arc<MemoryDevice>,
+    fs: Fs,
+    /// The newest is last.
+    history: Vec<Model>,
+    /// The first in the history that a crash may lead back to.
+    durable: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        let device = Arc::new(MemoryDevice::new(CAPACITY_SECTORS));
+        let options = CreateOptions { capacity_sectors: CAPACITY_SECTORS, kdf: KdfCost::TRIVIAL };
+        let store = Store::create(device.clone(), b"passphrase", &options).unwrap();
+        Fs::format(&store, 0, 0).unwrap();
+        store.close().unwrap();
+        drop(store);
+        let fs = open(&device);
+        let empty = Model { nodes: BTreeMap::from([(ROOT, Node::Directory(BTreeMap::new()))]) };
+        Self { device, fs, history: vec![empty], durable: 0 }
+    }
+
+    fn step(&mut self, operation: &Operation) {
+        let mut model = self.history.last().unwrap().clone();
+        apply(&self.fs, &mut model, operation);
+        match operation {
+            Operation::Sync | Operation::Checkpoint => self.durable = self.history.len() - 1,
+            Operation::Fsync(inode) | Operation::Fdatasync(inode) => {
+                let changed = self.last_change_of(model.pick(*inode));
+                self.durable = self.durable.max(changed);
+            }
+            Operation::Remount => {
+                self.fs.unmount().unwrap();
+                self.fs.store().close().unwrap();
+                self.fs = open(&self.device);
+                compare(&self.fs, &model);
+                self.durable = self.history.len() - 1;
+            }
+            Operation::Crash => return self.crash(),
+            _ => {}
+        }
+        self.history.push(model);
+    }
+
+    /// Where in the history an inode became what it is.
+    fn last_change_of(&self, ino: Ino) -> usize {
+        let now = self.history.last().and_then(|model| model.nodes.get(&ino));
+        let older = self.history.iter().rposition(|model| model.nodes.get(&ino) != now);
+        older.map_or(0, |older| older + 1)
+    }
+
+    fn crash(&mut self) {
+        self.device = Arc::new(MemoryDevice::from_bytes(self.device.snapshot()));
+        self.fs = open(&self.device);
+        let found = shown(&self.fs);
+        let at = self.history.iter().rposition(|model| *model == found);
+        let at = at.unwrap_or_else(|| panic!("no state of the history: {found:?}"));
+        assert!(at >= self.durable, "state {at} came back, but {} was durable", self.durable);
+        compare(&self.fs, &found);
+        self.history.truncate(at + 1);
+        self.durable = at;
+    }
+}
+
+/// Without threads, so that the same operations are the same run.
+fn open(device: &Arc<MemoryDevice>) -> Fs {
+    let options = OpenOptions { background: false, ..OpenOptions::default() };
+    let store = Store::open(device.clone(), b"passphrase", &options).unwrap();
+    Fs::mount(store, MountOptions::default()).unwrap()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_operations_do_what_the_model_says(operations in prop::collection::vec(operation(), 1..80)) {
-        let store = store();
-        let mut fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
-        let mut model = Model { nodes: BTreeMap::from([(ROOT, Node::Directory(BTreeMap::new()))]) };
+        let mut world = World::new();
         for operation in &operations {
-            if matches!(operation, Operation::Remount) {
-                drop(fs);
-                fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
-            }
-            apply(&fs, &mut model, operation);
+            world.step(operation);
         }
-        compare(&fs, &model);
+        compare(&world.fs, world.history.last().unwrap());
+        world.step(&Operation::Crash);
     }
 }
