@@ -55,6 +55,7 @@ pub(crate) fn serve(
     let options = blocktree_vfs::MountOptions {
         read_only: is_read_only,
         no_atime: !settings.options.flags.access_times,
+        ids: settings.options.ids.clone(),
         ..blocktree_vfs::MountOptions::default()
     };
     let fs = Fs::mount(store.clone(), options)

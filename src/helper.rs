@@ -38,7 +38,10 @@ pub(crate) fn umount(arguments: &[OsString]) -> Result<u8> {
 fn mount_as_asked(arguments: &[OsString]) -> Result<u8> {
     let parsed = parse(arguments, b"sfnvw", MOUNT_USAGE)?;
     let [store, mountpoint] = parsed.places.as_slice() else { return Err(Failure::usage(MOUNT_USAGE)) };
-    let options = Options::parse(&parsed.options)?;
+    // Unlike the command, what mount(8) mounts has set-user-id programs and devices unless it says otherwise.
+    let mut lists = vec![OsString::from("suid,dev")];
+    lists.extend(parsed.options);
+    let options = Options::parse(&lists)?;
     // -s: "sloppy", tolerate what is unknown.
     if !parsed.flags.contains(&b's') {
         options.refuse_unknown()?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use blocktree_engine::device;
 use blocktree_vfs::fuse::{Access, Flags};
+use blocktree_vfs::{IdMap, IdRange};
 
 use crate::anchor::Choice;
 use crate::failure::{Failure, Result};
@@ -16,6 +17,8 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
     pub(crate) access: Access,
     pub(crate) flags: Flags,
+    /// Whom the mount shows in place of those on disk.
+    pub(crate) ids: IdMap,
     /// Whether the kernel collects writes in its cache; not set: as is best.
     pub(crate) write_back: Option<bool>,
     pub(crate) read_bytes_max: Option<u32>,
@@ -36,7 +39,10 @@ impl Default for Options {
         Self {
             read_only: false,
             access: Access::Owner,
-            flags: Flags::default(),
+            // As FUSE filesystems have it: whoever made the store would else decide what is run as root here. The
+            // helper of mount(8) asks for both.
+            flags: Flags { set_user_id: false, devices: false, ..Flags::default() },
+            ids: IdMap::default(),
             write_back: None,
             read_bytes_max: None,
             event_loops: None,
@@ -123,6 +129,10 @@ impl Options {
                 (flags.set_user_id, flags.devices, flags.execute) = (false, false, false);
             }
             ("owner" | "group", None) => (flags.set_user_id, flags.devices) = (false, false),
+            ("uid", Some(value)) => self.ids.users.all = Some(number(name, value, 0, ID_MAX)?),
+            ("gid", Some(value)) => self.ids.groups.all = Some(number(name, value, 0, ID_MAX)?),
+            ("map_uid", Some(value)) => self.ids.users.ranges.push(id_range(name, value)?),
+            ("map_gid", Some(value)) => self.ids.groups.ranges.push(id_range(name, value)?),
             ("writeback", None) => self.write_back = Some(true),
             ("no_writeback" | "nowriteback", None) => self.write_back = Some(false),
             ("max_read", Some(value)) => self.read_bytes_max = Some(number(name, value, 4096, 1 << 20)?),
@@ -140,7 +150,11 @@ impl Options {
                 self.anchor = Choice::At(OsString::from_vec(value.to_vec()).into());
             }
             ("accept_rollback", None) => self.accept_rollback = true,
-            ("passphrase_file" | "snapshot" | "anchor" | "max_read" | "threads", _) => {
+            (
+                "passphrase_file" | "snapshot" | "anchor" | "max_read" | "threads" | "uid" | "gid"
+                | "map_uid" | "map_gid",
+                _,
+            ) => {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
             }
             ("remount", None) => {
@@ -193,6 +207,31 @@ fn number(name: &str, value: &[u8], min: u32, max: u32) -> Result<u32> {
     parsed.filter(|value| (min..=max).contains(value)).ok_or_else(|| {
         let value = String::from_utf8_lossy(value);
         Failure::usage(format!("the mount option {name}={value} must be a number from {min} to {max}"))
+    })
+}
+
+/// The kernel keeps the last one for "nobody at all".
+const ID_MAX: u32 = u32::MAX - 1;
+
+/// STORED:SHOWN or STORED:SHOWN:COUNT.
+fn id_range(name: &str, value: &[u8]) -> Result<IdRange> {
+    let parts = std::str::from_utf8(value).ok().map(|value| value.split(':').map(str::parse::<u32>));
+    let parts: Option<Vec<u32>> = parts.and_then(|parts| parts.collect::<std::result::Result<_, _>>().ok());
+    let range = match parts.as_deref() {
+        Some(&[stored, shown]) => Some(IdRange { stored, shown, count: 1 }),
+        Some(&[stored, shown, count]) => Some(IdRange { stored, shown, count }),
+        _ => None,
+    };
+    // The ids end where the count does.
+    let ends = |first: u32, count: u32| u64::from(first) + u64::from(count) <= u64::from(ID_MAX) + 1;
+    let fits = |range: &IdRange| {
+        range.count > 0 && ends(range.stored, range.count) && ends(range.shown, range.count)
+    };
+    range.filter(fits).ok_or_else(|| {
+        let value = String::from_utf8_lossy(value);
+        Failure::usage(format!(
+            "the mount option {name}={value} must be {name}=STORED:SHOWN or {name}=STORED:SHOWN:COUNT"
+        ))
     })
 }
 
@@ -253,12 +292,44 @@ mod tests {
     }
 
     #[test]
+    fn set_user_id_programs_and_devices_are_for_those_who_ask() {
+        let flags = parse("allow_other").flags;
+        assert!(!flags.set_user_id && !flags.devices && flags.execute);
+        let flags = parse("suid,dev").flags;
+        assert!(flags.set_user_id && flags.devices);
+    }
+
+    #[test]
+    fn owners_are_mapped() {
+        let ids = parse("uid=1000,gid=100").ids;
+        assert_eq!((ids.users.all, ids.groups.all), (Some(1000), Some(100)));
+        let ids = parse("map_uid=501:1000,map_uid=5000:0:10,map_gid=20:1000").ids;
+        assert_eq!(
+            ids.users.ranges,
+            [IdRange { stored: 501, shown: 1000, count: 1 }, IdRange { stored: 5000, shown: 0, count: 10 }]
+        );
+        assert_eq!(ids.groups.ranges, [IdRange { stored: 20, shown: 1000, count: 1 }]);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         assert_eq!(parse("ro,bogus").unknown, ["bogus"]);
         assert!(parse("bogus=1").refuse_unknown().unwrap_err().to_string().contains("bogus"));
-        for wrong in
-            ["passphrase_file=", "passphrase_file", "anchor=", "max_read=17", "threads=many", "remount"]
-        {
+        for wrong in [
+            "passphrase_file=",
+            "passphrase_file",
+            "anchor=",
+            "max_read=17",
+            "threads=many",
+            "remount",
+            "uid",
+            "uid=anna",
+            "gid=4294967295",
+            "map_uid=1",
+            "map_uid=1:2:0",
+            "map_gid=1:4294967290:10",
+            "map_gid=1:2:3:4",
+        ] {
             let failure = Options::parse(&[wrong.into()]).unwrap_err();
             assert_eq!(failure.code, crate::failure::USAGE, "{wrong}");
         }

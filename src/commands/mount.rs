@@ -27,6 +27,9 @@ Mount options:
   passphrase_file=FILE         read the passphrase from this file
   allow_other, allow_root      let other users, or root, use the mount (for ordinary users, only if
                                /etc/fuse.conf contains user_allow_other)
+  uid=N, gid=N                 show everything as this user's, this group's
+  map_uid=STORED:SHOWN[:COUNT], map_gid=...
+                               show those on disk as others; may be repeated
   snapshot=NAME                show the tree as it was when this snapshot was made
   anchor=FILE, anchor=none     where this machine remembers how far the store had come, so that an older copy of it
                                is noticed; or nowhere
@@ -35,7 +38,8 @@ Mount options:
   max_read=BYTES               the longest read in one request
   threads=N                    how many threads take requests
   [no]suid, [no]dev, [no]exec, [no]atime, [no]diratime, sync, async
-                               as for any filesystem, see mount(8)
+                               as for any filesystem, see mount(8); nosuid and nodev are the default,
+                               unless mount(8) or fstab(5) mounts
   Permissions are always checked (default_permissions). What fstab(5) has for itself (defaults,
   noauto, user, nofail, _netdev, x-...) is accepted.
 

@@ -75,6 +75,18 @@ impl Acl {
         bytes
     }
 
+    /// With other ids for the users and groups that it names.
+    pub(crate) fn named(mut self, user: impl Fn(u32) -> u32, group: impl Fn(u32) -> u32) -> Self {
+        for entry in &mut self.entries {
+            match entry.tag {
+                USER => entry.id = user(entry.id),
+                GROUP => entry.id = group(entry.id),
+                _ => {}
+            }
+        }
+        self
+    }
+
     /// An ACL without entries: setting it removes the ACL.
     pub(crate) fn is_empty_form(bytes: &[u8]) -> bool {
         bytes == U32::new(VERSION).as_bytes()

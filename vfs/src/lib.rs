@@ -13,6 +13,7 @@ pub mod file_flags;
 mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+mod ids;
 mod inode;
 pub mod layout;
 mod lock;
@@ -25,6 +26,7 @@ pub use fs::{
     Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, OpenFlags, RenameFlags, SetXattrFlags, Statfs,
     Whence, WriteFlags,
 };
+pub use ids::{IdMap, IdRange, Ids};
 pub use layout::{FileFlags, FileKind, Time};
 pub use lock::{CancelToken, Lock, LockKind, LockOwner, LockRange};
 pub use stat::{SetAttributes, SetTime, Stat};

@@ -55,8 +55,13 @@ impl Fs {
         }
         if changes.uid.is_some() || changes.gid.is_some() {
             let attributes = change.edit_metadata(inode);
-            attributes.uid = changes.uid.unwrap_or(attributes.uid);
-            attributes.gid = changes.gid.unwrap_or(attributes.gid);
+            let ids = &self.options.ids;
+            if let Some(uid) = changes.uid {
+                attributes.uid = ids.users.owner_given(uid, attributes.uid)?;
+            }
+            if let Some(gid) = changes.gid {
+                attributes.gid = ids.groups.owner_given(gid, attributes.gid)?;
+            }
             self.drop_privileges(&mut change, inode)?;
         }
         let attributes = change.edit_metadata(inode);

@@ -132,8 +132,8 @@ impl Fs {
         let mut attributes = Attributes {
             kind: new.kind,
             permissions: new.permissions,
-            uid: caller.uid,
-            gid: caller.gid,
+            uid: self.options.ids.users.owner_made(caller.uid, above.uid),
+            gid: self.options.ids.groups.owner_made(caller.gid, above.gid),
             nlink,
             rdev: new.rdev,
             size: new.target.len() as u64,

@@ -31,7 +31,13 @@ impl Fs {
         if !exists {
             return Err(FsError::NoAttribute);
         }
-        xattr::get(&self.store, &inode, self.names, name)?.ok_or(FsError::NoAttribute)
+        let value = xattr::get(&self.store, &inode, self.names, name)?.ok_or(FsError::NoAttribute)?;
+        let ids = &self.options.ids;
+        if ids.is_identity() || (name != NAME_ACCESS && name != NAME_DEFAULT) {
+            return Ok(value);
+        }
+        let acl = Acl::decode(&value).map_err(|_| FsError::Malformed { ino, what: "ACL" })?;
+        Ok(acl.named(|id| ids.users.shown(id), |id| ids.groups.shown(id)).encode())
     }
 
     pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: SetXattrFlags) -> Result<()> {
@@ -130,6 +136,8 @@ impl Fs {
             return Ok(None);
         }
         let acl = Acl::decode(value).map_err(|_| FsError::Invalid("not a valid ACL"))?;
+        let ids = &self.options.ids;
+        let acl = acl.named(|id| ids.users.stored(id), |id| ids.groups.stored(id));
         if name == NAME_DEFAULT {
             return Ok(Some(acl.encode()));
         }

@@ -120,7 +120,11 @@ impl Fs {
     }
 
     pub(super) fn stat(&self, inode: &Inode) -> Stat {
-        Stat::new(inode.ino, &inode.attributes(), inode.block.sectors())
+        let ids = &self.options.ids;
+        let mut stat = Stat::new(inode.ino, &inode.attributes(), inode.block.sectors());
+        stat.uid = ids.users.owner_shown(stat.uid);
+        stat.gid = ids.groups.owner_shown(stat.gid);
+        stat
     }
 
     /// Where a name is in a directory.

@@ -51,6 +51,7 @@ use crate::Ino;
 use crate::directory::NameHash;
 use crate::error::{FsError, Result};
 use crate::events::Hub;
+use crate::ids::IdMap;
 use crate::inode::InodeTable;
 use crate::layout::Time;
 use crate::lock::LockTable;
@@ -86,6 +87,8 @@ pub struct MountOptions {
     pub read_only: bool,
     /// Never update access times (`noatime`); otherwise as `relatime`.
     pub no_atime: bool,
+    /// Whom the mount shows in place of those on disk.
+    pub ids: IdMap,
     /// Inodes kept in memory that the kernel does not know; 0 chooses.
     pub inode_cache_count: usize,
     /// The clock, for tests.
