@@ -101,13 +101,15 @@ pub enum Event {
         parent: Ino,
         ino: Ino,
     },
-    /// `replaced` lost its name `parent` → `new_parent`; with `exchanged` it got the other one's.
+    /// `replaced` lost its name `parent` → `new_parent`; with `exchanged` it got the other one's. A `whiteout` was made
+    /// that has the old name.
     Renamed {
         parent: Ino,
         new_parent: Ino,
         ino: Ino,
         replaced: Option<Ino>,
         exchanged: bool,
+        whiteout: Option<Ino>,
     },
     Data {
         ino: Ino,

@@ -245,7 +245,7 @@ fn apply(fs: &Fs, model: &mut Model, operation: &Operation) {
         Operation::Rename(a, b, c, d, flags) => {
             let (from, to) = (model.pick(a), model.pick(c));
             let expected = model.rename(from, b, to, d, flags);
-            let flags = RenameFlags { no_replace: flags == 1, exchange: flags == 2 };
+            let flags = RenameFlags { no_replace: flags == 1, exchange: flags == 2, whiteout: None };
             same(fs.rename(from, name(b), to, name(d), flags), expected);
         }
         Operation::Write(inode, offset, length, byte) => {

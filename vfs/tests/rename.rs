@@ -2,12 +2,13 @@
 
 mod support;
 
-use blocktree_vfs::{Fs, MountOptions, RenameFlags};
+use blocktree_vfs::{FileKind, Fs, MountOptions, RenameFlags};
 use support::*;
 
-const PLAIN: RenameFlags = RenameFlags { no_replace: false, exchange: false };
-const NO_REPLACE: RenameFlags = RenameFlags { no_replace: true, exchange: false };
-const EXCHANGE: RenameFlags = RenameFlags { no_replace: false, exchange: true };
+const PLAIN: RenameFlags = RenameFlags { no_replace: false, exchange: false, whiteout: None };
+const NO_REPLACE: RenameFlags = RenameFlags { no_replace: true, ..PLAIN };
+const WHITEOUT: RenameFlags = RenameFlags { whiteout: Some(USER), ..PLAIN };
+const EXCHANGE: RenameFlags = RenameFlags { exchange: true, ..PLAIN };
 
 fn nlinks(fs: &Fs, inos: &[u64]) -> Vec<u32> {
     inos.iter().map(|ino| fs.stat(*ino).nlink).collect()
@@ -140,14 +141,40 @@ fn exchange_swaps() {
     fs.rename(ROOT, b"f", ROOT, b"d", EXCHANGE).unwrap();
     assert_eq!((fs.find(ROOT, "f").unwrap(), fs.find(ROOT, "d").unwrap()), (dir, below));
     fails(fs.rename(ROOT, b"f", ROOT, b"none", EXCHANGE), libc::ENOENT);
-    let both = RenameFlags { no_replace: true, exchange: true };
+    let both = RenameFlags { no_replace: true, exchange: true, ..PLAIN };
     fails(fs.rename(ROOT, b"f", ROOT, b"d", both), libc::EINVAL);
 }
 
 #[test]
 fn flags_come_from_bits() {
-    assert_eq!(RenameFlags::from_bits(libc::RENAME_EXCHANGE).unwrap(), EXCHANGE);
-    fails(RenameFlags::from_bits(libc::RENAME_WHITEOUT), libc::EINVAL);
+    assert_eq!(RenameFlags::from_bits(libc::RENAME_EXCHANGE, USER).unwrap(), EXCHANGE);
+    assert_eq!(RenameFlags::from_bits(libc::RENAME_WHITEOUT, USER).unwrap(), WHITEOUT);
+    fails(RenameFlags::from_bits(8, USER), libc::EINVAL);
+}
+
+#[test]
+fn a_whiteout_takes_the_old_name() {
+    let fs = mount();
+    let (from, to) = (fs.dir(ROOT, "from"), fs.dir(ROOT, "to"));
+    let (file, victim) = (fs.file_with(from, "f", b"x"), fs.file(to, "f"));
+    fs.rename(from, b"f", to, b"f", WHITEOUT).unwrap();
+    assert_eq!((fs.find(to, "f").unwrap(), fs.bytes(file)), (file, b"x".to_vec()));
+    assert_eq!(fs.stat(victim).nlink, 0);
+    let left = fs.lookup(from, b"f").unwrap();
+    assert_eq!((left.kind, left.rdev, left.permissions), (FileKind::CharacterDevice, 0, 0));
+    assert_eq!((left.uid, left.gid, left.nlink), (USER.uid, USER.gid, 1));
+    assert_eq!((fs.stat(from).size, fs.stat(to).size), (1, 1));
+    fs.forget(left.ino, 1);
+
+    // Also of a directory, and within one; then it is moved and removed as any other file.
+    fs.rename(ROOT, b"to", ROOT, b"moved", WHITEOUT).unwrap();
+    assert_eq!(fs.names(ROOT), ["from", "moved", "to"]);
+    assert_eq!(fs.stat(ROOT).nlink, 4);
+    fs.rename(ROOT, b"to", from, b"f", PLAIN).unwrap();
+    fs.unlink(from, b"f").unwrap();
+    fs.rmdir(ROOT, b"from").unwrap();
+    let both = RenameFlags { exchange: true, ..WHITEOUT };
+    fails(fs.rename(ROOT, b"moved", ROOT, b"moved", both), libc::EINVAL);
 }
 
 #[test]

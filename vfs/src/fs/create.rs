@@ -117,6 +117,18 @@ impl Fs {
         Ok(self.stat(&inode))
     }
 
+    /// What overlayfs takes for "this name is gone".
+    pub(super) fn prepare_whiteout(
+        &self,
+        change: &mut Change<'_>,
+        caller: &Caller,
+        directory: &Inode,
+    ) -> Result<Arc<Inode>> {
+        let kind = FileKind::CharacterDevice;
+        let new = New { kind, permissions: 0, rdev: 0, target: b"", opens: 0 };
+        self.prepare(change, caller, directory, &directory.attributes(), &new, 1)
+    }
+
     /// Adds a new inode's block to the change, with what it takes over from the directory.
     fn prepare(
         &self,
@@ -170,7 +182,8 @@ impl Fs {
         Ok(inode)
     }
 
-    fn insert_new(
+    /// Commits the change that makes an inode: one lookup and `opens` opens to take back.
+    pub(super) fn insert_new(
         &self,
         change: Change<'_>,
         inode: &Arc<Inode>,

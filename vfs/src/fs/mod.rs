@@ -122,11 +122,13 @@ pub struct WriteFlags {
     pub from_cache: bool,
 }
 
-/// renameat2(2)'s flags. `RENAME_WHITEOUT` is not supported.
+/// renameat2(2)'s flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RenameFlags {
     pub no_replace: bool,
     pub exchange: bool,
+    /// `RENAME_WHITEOUT`: the old name is left to a whiteout, a device without a driver, which this caller makes.
+    pub whiteout: Option<Caller>,
 }
 
 /// How setxattr works.
@@ -167,14 +169,15 @@ impl FallocateMode {
 }
 
 impl RenameFlags {
-    /// From the flags of the system call.
-    pub fn from_bits(bits: u32) -> Result<Self> {
-        if bits & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
+    /// From the flags of the system call, and who called.
+    pub fn from_bits(bits: u32, caller: Caller) -> Result<Self> {
+        if bits & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT) != 0 {
             return Err(FsError::Invalid("this flag of renameat2"));
         }
         Ok(Self {
             no_replace: bits & libc::RENAME_NOREPLACE != 0,
             exchange: bits & libc::RENAME_EXCHANGE != 0,
+            whiteout: (bits & libc::RENAME_WHITEOUT != 0).then_some(caller),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::change::live_directory;
 use super::create::gone;
 use super::flags::{check_mutable, check_unrestricted};
-use super::{Fs, RenameFlags};
+use super::{Caller, Fs, RenameFlags};
 use crate::directory::{Place, check_name, delete, put};
 use crate::events::{Event, Intent, Mask};
 use crate::inode::{Inode, lock_all};
@@ -42,6 +42,9 @@ impl Fs {
         }
         if flags.no_replace && flags.exchange {
             return Err(FsError::Invalid("NOREPLACE with EXCHANGE"));
+        }
+        if flags.whiteout.is_some() && flags.exchange {
+            return Err(FsError::Invalid("WHITEOUT with EXCHANGE"));
         }
         self.events.announce(Mask::RENAME, || Intent::Rename { parent, name, new_parent, new_name })?;
         let source = self.inode(parent)?;
@@ -134,22 +137,37 @@ impl Fs {
         }
         match flags.exchange {
             true => self.exchange(&moving, name, new_name),
-            false => self.replace(&moving, new_name),
+            false => self.replace(&moving, name, new_name, flags.whiteout),
         }
     }
 
-    fn replace(&self, moving: &Move<'_>, new_name: &[u8]) -> Result<()> {
+    fn replace(
+        &self,
+        moving: &Move<'_>,
+        name: &[u8],
+        new_name: &[u8],
+        whiteout: Option<Caller>,
+    ) -> Result<()> {
         let Move { source, target, child, from, victim, free } = moving;
         let kind = from.1.kind;
         let mut change = self.change()?;
         let now = change.now;
-        delete(&mut change.transaction, source, from.0);
+        let whiteout = match whiteout {
+            None => None,
+            Some(caller) => Some(self.prepare_whiteout(&mut change, &caller, source)?),
+        };
+        match &whiteout {
+            None => delete(&mut change.transaction, source, from.0),
+            Some(left) => {
+                put(&mut change.transaction, source, from.0, &left.block, FileKind::CharacterDevice, name);
+            }
+        }
         let position = match victim {
             Some((position, ..)) => *position,
             None => free.ok_or(FsError::DirectoryFull)?,
         };
         put(&mut change.transaction, target, position, &child.block, kind, new_name);
-        change.edit_directory(source, -1);
+        change.edit_directory(source, if whiteout.is_some() { 0 } else { -1 });
         change.edit_directory(target, if victim.is_some() { 0 } else { 1 });
         if let Some((_, entry, victim)) = victim {
             change.unname(victim);
@@ -165,14 +183,17 @@ impl Fs {
         }
         let replaced = victim.as_ref().map(|(.., victim)| victim.ino);
         let (parent, new_parent, ino) = (source.ino, target.ino, child.ino);
-        change.commit(Mask::RENAME, || Event::Renamed {
-            parent,
-            new_parent,
-            ino,
-            replaced,
-            exchanged: false,
-        })?;
-        Ok(())
+        let left = whiteout.as_ref().map(|left| left.ino);
+        let event = || Event::Renamed { parent, new_parent, ino, replaced, exchanged: false, whiteout: left };
+        match &whiteout {
+            None => change.commit(Mask::RENAME, event).map(drop),
+            Some(left) => {
+                self.insert_new(change, left, 0, Mask::RENAME, event)?;
+                // Nobody has looked it up.
+                self.forget(left.ino, 1);
+                Ok(())
+            }
+        }
     }
 
     fn exchange(&self, moving: &Move<'_>, name: &[u8], new_name: &[u8]) -> Result<()> {
@@ -204,6 +225,7 @@ impl Fs {
             ino,
             replaced,
             exchanged: true,
+            whiteout: None,
         })?;
         Ok(())
     }

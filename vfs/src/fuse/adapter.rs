@@ -220,7 +220,7 @@ impl Adapter {
         name: &[u8],
         new_name: &[u8],
     ) -> Result<(), FsError> {
-        let flags = RenameFlags::from_bits(wanted.flags)?;
+        let flags = RenameFlags::from_bits(wanted.flags, caller(request, 0))?;
         self.fs.rename(request.ino, name, wanted.newdir, new_name, flags)
     }
 

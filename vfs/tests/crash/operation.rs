@@ -178,7 +178,8 @@ impl Operation {
             }
             Self::Rename(from, to) | Self::Exchange(from, to) => {
                 let ((parent, name), (new_parent, new_name)) = (place(from)?, place(to)?);
-                let flags = RenameFlags { no_replace: false, exchange: matches!(self, Self::Exchange(..)) };
+                let flags =
+                    RenameFlags { exchange: matches!(self, Self::Exchange(..)), ..RenameFlags::default() };
                 fs.rename(parent, &name, new_parent, &new_name, flags)?;
             }
             Self::SetXattr(path, name, length, seed) => {

@@ -14,7 +14,7 @@ use xtask::command::{outcome, output, root};
 pub(super) struct Rules;
 
 /// Their tests run with Python's `unittest`.
-const MODULES: [&str; 3] = ["flags", "locks", "permissions"];
+const MODULES: [&str; 4] = ["flags", "locks", "names", "permissions"];
 
 impl Suite for Rules {
     fn name(&self) -> &'static str {
