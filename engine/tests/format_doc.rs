@@ -107,6 +107,7 @@ fn real() -> BTreeMap<String, Drawn> {
     layout!(map, SharedBytes { sectors, extents });
     layout!(map, ReclaimBytes { from, destroy });
     layout!(map, SnapshotBytes { state, reserved, height, seq, time_ns, next_block, root });
+    layout!(map, LostBytes { from, to });
     layout!(map, DeadBytes { sectors, birth });
     layout!(map, BlockHeader { owner_key, epoch, sectors });
     layout!(map, ExtentHeader { sector, birth, nonce, epoch, sectors, skip, flags, unit_log2, cipher });
@@ -219,6 +220,7 @@ fn constants_are_as_drawn() {
         LOG_SECTORS_MIN,
         LOG_SECTORS_MAX,
         RECORD_SECTORS_MAX,
+        ANCHORS_MAX,
         FORMAT_VERSION,
     ];
     let page = page();
@@ -245,7 +247,7 @@ fn kinds_are_as_drawn() {
         ($($name:ident),* $(,)?) => { [$((stringify!($name), ItemKind::$name.0)),*] };
     }
     let real =
-        kinds![HEADER, EXTENT, OLD_KEY, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD, WRITECAP, FIRST_FREE,];
+        kinds![HEADER, EXTENT, OLD_KEY, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD, WRITECAP, LOST, FIRST_FREE,];
     let page = page();
     let rows = table(&page, "| kind |");
     let drawn: Vec<(&str, u8)> =

@@ -32,6 +32,8 @@ impl ItemKind {
     pub const DEAD: Self = Self(12);
     /// System: a writecap.
     pub const WRITECAP: Self = Self(13);
+    /// System: a range of a block that a repair had to give up: what no extent covers there cannot be read.
+    pub const LOST: Self = Self(14);
     /// The first kind of the layers above.
     pub const FIRST_FREE: Self = Self(16);
 }

@@ -21,7 +21,7 @@ pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{AnchorBytes, Layout, SUPERBLOCK_MAGIC, Superblock};
-pub use system::{DeadBytes, ReclaimBytes, SharedBytes, SnapshotBytes};
+pub use system::{DeadBytes, LostBytes, ReclaimBytes, SharedBytes, SnapshotBytes};
 
 /// The version that this code writes, and the only one it reads.
 pub const FORMAT_VERSION: u32 = 1;

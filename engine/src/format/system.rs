@@ -51,3 +51,13 @@ pub struct ReclaimBytes {
     pub destroy: u8,
 }
 const _: () = assert!(size_of::<ReclaimBytes>() == 9);
+
+/// Sectors of a block whose extents were lost with a part of the index. What no extent covers there is not a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct LostBytes {
+    /// The first, and one past the last.
+    pub from: U64,
+    pub to: U64,
+}
+const _: () = assert!(size_of::<LostBytes>() == 16);

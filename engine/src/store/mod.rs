@@ -191,6 +191,8 @@ struct Core {
     snapshots: Mutex<Snapshots>,
     anchoring: Mutex<Anchoring>,
     reclaims: RwLock<BTreeMap<BlockId, reclaim::Reclaiming>>,
+    /// Sectors of blocks that a repair gave up, and cannot be read.
+    lost: RwLock<BTreeMap<BlockId, (u64, u64)>>,
     /// One step of removing what is left of a block or snapshot at a time.
     reclaiming: Mutex<()>,
     in_flight: Mutex<checkpoint::InFlight>,

@@ -195,6 +195,7 @@ pub(super) fn build(
         snapshots: Default::default(),
         anchoring: Mutex::new(Anchoring::new(&options, superblock)),
         reclaims: RwLock::new(BTreeMap::new()),
+        lost: RwLock::new(BTreeMap::new()),
         reclaiming: Mutex::new(()),
         in_flight: Default::default(),
         generation: AtomicU64::new(superblock.generation.get()),

@@ -10,10 +10,13 @@ use super::{Block, Core};
 use crate::crypto::{ExtentKey, hash_sectors, open_key, open_sectors_into};
 use crate::device::{Completion, Read, SectorBuf};
 use crate::error::{Error, Result};
-use crate::format::{Extent, ItemKind, Key};
+use crate::format::{BlockId, Extent, ItemKind, Key};
 use crate::limits::{EXTENT_SECTORS_MAX, REQUEST_SECTORS_MAX, SECTOR_BYTES};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
+/// What is answered where a repair had to give up data.
+pub(super) const LOST: Error =
+    Error::Corrupt { what: "data that was lost with a part of the index", sector: 0 };
 
 /// What stands at a range of a block's sectors.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub(super) struct Piece {
 #[derive(Clone)]
 pub(super) enum Source {
     Zeros,
+    /// A repair gave it up.
+    Lost,
     Page(Page),
     /// On the device, once the completion (if any) says so.
     Extent(Arc<Extent>, Option<Completion>),
@@ -80,7 +85,7 @@ impl Core {
         let sectors = |pieces: &[Piece]| -> Vec<_> {
             let extents = pieces.iter().map(|piece| match &piece.source {
                 Source::Extent(extent, _) => Some((extent.sector(), extent.header.nonce)),
-                Source::Zeros | Source::Page(_) => None,
+                Source::Zeros | Source::Lost | Source::Page(_) => None,
             });
             extents.collect()
         };
@@ -99,20 +104,35 @@ impl Core {
                 if cut_from >= cut_to {
                     continue;
                 }
-                if cut_from > at {
-                    pieces.push(Piece { start: at, sectors: cut_from - at, source: Source::Zeros });
-                }
+                self.push_hole(id, at, cut_from, &mut pieces);
                 let part = extent.slice(cut_from - start, cut_to - cut_from);
                 let source = Source::Extent(Arc::new(part), None);
                 pieces.push(Piece { start: cut_from, sectors: cut_to - cut_from, source });
                 at = cut_to;
             }
-            if at < gap_to {
-                pieces.push(Piece { start: at, sectors: gap_to - at, source: Source::Zeros });
-            }
+            self.push_hole(id, at, gap_to, &mut pieces);
         }
         pieces.sort_by_key(|piece| piece.start);
         Ok(pieces)
+    }
+
+    /// What no layer says anything of: a hole, unless it is where data was lost.
+    fn push_hole(&self, id: BlockId, from: u64, to: u64, pieces: &mut Vec<Piece>) {
+        let (lost_from, lost_to) = self.lost_of(id).unwrap_or((to, to));
+        let (lost_from, lost_to) = (lost_from.clamp(from, to), lost_to.clamp(from, to));
+        let parts = [
+            (from, lost_from, Source::Zeros),
+            (lost_from, lost_to, Source::Lost),
+            (lost_to.max(lost_from), to, Source::Zeros),
+        ];
+        for (start, end, source) in parts.into_iter().filter(|(start, end, _)| start < end) {
+            pieces.push(Piece { start, sectors: end - start, source });
+        }
+    }
+
+    /// The sectors of a block of which only extents can be read.
+    pub(super) fn lost_of(&self, id: BlockId) -> Option<(u64, u64)> {
+        self.lost.read().get(&id).copied()
     }
 
     /// What overlays say of a range; the gaps they leave, and from which sector on the index's extents are being
@@ -163,6 +183,7 @@ impl Core {
         for (index, piece) in pieces.iter().enumerate() {
             match &piece.source {
                 Source::Zeros => target(piece, offset, bytes).0.fill(0),
+                Source::Lost => return Err(LOST),
                 Source::Page(page) => {
                     let (target, skip) = target(piece, offset, bytes);
                     target.copy_from_slice(&page[skip..skip + target.len()]);
@@ -268,6 +289,9 @@ impl Core {
             Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
         let (extents, _) = self.range_sealed(start, end, 64)?;
+        let lost =
+            self.lost_of(block.id()).map(|(lost_from, lost_to)| (lost_from.max(from), lost_to.min(to)));
+        let lost = lost.and_then(|(from, to)| (from < to).then_some(from));
         let indexed = extents.iter().find_map(|(key, value)| {
             let extent = Extent::decode(value).ok()?;
             (key.offset + extent.sectors() > from).then_some(key.offset.max(from))
@@ -284,7 +308,7 @@ impl Core {
         });
         // More extents than were asked for lie behind those that were seen.
         let unseen = (extents.len() >= 64 && indexed.is_none()).then(|| extents[63].0.offset.max(from));
-        Ok(dirty.chain(indexed).chain(unseen).min())
+        Ok(dirty.chain(indexed).chain(unseen).chain(lost).min())
     }
 }
 

@@ -22,7 +22,9 @@ use super::transaction::Transaction;
 use super::{Core, Seq, Store, now_ns};
 use crate::crypto::{Secret, open_item, seal_item};
 use crate::error::{Error, Result};
-use crate::format::{BlockId, DeadBytes, ItemKind, Key, KeyBytes, NodePtr, SYSTEM_BLOCK, SnapshotBytes};
+use crate::format::{
+    BlockId, DeadBytes, ItemKind, Key, KeyBytes, LostBytes, NodePtr, SYSTEM_BLOCK, SnapshotBytes,
+};
 use crate::limits::{NODE_SECTORS, RECLAIM_STEP, SNAPSHOT_NAME_BYTES_MAX};
 use crate::space::Run;
 use crate::tree::{Root, TreeError, WalkEvent, WalkStep};
@@ -452,7 +454,7 @@ impl Core {
         self.load_reclaims()
     }
 
-    /// Reads which blocks are being emptied in the tree that is shown.
+    /// Reads which blocks are being emptied, and which are not whole, in the tree that is shown.
     fn load_reclaims(&mut self) -> std::result::Result<(), OpenError> {
         let key = |id| Key::new(SYSTEM_BLOCK, ItemKind::RECLAIM, id);
         let mut reclaims = std::collections::BTreeMap::new();
@@ -462,6 +464,14 @@ impl Core {
             reclaims.insert(key.offset, Reclaiming { what, noted: Seq(0) });
         }
         *self.reclaims.get_mut() = reclaims;
+        let key = |id| Key::new(SYSTEM_BLOCK, ItemKind::LOST, id);
+        let mut lost = std::collections::BTreeMap::new();
+        for (key, value) in self.range_sealed(key(0), key(u64::MAX), usize::MAX / 2)?.0 {
+            let corrupt = Error::Corrupt { what: "lost item", sector: 0 };
+            let range = LostBytes::read_from_bytes(&value).map_err(|_| corrupt)?;
+            lost.insert(key.offset, (range.from.get(), range.to.get()));
+        }
+        *self.lost.get_mut() = lost;
         Ok(())
     }
 

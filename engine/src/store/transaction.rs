@@ -12,7 +12,7 @@ use super::block::BlockState;
 use super::checkpoint::Purpose;
 use super::layers::{Layers, Value};
 use super::overlay::{Content, Page, Segment};
-use super::read::Source;
+use super::read::{LOST, Source};
 use super::reclaim::Reclaiming;
 use super::{Block, Core, Item, Seq};
 use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
@@ -96,6 +96,15 @@ impl Transaction {
         let id = self.core.next_block.fetch_add(1, Ordering::Relaxed);
         let block = self.core.open_blocks.insert(BlockState::create(id, &self.core.keys.owner));
         self.purpose = Purpose::Add;
+        self.set_attributes(&block, attributes);
+        block
+    }
+
+    /// Creates [`super::Store::ROOT`] anew, where a repair found that it is lost.
+    pub fn create_root(&mut self, attributes: &[u8]) -> Block {
+        let state = BlockState::create(super::Store::ROOT, &self.core.keys.owner);
+        let block = self.core.open_blocks.insert(state);
+        self.adds = true;
         self.set_attributes(&block, attributes);
         block
     }
@@ -306,6 +315,7 @@ impl Transaction {
         for piece in pieces {
             let content = match piece.source {
                 Source::Zeros => Content::Hole,
+                Source::Lost => return Err(LOST),
                 Source::Page(page) => {
                     self.promise(1)?;
                     Content::Plain(page)
@@ -383,6 +393,9 @@ impl Transaction {
         let id = block.id();
         if self.core.orphan_exists(id)? {
             self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::ORPHAN, id), Change::Delete));
+        }
+        if self.core.lost_of(id).is_some() {
+            self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::LOST, id), Change::Delete));
         }
         let first = Key::new(id, ItemKind(0), 0);
         let last = Key::new(id, ItemKind(u8::MAX), u64::MAX);

@@ -50,6 +50,29 @@ impl Tree {
         changes: impl IntoIterator<Item = (Key, Option<V>)>,
         nodes: &mut dyn NodeSink,
     ) -> Result<Root, MergeError> {
+        self.merge_with(root, birth, changes, nodes, false)
+    }
+
+    /// As [`Tree::merge`], without the nodes that cannot be had: where a change falls into one, everything in it is
+    /// left out but the changes.
+    pub(crate) fn merge_without_damaged<V: AsRef<[u8]>>(
+        &self,
+        root: &Root,
+        birth: u64,
+        changes: impl IntoIterator<Item = (Key, Option<V>)>,
+        nodes: &mut dyn NodeSink,
+    ) -> Result<Root, MergeError> {
+        self.merge_with(root, birth, changes, nodes, true)
+    }
+
+    fn merge_with<V: AsRef<[u8]>>(
+        &self,
+        root: &Root,
+        birth: u64,
+        changes: impl IntoIterator<Item = (Key, Option<V>)>,
+        nodes: &mut dyn NodeSink,
+        leaves_out_damaged: bool,
+    ) -> Result<Root, MergeError> {
         if birth < root.ptr.birth.get() {
             let sector = root.ptr.sector.get();
             return Err(TreeError::Corrupt { sector, what: "younger than the checkpoint after it" }.into());
@@ -58,6 +81,7 @@ impl Tree {
         let mut merge = Merge {
             tree: self,
             birth,
+            leaves_out_damaged,
             nodes,
             change: changes.next(),
             changes,
@@ -70,7 +94,7 @@ impl Tree {
         match Link::root(root)? {
             Some(link) if !merge.visit(link)? => return Ok(*root),
             Some(_) => {}
-            None => merge.put_rest()?,
+            None => merge.put_changes(None)?,
         }
         let root = merge.finish()?;
         merge.stale.iter().for_each(|key| self.cache.remove(key));
@@ -91,6 +115,7 @@ struct Step {
 struct Merge<'a, V, I: Iterator<Item = (Key, Option<V>)>> {
     tree: &'a Tree,
     birth: u64,
+    leaves_out_damaged: bool,
     nodes: &'a mut dyn NodeSink,
     /// The next change, and those after it.
     change: Option<(Key, Option<V>)>,
@@ -108,7 +133,14 @@ struct Merge<'a, V, I: Iterator<Item = (Key, Option<V>)>> {
 impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
     /// Applies the changes that fall into a node. Returns whether it was dissolved; if not, nothing happened.
     fn visit(&mut self, link: Link) -> Result<bool, MergeError> {
-        let (node, cached) = self.tree.node_once(&link)?;
+        let (node, cached) = match self.tree.node_once(&link) {
+            Err(_) if self.leaves_out_damaged => {
+                self.dissolve_path()?;
+                self.put_changes(link.upper())?;
+                return Ok(true);
+            }
+            result => result?,
+        };
         if link.level == 0 {
             return self.visit_leaf(link, &node, cached);
         }
@@ -161,9 +193,10 @@ impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
         Ok(dissolved)
     }
 
-    /// Puts what changes are left into an empty index.
-    fn put_rest(&mut self) -> Result<(), MergeError> {
-        while let Some((key, change)) = self.next_change()? {
+    /// Puts the changes below `upper` where the old index has nothing.
+    fn put_changes(&mut self, upper: Option<Key>) -> Result<(), MergeError> {
+        while self.is_change_below(upper) {
+            let Some((key, change)) = self.next_change()? else { break };
             if let Some(value) = change {
                 self.push(0, key, value.as_ref(), true)?;
             }

@@ -10,8 +10,8 @@ pub(crate) enum WalkEvent<'a> {
     /// A pointer to a node that is about to be read.
     Node { ptr: &'a NodePtr, level: u8 },
     /// The node of the pointer before cannot be had; the walk continues with its neighbour.
-    /// `lowest` is its first key, if a parent says.
-    Damaged { ptr: &'a NodePtr, level: u8, lowest: Option<Key>, error: TreeError },
+    /// `lowest` is its first key, if a parent says; all its keys are below `upper`.
+    Damaged { ptr: &'a NodePtr, level: u8, lowest: Option<Key>, upper: Option<Key>, error: TreeError },
     /// An item of the leaf of the pointer before.
     Item { key: Key, value: &'a [u8] },
 }
@@ -62,8 +62,8 @@ impl Tree {
         let node = match self.node_on_device(link) {
             Ok(node) => node,
             Err(error) => {
-                let lowest = link.lowest();
-                return visit(WalkEvent::Damaged { ptr, level, lowest, error }) != WalkStep::Stop;
+                let (lowest, upper) = (link.lowest(), link.upper());
+                return visit(WalkEvent::Damaged { ptr, level, lowest, upper, error }) != WalkStep::Stop;
             }
         };
         let slots = node.slots().iter().filter(|slot| Key::from(&slot.key) >= from);

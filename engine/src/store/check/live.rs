@@ -2,10 +2,11 @@
 
 use zerocopy::FromBytes;
 
-use super::{Job, Survey};
+use super::salvage::Missing;
+use super::{Fix, Job, Survey};
 use crate::crypto::open_key;
 use crate::format::{
-    BlockHeader, BlockId, Extent, ItemKind, Key, SYSTEM_BLOCK, Superblock, WRAPPED_KEY_BYTES,
+    BlockHeader, BlockId, Extent, ItemKind, Key, LostBytes, SYSTEM_BLOCK, Superblock, WRAPPED_KEY_BYTES,
 };
 use crate::space::Run;
 use crate::store::block::BlockState;
@@ -39,11 +40,12 @@ pub(super) fn check_live(core: &Core, superblock: &Superblock, survey: &mut Surv
                 live.survey.live_nodes += 1;
                 live.survey.node(ptr, true);
             }
-            WalkEvent::Damaged { ptr, level, lowest, error } => {
+            WalkEvent::Damaged { ptr, level, lowest, upper, error } => {
                 let place = format!("index node of level {level} at sector {}", ptr.sector.get());
                 let block = lowest.map(|key| key.block);
                 let from = block.map_or(String::new(), |block| format!(", items from block {block} on"));
-                live.survey.gap(place, format!("{error}{from}"), block);
+                live.survey.missing_node(Missing { lowest: lowest.unwrap_or(Key::MIN), upper });
+                live.survey.findings.add(place, format!("{error}{from}"), block, Fix::Salvage);
             }
             WalkEvent::Item { key, value } => {
                 while let Some((key, value)) = changed.next_if(|(changed, _)| **changed < key) {
@@ -106,6 +108,8 @@ struct Current {
     end: u64,
     /// Its items were reported as nobody's.
     reported: bool,
+    /// It has a header, which does not open.
+    is_unopened: bool,
 }
 
 impl Live<'_, '_, '_> {
@@ -118,8 +122,15 @@ impl Live<'_, '_, '_> {
         }
         if self.current.as_ref().is_none_or(|current| current.id != key.block) {
             self.finish_block();
-            let (block, header, reported) = (None, None, false);
-            self.current = Some(Current { id: key.block, block, header, sectors: 0, end: 0, reported });
+            self.current = Some(Current {
+                id: key.block,
+                block: None,
+                header: None,
+                sectors: 0,
+                end: 0,
+                reported: false,
+                is_unopened: false,
+            });
             if key.block >= self.core.next_block.load(std::sync::atomic::Ordering::Relaxed) {
                 let what = "its id was not given out yet";
                 self.survey.problem(format!("block {}", key.block), what, Some(key.block));
@@ -129,6 +140,9 @@ impl Live<'_, '_, '_> {
         match key.kind {
             ItemKind::HEADER => self.header(key, value, &mut current),
             _ if current.header.is_none() => {
+                if !current.is_unopened {
+                    self.survey.salvage.homeless.push(key);
+                }
                 if !current.reported && !self.survey.incomplete {
                     let what = "has items but no header";
                     self.survey.problem(format!("block {}", key.block), what, Some(key.block));
@@ -155,7 +169,7 @@ impl Live<'_, '_, '_> {
             Err(what) => {
                 self.survey.problem(place, what, Some(key.block));
                 // Its other items are its own all the same.
-                current.reported = true;
+                (current.reported, current.is_unopened) = (true, true);
             }
         }
     }
@@ -190,6 +204,11 @@ impl Live<'_, '_, '_> {
             return;
         };
         let counted = header.sectors.get();
+        if counted != sectors && self.survey.incomplete {
+            header.sectors = sectors.into();
+            let value = [zerocopy::IntoBytes::as_bytes(&header), &attributes].concat();
+            self.survey.salvage.short.push((id, counted.saturating_sub(sectors), value.into()));
+        }
         if counted != sectors && !self.survey.incomplete {
             header.sectors = sectors.into();
             let value = [zerocopy::IntoBytes::as_bytes(&header), &attributes].concat();
@@ -204,6 +223,7 @@ impl Live<'_, '_, '_> {
             ItemKind::SHARED => match decode_shared(value) {
                 Some((sectors, extents)) => {
                     let run = Run { sector: key.offset, sectors: u64::from(sectors) };
+                    self.survey.salvage.shared.push(key);
                     let overlaps = run.sector < self.shared_end;
                     if self.survey.ledger.is_possible(run) {
                         self.shared_end = run.sector + run.sectors;
@@ -232,6 +252,10 @@ impl Live<'_, '_, '_> {
             ItemKind::ORPHAN => {
                 self.owners.push(key);
                 (!value.is_empty()).then_some("not an orphan item")
+            }
+            ItemKind::LOST => {
+                self.owners.push(key);
+                LostBytes::read_from_bytes(value).is_err().then_some("not a lost item")
             }
             ItemKind::WRITECAP => None,
             _ => Some("of an unknown kind"),
@@ -266,7 +290,11 @@ impl Live<'_, '_, '_> {
             let header = Key::new(key.offset, ItemKind::HEADER, 0);
             if !self.survey.incomplete && self.core.find_sealed(&header).is_ok_and(|found| found.is_none()) {
                 self.survey.repairs.insert(key, None);
-                let kind = if key.kind == ItemKind::ORPHAN { "orphan" } else { "block to be emptied" };
+                let kind = match key.kind {
+                    ItemKind::ORPHAN => "orphan",
+                    ItemKind::LOST => "block that is not whole",
+                    _ => "block to be emptied",
+                };
                 self.survey.repairable(format!("{kind} {}", key.offset), "does not exist", None);
             }
         }

@@ -9,11 +9,12 @@
 //! | data | every sector of every extent, beside the two passes before |
 //! | space | the space table says of each sector what the references say |
 //! | repair | if asked for: what follows from what is whole is written anew |
+//! | salvage | before that, where nodes of the newest tree are damaged: the tree goes on without them |
 //!
 //! Invariants:
 //! 1. Nothing is written unless a repair was asked for, and then only what follows from verified parts.
-//! 2. Where a part of the index is missing, nothing is concluded from what was not found: no repair frees a sector
-//!    or removes an item that the missing part might explain.
+//! 2. Where a part of the index is missing, nothing is concluded from what was not found, until a salvage has made the
+//!    index whole again without that part. A salvage names what it gives up, and marks where data was lost.
 //! 3. Memory is bounded by two bits for each sector in use, the log, and a pointer for each node.
 
 mod data;
@@ -21,6 +22,7 @@ mod heads;
 mod ledger;
 mod live;
 mod repair;
+mod salvage;
 mod snapshots;
 mod space;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use crate::space::{Delta, Run, Space, Table, TableError};
 use data::Verifier;
 pub(super) use data::{Damage, Job, find_damage};
 use ledger::Ledger;
+use salvage::{Missing, Salvage};
 
 /// Problems that a report lists one by one; more are only counted.
 const PROBLEMS_MAX: usize = 10_000;
@@ -85,13 +88,15 @@ enum Fix {
     Heads,
     /// Writing items and space table anew, with a checkpoint.
     Checkpoint,
+    /// Giving up what damaged nodes of the index held.
+    Salvage,
 }
 
 #[derive(Default)]
 struct Findings {
     listed: Vec<(Problem, Fix)>,
-    /// By fix: no, heads, checkpoint.
-    counts: [u64; 3],
+    /// By fix: no, heads, checkpoint, salvage.
+    counts: [u64; 4],
 }
 
 impl Findings {
@@ -134,6 +139,8 @@ struct Survey<'a> {
     repairs: BTreeMap<Key, Option<Value>>,
     /// Something is missing from what refers to sectors.
     incomplete: bool,
+    /// What is left to go on with where nodes are missing.
+    salvage: Salvage,
     /// Sectors checked beside those of extents, and sectors there are.
     checked: u64,
     total: u64,
@@ -149,6 +156,12 @@ impl Survey<'_> {
     fn gap(&mut self, place: impl Into<String>, what: impl Into<String>, block: Option<BlockId>) {
         self.incomplete = true;
         self.problem(place, what, block);
+    }
+
+    /// A node of the newest tree is damaged.
+    fn missing_node(&mut self, missing: Missing) {
+        self.incomplete = true;
+        self.salvage.missing.push(missing);
     }
 
     fn repairable(&mut self, place: impl Into<String>, what: impl Into<String>, block: Option<BlockId>) {
@@ -234,6 +247,7 @@ pub fn check(
         superseded: Vec::new(),
         repairs: BTreeMap::new(),
         incomplete: false,
+        salvage: Salvage::default(),
         checked: heads as u64 + log.appended,
         total: heads as u64 + log.appended + in_use,
         progress,
@@ -259,6 +273,18 @@ pub fn check(
             done.push(Fix::Heads);
         }
         // What comes after damage in the log would be lost, and what missing nodes hold would be freed.
+        if survey.findings.needs(Fix::Salvage) && log_whole {
+            let damaged = !table_damage.is_empty();
+            salvage::prepare(&mut core, &mut survey);
+            repair::write_checkpoint(&mut core, &table, &superblock, damaged, &deltas, &mut survey)?;
+            done.push(Fix::Salvage);
+            let given_up = survey.findings.report(0, &done);
+            let progress = survey.progress;
+            drop(core);
+            // The index is whole now, and what does not fit it is seen.
+            let rest = check(device, passphrase, options, progress)?;
+            return Ok(salvage::join(given_up, rest));
+        }
         let possible = log_whole && !survey.incomplete;
         if survey.findings.needs(Fix::Checkpoint) && possible {
             let damaged = !table_damage.is_empty();

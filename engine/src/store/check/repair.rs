@@ -28,7 +28,7 @@ pub(super) fn write_checkpoint(
     survey: &mut Survey<'_>,
 ) -> Result<(), OpenError> {
     if !survey.ledger.miscounts().is_empty() {
-        repair_shared(core, survey)?;
+        repair_shared(survey);
     }
     let active = &mut core.layers.get_mut().active;
     for (key, value) in std::mem::take(&mut survey.repairs) {
@@ -69,7 +69,9 @@ pub(super) fn write_checkpoint(
     let layers = core.layers.read();
     let changes = layers.active.items.iter().map(|(key, value)| (*key, value.as_deref()));
     let mut sink = Sink::new(core, moment.seq);
-    moment.root = core.tree.merge(&layers.root, moment.seq, changes, &mut sink).map_err(Error::from)?;
+    // With nothing missing, this is an ordinary merge.
+    let root = core.tree.merge_without_damaged(&layers.root, moment.seq, changes, &mut sink);
+    moment.root = root.map_err(Error::from)?;
     moment.nodes = (moment.nodes + sink.allocated).saturating_sub(sink.replaced);
     let (node_deltas, _) = sink.finish()?;
     for delta in node_deltas {
@@ -106,15 +108,13 @@ pub(super) fn write_checkpoint(
 }
 
 /// Replaces all shared items by what the extents say.
-fn repair_shared(core: &Core, survey: &mut Survey<'_>) -> Result<(), OpenError> {
+fn repair_shared(survey: &mut Survey<'_>) {
     let key = |sector| Key::new(SYSTEM_BLOCK, ItemKind::SHARED, sector);
-    let (items, _) = core.range_sealed(key(0), key(u64::MAX), usize::MAX / 2)?;
-    for (key, _) in items {
+    for key in std::mem::take(&mut survey.salvage.shared) {
         survey.repairs.insert(key, None);
     }
     for (run, extents) in survey.ledger.shared_runs() {
         let shared = SharedBytes { sectors: (run.sectors as u32).into(), extents: extents.into() };
         survey.repairs.insert(key(run.sector), Some(shared.as_bytes().into()));
     }
-    Ok(())
 }
