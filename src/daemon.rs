@@ -22,7 +22,7 @@ use crate::failure::{FAILED, Result};
 use crate::mount_options::Options;
 use crate::passphrase::Passphrase;
 use crate::store_control::StoreControl;
-use crate::system::EndSignals;
+use crate::system::{self, EndSignals};
 
 /// What is mounted where, and how.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ pub(crate) fn serve(
     passphrase: Passphrase,
     ready: impl FnOnce(Option<&str>) -> anyhow::Result<()>,
 ) -> Result<()> {
+    system::keep_memory_private();
     // Before the first thread, so that all of them inherit it.
     let signals = EndSignals::block().context("cannot block signals")?;
     let is_read_only = settings.options.read_only;

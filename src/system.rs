@@ -90,6 +90,16 @@ pub(crate) fn leave_session() {
     unsafe { libc::setsid() };
 }
 
+/// Keeps this process's memory out of core dumps, and from others of the same user. Root can still look, to profile it.
+pub(crate) fn keep_memory_private() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a valid limit; prctl takes numbers. Where they are refused, all is as it was.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &none);
+        libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+    }
+}
+
 /// Points standard input, output and error to nowhere.
 pub(crate) fn close_standard_streams() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::device::Access;
+use blocktree_engine::device::{Access, Device};
 use blocktree_engine::format::BlockId;
 use blocktree_engine::limits::SECTOR_BYTES;
-use blocktree_engine::{CheckOptions, CheckReport, Problem};
+use blocktree_engine::{CheckOptions, CheckReport, OpenOptions, Problem, Store};
+use blocktree_vfs::repair::examine;
 
 use super::{find_mount, open_volume, print, progress_bar};
 use crate::anchor::{self, Choice};
@@ -62,10 +64,43 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         report.problems.push(Problem { what, place: "age".into(), repaired: false, block: None });
         report.damage_left += 1;
     }
+    examine_tree(device.clone(), &passphrase, arguments.repair, &mut report)
+        .with_context(|| format!("cannot repair the tree in {}", path.display()))?;
     let blocks = report.problems.iter().filter_map(|problem| problem.block).collect();
     let paths = paths::of_blocks(device, &passphrase, &blocks);
     print(&for_people(&report, &paths, arguments.repair))?;
     Ok(exit_code(&report))
+}
+
+/// Adds what does not fit in the tree of files, and mends it where that was asked for. A store that does not open has
+/// been reported.
+fn examine_tree(
+    device: Arc<dyn Device>,
+    passphrase: &[u8],
+    repair: bool,
+    report: &mut CheckReport,
+) -> anyhow::Result<()> {
+    let open = |read_only| {
+        let options = OpenOptions { read_only, background: false, ..OpenOptions::default() };
+        Store::open(device.clone(), passphrase, &options)
+    };
+    let Ok(store) = open(true) else { return Ok(()) };
+    // What cannot be read was reported too.
+    let Ok(mut findings) = examine(&store, false) else { return Ok(()) };
+    drop(store);
+    if repair && !findings.is_empty() {
+        let store = open(false)?;
+        findings = examine(&store, true)?;
+        store.close().context("cannot close the store")?;
+    }
+    for finding in findings {
+        let count = if finding.repaired { &mut report.repaired } else { &mut report.damage_left };
+        *count += 1;
+        let place = format!("{} (inode {})", finding.path.display(), finding.ino);
+        let (what, repaired) = (finding.what, finding.repaired);
+        report.problems.push(Problem { what, place, repaired, block: None });
+    }
+    Ok(())
 }
 
 fn exit_code(report: &CheckReport) -> u8 {

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -189,7 +190,9 @@ fn wait_until_ready(mut child: Child) -> anyhow::Result<u8> {
 fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
     system::leave_session();
     daemon::log_to(daemon::Log::File);
-    let passphrase = read_line_or_all(io::stdin().lock())?;
+    // Not through the standard library's buffer, which would keep it.
+    let input = io::stdin().as_fd().try_clone_to_owned().context("cannot read standard input")?;
+    let passphrase = read_line_or_all(File::from(input))?;
     let settings = settings(arguments, options);
     let mut was_ready = false;
     let result = daemon::serve(&settings, passphrase, |notice| {

@@ -10,6 +10,7 @@ mod beside;
 mod damage;
 mod host;
 mod rollback;
+mod secrets;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -17,6 +17,7 @@ mod ids;
 mod inode;
 pub mod layout;
 mod lock;
+pub mod repair;
 mod stat;
 mod xattr;
 

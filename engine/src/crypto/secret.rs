@@ -1,27 +1,34 @@
 //! Secret bytes.
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
-/// A 32-byte key: zeroized when dropped, never shown.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Secret([u8; 32]);
+use super::vault::Slot;
+
+/// A 32-byte key: zeroized when dropped, never dumped, never shown.
+pub struct Secret(Slot);
 
 impl Secret {
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(Slot::new(&Zeroizing::new(bytes)))
     }
 
     pub fn random() -> Self {
-        Self(random())
+        Self::new(random())
     }
 
     /// A key for one purpose only, named by `context`.
     pub fn derive(&self, context: &str) -> Self {
-        Self(blake3::derive_key(context, &self.0))
+        Self::new(blake3::derive_key(context, self.bytes()))
     }
 
     pub fn bytes(&self) -> &[u8; 32] {
-        &self.0
+        self.0.bytes()
+    }
+}
+
+impl Clone for Secret {
+    fn clone(&self) -> Self {
+        Self(Slot::new(self.bytes()))
     }
 }
 

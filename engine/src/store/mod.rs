@@ -320,6 +320,23 @@ impl Store {
         self.core.commit()
     }
 
+    /// The first block with this id or a higher one; every block is found by asking again behind the last.
+    pub fn next_block(&self, from: BlockId) -> Result<Option<BlockId>> {
+        let mut from = Key::new(from.max(Self::ROOT), ItemKind::HEADER, 0);
+        loop {
+            let (items, _) = self.core.range(from, Key::MAX, 1)?;
+            match items.first() {
+                None => return Ok(None),
+                Some((key, _)) if key.kind == ItemKind::HEADER => return Ok(Some(key.block)),
+                // Something else that hangs below an id.
+                Some((key, _)) => match key.block.checked_add(1) {
+                    Some(next) => from = Key::new(next, ItemKind::HEADER, 0),
+                    None => return Ok(None),
+                },
+            }
+        }
+    }
+
     /// Writes a checkpoint: the log starts anew, and what was freed can be used again.
     pub fn checkpoint(&self) -> Result<()> {
         self.core.sync(self.newest())?;

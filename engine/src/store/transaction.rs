@@ -104,7 +104,7 @@ impl Transaction {
     pub fn create_root(&mut self, attributes: &[u8]) -> Block {
         let state = BlockState::create(super::Store::ROOT, &self.core.keys.owner);
         let block = self.core.open_blocks.insert(state);
-        self.adds = true;
+        self.purpose = Purpose::Add;
         self.set_attributes(&block, attributes);
         block
     }

@@ -41,6 +41,8 @@ mod rename;
 mod sync;
 mod write;
 
+pub(crate) use mount::directory_attributes;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 

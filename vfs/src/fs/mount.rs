@@ -29,27 +29,7 @@ impl Fs {
 
     /// Makes the root directory, mode 0755, of a store that was just created, and makes it durable.
     pub fn format(store: &Store, uid: u32, gid: u32) -> Result<()> {
-        let now = system_time();
-        let attributes = Attributes {
-            kind: FileKind::Directory,
-            permissions: 0o755,
-            uid,
-            gid,
-            nlink: 2,
-            rdev: 0,
-            size: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-            parent: Self::ROOT,
-            xattr_count: 0,
-            xattr_name_bytes: 0,
-            has_access_acl: false,
-            has_default_acl: false,
-            has_capability: false,
-            file_flags: FileFlags::default(),
-        };
+        let attributes = directory_attributes(uid, gid, 0o755, Self::ROOT);
         let mut transaction = store.transaction();
         let root = transaction.create(attributes.encode().as_bytes());
         if root.id() != Self::ROOT {
@@ -176,6 +156,31 @@ impl Fs {
         change.edit_metadata(inode);
         let ino = inode.ino;
         let _ = change.commit(Mask::default(), || crate::Event::Attributes { ino });
+    }
+}
+
+/// Those of a new and empty directory.
+pub(crate) fn directory_attributes(uid: u32, gid: u32, permissions: u32, parent: u64) -> Attributes {
+    let now = system_time();
+    Attributes {
+        kind: FileKind::Directory,
+        permissions,
+        uid,
+        gid,
+        nlink: 2,
+        rdev: 0,
+        size: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        parent,
+        xattr_count: 0,
+        xattr_name_bytes: 0,
+        has_access_acl: false,
+        has_default_acl: false,
+        has_capability: false,
+        file_flags: FileFlags::default(),
     }
 }
 

@@ -9,8 +9,10 @@
 
 mod collision;
 mod disk;
+mod gone_bad;
 mod insight;
 mod keys;
+mod nonces;
 mod victim;
 
 use std::collections::BTreeMap;
@@ -118,6 +120,35 @@ fn a_keeper_changes_nothing_unnoticed() {
 #[test]
 fn a_reader_changes_nothing_unnoticed() {
     attack("reader", &[], |victim, _, attempt| keys::reader(victim, attempt));
+}
+
+/// Each node of the index destroyed in turn, and several together: after a repair the tree fits, and shows nothing that was
+/// not there.
+#[test]
+fn a_damaged_tree_is_repaired_and_nothing_is_made_up() {
+    let victim = Victim::plain();
+    let nodes: Vec<u64> = insight::Insight::of(&victim.image).nodes.iter().map(|node| node.sector).collect();
+    let mut rng = SplitMix64(variable("BLOCKTREE_SEED").unwrap_or(1));
+    let mut lost = 0;
+    for node in &nodes {
+        lost += victim.damage_and_repair(&[node + rng.below(4)]);
+    }
+    for _ in 0..10 {
+        let some: Vec<u64> = nodes.iter().copied().filter(|_| rng.one_in(3)).collect();
+        lost += victim.damage_and_repair(&some);
+    }
+    println!("tally: repair: {} nodes destroyed, {lost} files lost", nodes.len());
+    assert!(lost > 0);
+}
+
+#[test]
+fn no_nonce_is_used_twice_whatever_becomes_of_a_store() {
+    nonces::collect(&Victim::new(), variable("BLOCKTREE_SEED").unwrap_or(1));
+}
+
+#[test]
+fn what_a_writer_gone_bad_signs_is_read_or_refused() {
+    gone_bad::sign_anything(&Victim::new(), variable("BLOCKTREE_SEED").unwrap_or(1));
 }
 
 /// What is not detected, and is said to be so: on a machine that never mounted the store, an older copy is believed.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use blocktree_engine::anchor::{Anchor, AnchorError, Anchored};
 use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::{FaultyDevice, Image};
-use blocktree_engine::{CreateOptions, OpenOptions, Store};
+use blocktree_engine::device::{FaultyDevice, Image, SplitMix64, Survivors};
+use blocktree_engine::{CheckOptions, CreateOptions, OpenOptions, Store, check};
 use blocktree_vfs::{
     Caller, FileKind, Fs, Ino, MountOptions, SetAttributes, SetXattrFlags, Stat, Time, Whence, WriteFlags,
 };
@@ -161,6 +161,14 @@ impl Owner {
         }
         self.sync();
         self.fs.store().checkpoint().unwrap();
+    }
+
+    fn without_snapshot(&self) {
+        self.write(self.find("a"), 0, &pattern(5, 40 * SECTOR));
+        self.fs.unlink(self.find("many"), b"3").unwrap();
+        self.sync();
+        self.fs.store().checkpoint().unwrap();
+        self.last_record();
     }
 
     fn second_state(&self) {
@@ -384,5 +392,112 @@ impl Tree {
             is_whole &= shown.compare(truth).map_err(|what| format!("{}: wrong {what}", name()))?;
         }
         Ok(if is_whole { Outcome::Harmless } else { Outcome::Noticed })
+    }
+}
+
+impl Victim {
+    /// Opens an image, changes it in some way of its own, and crashes.
+    pub(crate) fn live_on(&self, image: Image, round: u64, rng: &mut SplitMix64) -> Image {
+        let device = Arc::new(FaultyDevice::from_image(image, round));
+        let store = Store::open(device.clone(), PASSPHRASE, &options(None)).unwrap();
+        let owner = Owner { fs: mount(store, false).unwrap() };
+        for step in 0..3 {
+            owner.write(owner.find("a"), rng.below(30) * SECTOR as u64, &pattern(round, 5 * SECTOR));
+            owner.file(Fs::ROOT, &format!("new in {round}, {step}, {}", rng.next_u64()), b"some text");
+            if rng.one_in(2) {
+                owner.sync();
+            }
+            if rng.one_in(3) {
+                owner.fs.store().checkpoint().unwrap();
+            }
+        }
+        device.crash(Survivors::Random(rng.next_u64()))
+    }
+
+    /// Uses an image as one does, whatever is in it.
+    pub(crate) fn use_anyhow(&self, image: Image, rng: &mut SplitMix64) {
+        let device = Arc::new(FaultyDevice::from_image(image, 0));
+        let Ok(store) = Store::open(device, PASSPHRASE, &options(None)) else { return };
+        let Some(fs) = mount(store.clone(), false) else { return };
+        for name in ["a", "b", "holes", "new"] {
+            let Ok(stat) = fs.lookup(Fs::ROOT, name.as_bytes()) else { continue };
+            let _ = fs.write(stat.ino, rng.below(1 << 18), &[1; 9000], WriteFlags::default());
+            let _ = fs.unlink(Fs::ROOT, name.as_bytes());
+            fs.forget(stat.ino, 1);
+        }
+        if let Ok(made) = fs.create(&OWNER, Fs::ROOT, b"made later", 0o644) {
+            fs.release(made.ino, None);
+        }
+        let _ = fs.syncfs();
+        let _ = store.snapshot_delete(SNAPSHOT);
+        let _ = store.reclaim();
+        let _ = store.close();
+    }
+}
+
+impl Victim {
+    /// One without snapshots: what is repaired of it is all of it.
+    pub(crate) fn plain() -> Self {
+        let machine = Arc::new(Machine::default());
+        let (device, owner) = create(&machine);
+        owner.first_state();
+        owner.without_snapshot();
+        let image = device.image();
+        let tree = show(&image, &machine, None).unwrap();
+        let snapshot = Tree(BTreeMap::new());
+        let (past, fork, other) = (Vec::new(), image.clone(), image.clone());
+        Self { image, machine, tree, snapshot, tails: Vec::new(), past, fork, other }
+    }
+
+    /// Destroys these sectors, repairs, and compares what is there then; how many files are not.
+    pub(crate) fn damage_and_repair(&self, sectors: &[u64]) -> usize {
+        let mut image = self.image.clone();
+        for sector in sectors {
+            image.set_sector(*sector, [0xdb; SECTOR]);
+        }
+        let device = Arc::new(FaultyDevice::from_image(image, 0));
+        let repair = CheckOptions { repair: true };
+        check(device.clone(), PASSPHRASE, &repair, &mut |_, _| {}).unwrap();
+        let store = Store::open(device.clone(), PASSPHRASE, &options(None)).unwrap();
+        let findings = blocktree_vfs::repair::examine(&store, true).unwrap();
+        assert!(findings.iter().all(|finding| finding.repaired), "{sectors:?}: {findings:?}");
+        let again = blocktree_vfs::repair::examine(&store, false).unwrap();
+        assert_eq!(again, [], "{sectors:?}: after {findings:?}");
+        store.close().unwrap();
+        let report = check(device.clone(), PASSPHRASE, &CheckOptions::default(), &mut |_, _| {}).unwrap();
+        assert_eq!(report.problems, [], "{sectors:?}");
+
+        let now = show(&device.image(), &Arc::default(), None).expect("it opens");
+        let by_ino: BTreeMap<Ino, &Shown> =
+            self.tree.0.values().filter_map(|shown| Some((shown.stat?.ino, shown))).collect();
+        let mut files = std::collections::BTreeSet::new();
+        for (path, shown) in &now.0 {
+            let name = String::from_utf8_lossy(path);
+            let stat = shown.stat.unwrap_or_else(|| panic!("{name} cannot be looked at after a repair"));
+            // What was made by the repair: the root, and the folder for what has no name.
+            let Some(truth) = by_ino.get(&stat.ino) else {
+                assert_eq!((&*name, stat.kind), ("/lost+found", FileKind::Directory));
+                continue;
+            };
+            let before = truth.stat.unwrap();
+            assert_eq!(stat.kind, before.kind, "{name}");
+            if !path.is_empty() {
+                let owner = |stat: &Stat| (stat.permissions, stat.uid, stat.gid, stat.mtime);
+                assert_eq!(owner(&stat), owner(&before), "{name}");
+                assert!(path.starts_with(b"/lost+found/") || self.tree.0.contains_key(path), "{name} is new");
+            }
+            if stat.kind == FileKind::Directory {
+                assert_eq!(shown.names.as_ref().map(Vec::len), Some(stat.size as usize), "{name}");
+                continue;
+            }
+            files.insert(stat.ino);
+            assert_eq!(stat.size, before.size, "{name}");
+            for (bytes, truth) in shown.bytes.iter().zip(&truth.bytes) {
+                assert!(bytes.is_none() || bytes == truth, "{name}: bytes that were not there");
+            }
+            assert!(shown.target.is_none() || shown.target == truth.target, "{name}");
+        }
+        let is_file = |shown: &&&Shown| shown.stat.is_some_and(|stat| stat.kind != FileKind::Directory);
+        by_ino.values().filter(is_file).count() - files.len()
     }
 }
