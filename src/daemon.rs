@@ -156,6 +156,7 @@ fn mount_options(settings: &Settings) -> MountOptions {
         locks: Locks::Kernel,
         read_bytes_max: options.read_bytes_max,
         event_loops: options.event_loops,
+        transport: options.transport,
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use blocktree_engine::device;
-use blocktree_vfs::fuse::{Access, Flags};
+use blocktree_vfs::fuse::{Access, Flags, Transport};
 use blocktree_vfs::{IdMap, IdRange};
 
 use crate::anchor::Choice;
@@ -23,6 +23,7 @@ pub(crate) struct Options {
     pub(crate) write_back: Option<bool>,
     pub(crate) read_bytes_max: Option<u32>,
     pub(crate) event_loops: Option<usize>,
+    pub(crate) transport: Transport,
     pub(crate) passphrase_file: Option<PathBuf>,
     pub(crate) snapshot: Option<String>,
     /// Where it is remembered how far the store had come, and whether the store counts even if that disagrees.
@@ -46,6 +47,7 @@ impl Default for Options {
             write_back: None,
             read_bytes_max: None,
             event_loops: None,
+            transport: Transport::default(),
             passphrase_file: None,
             snapshot: None,
             anchor: Choice::Usual,
@@ -137,6 +139,13 @@ impl Options {
             ("no_writeback" | "nowriteback", None) => self.write_back = Some(false),
             ("max_read", Some(value)) => self.read_bytes_max = Some(number(name, value, 4096, 1 << 20)?),
             ("threads", Some(value)) => self.event_loops = Some(number(name, value, 1, 256)? as usize),
+            ("transport", Some(b"device")) => self.transport = Transport::Device,
+            ("transport", Some(b"uring")) => self.transport = Transport::Uring,
+            ("transport", _) => {
+                return Err(Failure::usage(
+                    "the mount option transport is transport=device or transport=uring",
+                ));
+            }
             ("passphrase_file", Some(value)) if !value.is_empty() => {
                 self.passphrase_file = Some(OsString::from_vec(value.to_vec()).into());
             }

@@ -371,7 +371,14 @@ fn many_seek_in_files_that_are_written() {
         return;
     }
     let place = Place::with_store();
-    let mount = place.mount_with(&["-o", "threads=3"]);
+    for options in ["threads=3", "transport=uring"] {
+        let mount = place.mount_with(&["-o", options]);
+        seek_while_writing(&mount);
+        mount.umount();
+    }
+}
+
+fn seek_while_writing(mount: &Mount) {
     let script = "import os, sys, errno
 f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 for step in range(40):
@@ -392,6 +399,65 @@ for step in range(40):
         .collect();
     for writer in &mut writers {
         assert!(writer.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn requests_come_over_io_uring() {
+    const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
+    if !can_mount() {
+        return;
+    }
+    if !fs::read_to_string(PARAMETER).is_ok_and(|value| value.trim() == "Y") {
+        eprintln!("not tested here: the kernel has no FUSE over io_uring, or {PARAMETER} is not Y");
+        return;
+    }
+    let place = Place::with_store();
+    let mount = place.mount_with(&["-o", "transport=uring"]);
+    // How often the threads of each transport have slept: once, if they were not needed.
+    let sleeps = |kind: &str| {
+        let threads = fs::read_dir(format!("/proc/{}/task", mount.daemon)).unwrap();
+        let threads = threads.map(|thread| thread.unwrap().path());
+        let of_kind =
+            threads.filter(|thread| fs::read_to_string(thread.join("comm")).unwrap().starts_with(kind));
+        let counts = of_kind.map(|thread| {
+            let status = fs::read_to_string(thread.join("status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        });
+        counts.sum::<u64>()
+    };
+    let before = sleeps("uring-");
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let folder = mount.path(&format!("folder{number}"));
+            scope.spawn(move || {
+                fs::create_dir(&folder).unwrap();
+                for file in 0..50_usize {
+                    let bytes = vec![file as u8; file * 20_000];
+                    fs::write(folder.join(file.to_string()), &bytes).unwrap();
+                    let renamed = folder.join(format!("renamed{file}"));
+                    fs::rename(folder.join(file.to_string()), &renamed).unwrap();
+                    File::open(&renamed).unwrap().sync_all().unwrap();
+                    assert!(fs::read(&renamed).unwrap() == bytes);
+                }
+                assert_eq!(fs::read_dir(&folder).unwrap().count(), 50);
+            });
+        }
+    });
+    assert!(sleeps("uring-") > before + 200, "{before}");
+    let long = vec![b'v'; 60_000];
+    let set = "import os, sys; os.setxattr(sys.argv[1], 'user.long', b'v' * 60000)";
+    finish(Command::new("python3").args(["-c", set]).arg(mount.path("folder0/renamed1"))).ok();
+    let get = "import os, sys; sys.stdout.write(os.getxattr(sys.argv[1], 'user.long').decode())";
+    let value = finish(Command::new("python3").args(["-c", get]).arg(mount.path("folder0/renamed1"))).ok();
+    assert!(value.stdout.as_bytes() == long);
+    assert!(finish(program().arg("info").arg(place.mountpoint())).ok().stdout.contains("Capacity"));
+    mount.signal("KILL");
+    finish(program().arg("umount").arg(place.mountpoint())).ok();
+    let mount = place.mount();
+    for number in 0..4 {
+        assert_eq!(fs::read(mount.path(&format!("folder{number}/renamed49"))).unwrap(), vec![49; 980_000]);
     }
 }
 
@@ -446,7 +512,7 @@ fn reads_and_writes_at_any_place_match_a_model() {
         return;
     }
     let place = Place::with_store();
-    for options in ["writeback", "no_writeback"] {
+    for options in ["writeback", "no_writeback", "transport=uring"] {
         let mount = place.mount_with(&["-o", options]);
         let path = mount.path(options);
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();

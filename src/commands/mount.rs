@@ -38,6 +38,7 @@ Mount options:
   writeback, no_writeback      let the kernel collect writes (the default), or pass each on at once
   max_read=BYTES               the longest read in one request
   threads=N                    how many threads take requests
+  transport=device|uring       how requests come: over /dev/fuse, or io_uring
   [no]suid, [no]dev, [no]exec, [no]atime, [no]diratime, sync, async
                                as for any filesystem, see mount(8); nosuid and nodev are the default,
                                unless mount(8) or fstab(5) mounts

@@ -2,8 +2,8 @@
 //!
 //! Key functions and types: [`mount`], [`MountOptions`], [`Mounted`], [`detach`]. Inside, from the kernel upwards:
 //! `attach` mounts, `kernel` says what is agreed at the start and tunes what the kernel offers afterwards, `session`
-//! runs the event loops, `device` moves messages through `/dev/fuse`, `protocol` knows what they mean, and `adapter`
-//! turns each request into one call of `Fs`. Only this folder knows FUSE.
+//! runs the event loops, `device` and `uring` move messages, `protocol` knows what they mean, and `adapter` turns each
+//! request into one call of `Fs`. Only this folder knows FUSE.
 //!
 //! Invariants:
 //! 1. A panic in an operation fails that operation with EIO; the mount goes on.
@@ -34,6 +34,7 @@ mod locks;
 mod protocol;
 mod seek;
 mod session;
+mod uring;
 mod writers;
 
 pub(crate) use answer::Failure;
@@ -82,6 +83,17 @@ pub enum Locks {
     Fs,
 }
 
+/// How requests and answers move between the kernel and this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Reads and writes of `/dev/fuse`.
+    #[default]
+    Device,
+    /// io_uring, where the kernel offers it; the device otherwise. Not with [`Locks::Fs`]: the kernel does not pass
+    /// interrupts on then.
+    Uring,
+}
+
 /// How to mount.
 #[derive(Debug, Clone)]
 pub struct MountOptions {
@@ -97,6 +109,13 @@ pub struct MountOptions {
     pub read_bytes_max: Option<u32>,
     /// Threads that take requests; `None` for a number that suits the machine.
     pub event_loops: Option<usize>,
+    pub transport: Transport,
+}
+
+impl MountOptions {
+    fn wants_uring(&self) -> bool {
+        self.transport == Transport::Uring && self.locks == Locks::Kernel
+    }
 }
 
 /// Why a tree cannot be mounted.

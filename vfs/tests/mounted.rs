@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use blocktree_vfs::control::{Refusal, ScrubStatus, Service, SnapshotEntry};
-use blocktree_vfs::fuse::{self, Access, Ending, Flags, Locks, MountOptions, Mounted};
+use blocktree_vfs::fuse::{self, Access, Ending, Flags, Locks, MountOptions, Mounted, Transport};
 use support::*;
 use tempfile::TempDir;
 
@@ -67,6 +67,7 @@ impl Mount {
             locks: Locks::Kernel,
             read_bytes_max: None,
             event_loops: None,
+            transport: Transport::Device,
         };
         change(&mut options);
         let folder = tempfile::tempdir().unwrap();

@@ -14,6 +14,7 @@ use xtask::command::{cargo, execute};
 pub(crate) fn run(words: &[String]) -> Result<()> {
     packages::ensure()?;
     open_fuse_to_users()?;
+    let_fuse_use_io_uring();
     let fsx = tools::ensure(&FSX)?;
     let tested = execute(
         cargo()
@@ -41,4 +42,12 @@ fn open_fuse_to_users() -> Result<()> {
         return Ok(());
     }
     fs::set_permissions(device, Permissions::from_mode(0o666)).context("cannot change the mode of /dev/fuse")
+}
+
+/// Newer kernels have FUSE over io_uring, switched off. It concerns only mounts that ask for it.
+fn let_fuse_use_io_uring() {
+    let switched = fs::write("/sys/module/fuse/parameters/enable_uring", "Y");
+    if let Err(error) = switched {
+        eprintln!("not tested here: FUSE over io_uring: {error}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Where an event loop's messages lie: one buffer for requests and one for answers, made once and used for all.
 //!
-//! Both begin in the middle of a page, so that what is long, the data of a READ or WRITE, begins with a page.
+//! They begin in the middle of a page, so that what is long, the data of a READ or WRITE, begins with a page.
 
 use zerocopy::IntoBytes;
 
@@ -38,6 +38,19 @@ impl RequestBuffer {
     }
 
     /// All of it: what the kernel may fill.
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        self.0.bytes()
+    }
+}
+
+/// For what is long in requests over io_uring and in their answers.
+pub(super) struct PayloadBuffer(Aligned);
+
+impl PayloadBuffer {
+    pub(super) fn new() -> Self {
+        Self(Aligned::new(0, WRITE_BYTES_MAX as usize))
+    }
+
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         self.0.bytes()
     }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,6 +74,12 @@ impl Device {
     }
 }
 
+impl AsRawFd for Device {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// An answer that comes later, from any thread. Dropped without one, it answers EIO.
 pub(super) struct Later {
     device: Arc<Device>,
@@ -130,10 +136,11 @@ impl Drop for Taken<'_> {
 pub(super) struct Origin<'a> {
     pub(super) device: &'a Arc<Device>,
     pub(super) spare: &'a Spare,
+    /// Whether [`Origin::later`] leads anywhere.
+    pub(super) may_answer_later: bool,
 }
 
 impl Origin<'_> {
-    /// Lets the answer come later.
     pub(super) fn later(&self, unique: u64) -> Later {
         Later { device: Arc::clone(self.device), unique, is_answered: false }
     }
@@ -142,7 +149,7 @@ impl Origin<'_> {
 /// An event loop: serves requests until the mount ends.
 pub(super) fn serve(device: &Arc<Device>, spare: &Spare, adapter: &Adapter) -> io::Result<()> {
     let (mut requests, mut answers) = (RequestBuffer::new(), AnswerBuffer::new());
-    let origin = Origin { device, spare };
+    let origin = Origin { device, spare, may_answer_later: true };
     while let Some(bytes) = device.receive(requests.bytes())? {
         let message = &requests.bytes()[..bytes];
         let Ok((header, rest)) = InHeader::read_from_prefix(message) else {

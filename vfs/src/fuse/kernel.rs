@@ -50,12 +50,20 @@ pub(super) fn event_loops_default() -> usize {
     (2 * cores).max(4)
 }
 
+/// What the kernel offers.
+fn offered(offer: &InitIn) -> u64 {
+    let upper = if u64::from(offer.flags) & init::EXTENDED != 0 { offer.flags2 } else { 0 };
+    u64::from(upper) << 32 | u64::from(offer.flags)
+}
+
+/// Whether requests may come over io_uring: Linux 6.14, with the parameter `enable_uring` of the module `fuse`.
+pub(super) fn offers_uring(offer: &InitIn) -> bool {
+    offered(offer) & init::OVER_IO_URING != 0
+}
+
 /// Chooses from what the kernel offers.
-pub(super) fn negotiate(offer: &InitIn, options: &MountOptions) -> io::Result<InitOut> {
-    let mut offered = u64::from(offer.flags);
-    if offered & init::EXTENDED != 0 {
-        offered |= u64::from(offer.flags2) << 32;
-    }
+pub(super) fn negotiate(offer: &InitIn, options: &MountOptions, over_uring: bool) -> io::Result<InitOut> {
+    let offered = offered(offer);
     if offer.major < protocol::MAJOR || offered & NEEDED != NEEDED {
         let InitIn { major, minor, .. } = offer;
         let message = format!("the kernel's FUSE {major}.{minor} is too old: Linux 5.13 or newer is needed");
@@ -67,6 +75,9 @@ pub(super) fn negotiate(offer: &InitIn, options: &MountOptions) -> io::Result<In
     }
     if options.locks == Locks::Fs {
         wanted |= init::POSIX_LOCKS | init::FLOCK_LOCKS;
+    }
+    if over_uring {
+        wanted |= init::OVER_IO_URING;
     }
     let accepted = wanted & offered;
     Ok(InitOut {

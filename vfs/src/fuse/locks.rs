@@ -82,7 +82,7 @@ impl Waiters {
     ) -> Result<Answer, Failure> {
         let wanted = Wanted::new(ino, wanted)?;
         match (wanted.set(fs, None), wait) {
-            (Err(FsError::WouldBlock), Some((unique, origin))) => {
+            (Err(FsError::WouldBlock), Some((unique, origin))) if origin.may_answer_later => {
                 let token = self.register(unique)?;
                 self.wait(fs, wanted, token, unique, origin.later(unique));
                 Ok(Answer::Silence)

@@ -94,6 +94,7 @@ pub(super) mod init {
     /// `flags2` holds the upper half.
     pub(in crate::fuse) const EXTENDED: u64 = 1 << 30;
     pub(in crate::fuse) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
+    pub(in crate::fuse) const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// What of [`SetattrIn`] counts.
@@ -131,3 +132,13 @@ pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 
 /// The `error` of a message that answers nothing: what the kernel is to do.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
+
+/// The commands of io_uring, and what lies where in the headers of a request that comes this way: the header, the
+/// structure of the operation, and the [`UringEntry`]. The rest is in the payload.
+pub(super) mod uring {
+    pub(in crate::fuse) const REGISTER: u32 = 1;
+    pub(in crate::fuse) const COMMIT_AND_FETCH: u32 = 2;
+    pub(in crate::fuse) const STRUCTURE: usize = 128;
+    pub(in crate::fuse) const ENTRY: usize = 256;
+    pub(in crate::fuse) const HEADER_BYTES: usize = ENTRY + size_of::<super::UringEntry>();
+}

@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::adapter::Adapter;
 use super::buffer::{AnswerBuffer, RequestBuffer};
 use super::device::{self, Device, Spare};
 use super::protocol::{self, Arguments, InHeader, InitIn, InitOut, Operation, Request};
+use super::uring::{self, Worker};
 use super::{MountOptions, kernel};
 
 /// The running event loops.
@@ -23,21 +24,35 @@ impl Session {
     /// Comes to an agreement with the kernel, and starts to serve.
     pub(super) fn start(descriptor: OwnedFd, adapter: Adapter, options: &MountOptions) -> io::Result<Self> {
         let device = Arc::new(Device::new(descriptor));
-        agree(&device, options)?;
+        let workers = agree(&device, options)?;
+        let adapter = Arc::new(adapter);
+        let mut session = Self { loops: Vec::new(), adapter: Arc::clone(&adapter) };
+        // Until all of these are there, requests go the other way or wait.
+        for (number, worker) in workers.into_iter().enumerate() {
+            let adapter = Arc::clone(&adapter);
+            session.run(format!("uring-{number}"), move || worker.serve(&adapter))?;
+        }
         let count = options.event_loops.unwrap_or_else(kernel::event_loops_default);
         let spare = Arc::new(Spare::of(count));
-        let mut session = Self { loops: Vec::with_capacity(count), adapter: Arc::new(adapter) };
         for number in 0..count {
             let own = match number {
                 0 => Arc::clone(&device),
                 // Not everybody may open the device; then they share.
                 _ => device.duplicate().map_or_else(|_| Arc::clone(&device), Arc::new),
             };
-            let (spare, adapter) = (Arc::clone(&spare), Arc::clone(&session.adapter));
-            let thread = std::thread::Builder::new().name(format!("fuse-{number}"));
-            session.loops.push(thread.spawn(move || device::serve(&own, &spare, &adapter))?);
+            let (spare, adapter) = (Arc::clone(&spare), Arc::clone(&adapter));
+            session.run(format!("fuse-{number}"), move || device::serve(&own, &spare, &adapter))?;
         }
         Ok(session)
+    }
+
+    fn run(
+        &mut self,
+        name: String,
+        serve: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        self.loops.push(std::thread::Builder::new().name(name).spawn(serve)?);
+        Ok(())
     }
 
     /// Returns once the mount has ended.
@@ -52,30 +67,37 @@ impl Session {
     }
 }
 
-/// Answers INIT, which comes before everything else.
-fn agree(device: &Device, options: &MountOptions) -> io::Result<()> {
+/// Answers INIT, which comes before everything else. Returns what is to serve io_uring, if the kernel has been told so.
+fn agree(device: &Arc<Device>, options: &MountOptions) -> io::Result<Vec<Worker>> {
     let (mut requests, mut answers) = (RequestBuffer::new(), AnswerBuffer::new());
     loop {
         let bytes = device.receive(requests.bytes())?;
         let bytes = bytes.ok_or_else(|| io::Error::other("it was unmounted at once"))?;
         let (header, offer) = first_request(&requests.bytes()[..bytes])?;
-        let newer = offer.major > protocol::MAJOR;
-        let answer = match newer {
-            // It asks again, as the version that it is told.
-            true => Ok(InitOut { major: protocol::MAJOR, minor: protocol::MINOR, ..InitOut::default() }),
-            false => kernel::negotiate(&offer, options),
+        let mut send = |error: i32, answer: InitOut| {
+            answers.body()[..size_of::<InitOut>()].copy_from_slice(answer.as_bytes());
+            let bytes = if error == 0 { size_of::<InitOut>() } else { 0 };
+            device.send(answers.message(header.unique, error, bytes));
         };
-        match answer {
+        if offer.major > protocol::MAJOR {
+            // It asks again, as the version that it is told.
+            send(0, InitOut { major: protocol::MAJOR, minor: protocol::MINOR, ..InitOut::default() });
+            continue;
+        }
+        let workers = match kernel::offers_uring(&offer) && options.wants_uring() {
+            true => uring::prepare(device).unwrap_or_else(|error| {
+                tracing::warn!(%error, "there is no io_uring; requests go through the device instead");
+                Vec::new()
+            }),
+            false => Vec::new(),
+        };
+        match kernel::negotiate(&offer, options, !workers.is_empty()) {
             Ok(answer) => {
-                use zerocopy::IntoBytes;
-                answers.body()[..size_of::<InitOut>()].copy_from_slice(answer.as_bytes());
-                device.send(answers.message(header.unique, 0, size_of::<InitOut>()));
-                if !newer {
-                    return Ok(());
-                }
+                send(0, answer);
+                return Ok(workers);
             }
             Err(error) => {
-                device.send(answers.message(header.unique, -libc::EPROTO, 0));
+                send(-libc::EPROTO, InitOut::default());
                 return Err(error);
             }
         }

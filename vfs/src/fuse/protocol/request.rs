@@ -184,18 +184,28 @@ impl<'a> Operation<'a> {
 /// What follows the header: at most one structure, then names and bytes.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::fuse) struct Arguments<'a> {
+    /// Where the structure stands, if that is not before the rest.
+    structure: Option<&'a [u8]>,
     rest: &'a [u8],
 }
 
 impl<'a> Arguments<'a> {
     /// As they come from the device: one after the other.
     pub(in crate::fuse) fn joined(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self { structure: None, rest: bytes }
+    }
+
+    /// As they come over io_uring.
+    pub(in crate::fuse) fn apart(structure: &'a [u8], rest: &'a [u8]) -> Self {
+        Self { structure: Some(structure), rest }
     }
 
     fn structure<T: FromBytes + KnownLayout + Immutable>(&mut self) -> Result<T> {
-        let (structure, rest) = T::read_from_prefix(self.rest).map_err(|_| Malformed)?;
-        self.rest = rest;
+        let (structure, rest) =
+            T::read_from_prefix(self.structure.unwrap_or(self.rest)).map_err(|_| Malformed)?;
+        if self.structure.is_none() {
+            self.rest = rest;
+        }
         Ok(structure)
     }
 

@@ -37,6 +37,22 @@ fn both_renames_are_one() {
 }
 
 #[test]
+fn the_structure_may_stand_apart() {
+    let header = InHeader { opcode: opcode::WRITE, ..InHeader::default() };
+    let wanted = WriteIn { size: 4, ..WriteIn::default() };
+    // What follows the structure there says nothing.
+    let structure = message(&wanted, &[0xff; 88]);
+    let parse =
+        |rest| Request::parse(&header, Arguments::apart(&structure, rest)).map(|found| found.operation);
+    let Ok(Operation::Write(found, data)) = parse(b"data and more") else { panic!() };
+    assert_eq!((found, data), (wanted, &b"data"[..]));
+    assert!(parse(b"dat").is_err());
+    let header = InHeader { opcode: opcode::LOOKUP, ..InHeader::default() };
+    let Ok(found) = Request::parse(&header, Arguments::apart(&structure, b"name\0")) else { panic!() };
+    assert!(matches!(found.operation, Operation::Lookup { name: b"name" }));
+}
+
+#[test]
 fn as_many_bytes_as_the_request_says() {
     let wanted = WriteIn { size: 4, offset: 1 << 40, ..WriteIn::default() };
     let bytes = message(&wanted, b"datagram");

@@ -387,4 +387,20 @@ wire! {
         off: i64,
         len: i64,
     }
+    /// Beside a request over io_uring.
+    UringEntry: 32 {
+        flags: u64,
+        commit_id: u64,
+        payload_sz: u32,
+        padding: u32,
+        reserved: u64,
+    }
+
+    /// What a command of io_uring carries.
+    UringCommand: 24 {
+        flags: u64,
+        commit_id: u64,
+        qid: u16,
+        padding: [u8; 6],
+    }
 }
