@@ -61,8 +61,15 @@ pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
     // would not help.
     let durable = make_durable(&root, &mountpoint);
     let mut hello = Hello::default();
-    request(&root, Command::Hello, &mut hello)
-        .with_context(|| format!("the daemon of {} does not answer", mountpoint.display()))?;
+    match request(&root, Command::Hello, &mut hello) {
+        Ok(()) => {}
+        // A kernel that knows that directories need not be opened lets the root of a dead daemon be opened.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => return detach_only(&mountpoint, true),
+        Err(error) => {
+            let what = format!("the daemon of {} does not answer", mountpoint.display());
+            return Err(anyhow::Error::from(error).context(what).into());
+        }
+    }
     let daemon = Process::open(hello.process);
     drop(root);
     detach_only(&mountpoint, false)?;
