@@ -454,6 +454,10 @@ fn requests_come_over_io_uring() {
     assert!(value.stdout.as_bytes() == long);
     assert!(finish(program().arg("info").arg(place.mountpoint())).ok().stdout.contains("Capacity"));
     mount.signal("KILL");
+    // The kernel has heard by now that directories need no opening, and opens that of the dead mount.
+    let mut command = program();
+    command.arg("mount").arg(place.store()).arg(place.mountpoint()).args(place.passphrase_arguments());
+    finish(&mut command).failed(1, &["daemon has died"]);
     finish(program().arg("umount").arg(place.mountpoint())).ok();
     let mount = place.mount();
     for number in 0..4 {

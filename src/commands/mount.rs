@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
+use blocktree_vfs::control;
 
 use super::open_volume;
 use crate::cli::PassphraseFile;
@@ -115,7 +116,9 @@ fn settings(arguments: &Arguments, mut options: Options) -> Settings {
 fn check_mountpoint(path: &Path, store: &Path) -> Result<()> {
     // Asks the list of mounts first: a dead mount cannot be looked at.
     if let Some(mount) = store_mounted_on(path).context("cannot read the list of mounts")? {
-        let is_dead = File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        let answer = File::open(path)
+            .and_then(|root| system::request(&root, control::Command::Hello, &mut control::Hello::default()));
+        let is_dead = answer.is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
         let what = match (is_dead, mount.store == resolve(store)) {
             (true, _) => "a mount is left whose daemon has died",
             (false, true) => "this store is mounted already",
