@@ -11,6 +11,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use blocktree_vfs::control::Command;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+/// Whether a request for a mounted store failed because its daemon has died: before, or while it waited.
+pub(crate) fn says_dead(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotConnected | io::ErrorKind::ConnectionAborted)
+}
+
 /// Sends a request to the daemon behind `root`, an open root directory of a mount; the answer replaces the message.
 pub(crate) fn request<T: FromBytes + IntoBytes + Immutable>(
     root: &File,

@@ -118,7 +118,7 @@ fn check_mountpoint(path: &Path, store: &Path) -> Result<()> {
     if let Some(mount) = store_mounted_on(path).context("cannot read the list of mounts")? {
         let answer = File::open(path)
             .and_then(|root| system::request(&root, control::Command::Hello, &mut control::Hello::default()));
-        let is_dead = answer.is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        let is_dead = answer.is_err_and(|error| system::says_dead(&error));
         let what = match (is_dead, mount.store == resolve(store)) {
             (true, _) => "a mount is left whose daemon has died",
             (false, true) => "this store is mounted already",

@@ -12,7 +12,7 @@ use blocktree_vfs::fuse::detach;
 
 use crate::failure::Result;
 use crate::mount_list::store_mounted_on;
-use crate::system::{Process, effective_user_and_group, request, write_back};
+use crate::system::{Process, effective_user_and_group, request, says_dead, write_back};
 
 /// Unmount a store.
 ///
@@ -38,7 +38,7 @@ pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
     let root = match File::open(&mountpoint) {
         Ok(root) => root,
         // The daemon is dead: nobody is left to wait for, and nothing to write back to.
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => return detach_only(&mountpoint, true),
+        Err(error) if says_dead(&error) => return detach_only(&mountpoint, true),
         // The kernel keeps even root out of other users' mounts, but root may still end them.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_root() => {
             detach_only(&mountpoint, is_lazy)?;
@@ -64,7 +64,7 @@ pub(crate) fn run(path: &Path, is_lazy: bool) -> Result<u8> {
     match request(&root, Command::Hello, &mut hello) {
         Ok(()) => {}
         // A kernel that knows that directories need not be opened lets the root of a dead daemon be opened.
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => return detach_only(&mountpoint, true),
+        Err(error) if says_dead(&error) => return detach_only(&mountpoint, true),
         Err(error) => {
             let what = format!("the daemon of {} does not answer", mountpoint.display());
             return Err(anyhow::Error::from(error).context(what).into());
