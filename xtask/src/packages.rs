@@ -25,8 +25,11 @@ const PACKAGES: &[&str] = &[
     "e2fsprogs",
     "fio",
     "git",
+    "inotify-tools",
+    "postgresql",
     "procps",
     "python3",
+    "python3-venv",
     "rsync",
     "samba",
     "samba-common-bin",
@@ -34,6 +37,8 @@ const PACKAGES: &[&str] = &[
     "samba-vfs-modules",
     "smbclient",
     "sqlite3",
+    "tar",
+    "vim-tiny",
     "stress-ng",
 ];
 
