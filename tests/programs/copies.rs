@@ -110,8 +110,8 @@ fn described(tree: &Path) -> String {
         "find . -type d -printf '%p %m %U %G %n %T@\\n' | sort
          find . -not -type d -printf '%p %y %m %U %G %n %s %T@ %l\\n' | sort
          find . -type f | sort | xargs sha256sum
-         getfacl -R -n .
-         getfattr -h -R -d -m '^user' .",
+         find . -not -type l | sort | xargs getfacl -n
+         find . | sort | xargs getfattr -h -d -m '^user'",
     )
 }
 
