@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::format::{CertificateBytes, DeadBytes};
+use crate::format::DeadBytes;
 use crate::store::{ReclaimItem, decode_shared};
 use crate::tree::Node;
 
@@ -17,9 +17,4 @@ pub fn node(bytes: &[u8]) {
 /// Reads the values of the store's own items.
 pub fn items(bytes: &[u8]) {
     let _ = (decode_shared(bytes), DeadBytes::read_from_bytes(bytes).ok(), ReclaimItem::decode(bytes));
-}
-
-/// The beginning of `bytes` as a certificate.
-pub fn certificate(bytes: &[u8]) -> Option<CertificateBytes> {
-    CertificateBytes::read_from_prefix(bytes).ok().map(|(certificate, _)| certificate)
 }

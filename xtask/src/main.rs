@@ -1,11 +1,12 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 //!
 //! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`conformance`] measures by
-//! ext4 and other people's test suites, [`torture`] by crashes, faults and attacks; [`simulate`] plays a simulation
+//! ext4 and other people's test suites, [`torture`] by crashes, faults and attacks, [`fuzz`] by random bytes; [`simulate`] plays a simulation
 //! again, [`demo`] shows the filesystem at work and under attack.
 
 mod conformance;
 mod demo;
+mod fuzz;
 mod lint;
 mod packages;
 mod simulate;
@@ -28,6 +29,8 @@ usage: cargo xtask TASK
   check        lint, then test: what CI runs
   torture      crashes, faults and attacks, and a table of what was tried:
                torture [--minutes N] [--seed S]
+  fuzz         bytes that nobody honest wrote, for every parser and whole images:
+               fuzz [TARGET] [--minutes N]
   sim SEED     play the simulations of this seed again, exactly; of their steps only these:
                sim SEED [--steps 1,2,5] [--only NAME]";
 
@@ -49,6 +52,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("test", filter) => test::run(filter),
         ("conformance", words) => conformance::run(words),
         ("torture", words) => torture::run(words),
+        ("fuzz", words) => fuzz::run(words),
         ("sim", words) => simulate::run(words),
         ("lint", []) => lint::run(),
         ("check", []) => {

@@ -18,6 +18,9 @@ pub(crate) const FSX: Tool = Tool { name: "fsx", version: "0.3.2" };
 /// What POSIX demands of each system call.
 pub(crate) const PJDFSTEST: Tool = Tool { name: "pjdfstest", version: "0.2.2" };
 
+/// Runs fuzz targets.
+pub(crate) const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
+
 /// Where a tool is; it is installed first where it is missing or has another version.
 pub(crate) fn ensure(tool: &Tool) -> Result<PathBuf> {
     let folder = target().join("tools");

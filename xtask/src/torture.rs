@@ -43,8 +43,10 @@ const PARTS: &[Part] = &[
         share: 60,
     },
     Part { what: "attacks on the disk", package: "blocktree-engine", test: "hostile", names: &[], share: 0 },
+    Part { what: "attackers", package: "blocktree-vfs", test: "adversary", names: &[], share: 0 },
     Part { what: "rollback", package: "blocktree-engine", test: "anchor", names: &[], share: 0 },
     Part { what: "check and repair", package: "blocktree-engine", test: "check", names: &[], share: 0 },
+    Part { what: "salvage", package: "blocktree-engine", test: "salvage", names: &[], share: 0 },
     Part { what: "processes and hosts", package: "blocktree", test: "hostile", names: &[], share: 0 },
 ];
 

@@ -137,7 +137,7 @@ fn a_damaged_tree_is_repaired_and_nothing_is_made_up() {
         let some: Vec<u64> = nodes.iter().copied().filter(|_| rng.one_in(3)).collect();
         lost += victim.damage_and_repair(&some);
     }
-    println!("tally: repair: {} nodes destroyed, {lost} files lost", nodes.len());
+    println!("tally: repair: destroyed {}, lost {lost}", nodes.len());
     assert!(lost > 0);
 }
 

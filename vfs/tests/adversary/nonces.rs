@@ -71,6 +71,6 @@ pub(crate) fn collect(victim: &Victim, seed: u64) {
         seen.note_all(&Insight::of(&crashed));
         images.push(crashed);
     }
-    println!("tally: nonces: {} under {} images", seen.0.len(), images.len());
+    println!("tally: nonces: nonces {}, images {}", seen.0.len(), images.len());
     assert!(seen.0.len() > before + 200, "{} of {before}", seen.0.len());
 }

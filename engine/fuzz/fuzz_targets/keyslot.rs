@@ -1,0 +1,16 @@
+//! A key slot and its certificate, as whoever writes the disk may have made them. What a guess at the passphrase may cost
+//! is bounded elsewhere; here it only has to be quick.
+#![no_main]
+
+use blocktree_engine::crypto::{Certificate, unseal_keyslot};
+use blocktree_engine::format::KeySlotHeader;
+use libfuzzer_sys::fuzz_target;
+use zerocopy::FromBytes;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok((header, _)) = KeySlotHeader::read_from_prefix(data) else { return };
+    assert!(Certificate::verify(&header.certificate, &[0; 32], 0).is_err());
+    if header.memory_kib.get() < 1 << 10 && header.passes.get() < 4 {
+        assert!(unseal_keyslot(b"fuzz", data).is_err());
+    }
+});
