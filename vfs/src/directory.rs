@@ -82,12 +82,9 @@ pub(crate) fn find(store: &Store, directory: &Inode, hash: u64, name: &[u8]) -> 
     // Nearly every bucket holds one entry, so one item is asked for before many are.
     let mut limit = 1;
     loop {
-        let items = store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
+        let items = store.scan_within(&directory.block, ITEM_ENTRY, from..=end - 1, limit)?;
         let complete = items.len() < limit;
         for (position, item) in items {
-            if position >= end {
-                return Ok(Place::Free(free.or((expected < end).then_some(expected))));
-            }
             if position != expected && free.is_none() {
                 free = Some(expected);
             }
