@@ -127,7 +127,7 @@ fn draw(samples: &[u8], title: &str, out: &Path) -> Result<()> {
     options.title = title.to_owned();
     options.subtitle =
         Some(format!("{SAMPLES_PER_SECOND} samples a second, by the clock; _[k] is the kernel"));
-    options.count_name = "samples".to_owned();
+    options.count_name = "ns".to_owned();
     let file = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
     Ok(from_reader(&mut options, Cursor::new(folded), BufWriter::new(file))?)
 }
