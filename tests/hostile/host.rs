@@ -13,17 +13,21 @@ use super::{can_mount, check, end, mount_refused, pattern, right_or_eio, sectors
 const NOBODY: u32 = 65_534;
 
 /// A loop device, detached when it is dropped.
-struct Loop(PathBuf);
+pub(super) struct Loop(PathBuf);
 
 impl Loop {
     /// `None` where there are none; says so.
-    fn on(file: &Path) -> Option<Self> {
+    pub(super) fn on(file: &Path) -> Option<Self> {
         let ran = finish(Command::new("losetup").args(["--find", "--show"]).arg(file));
         if ran.code != 0 {
             eprintln!("not tested here: no loop device: {}", ran.stderr.trim());
             return None;
         }
         Some(Self(ran.stdout.trim().into()))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -2,13 +2,15 @@
 //! error or EIO, never wrong bytes, never a panic, and nothing else is lost.
 //!
 //! `damage` changes bytes of a volume; `host` takes away what is around a store: space, permissions, files, devices;
-//! `beside` is what is done to a store while it is mounted; `rollback` puts older copies back.
+//! `process` is what happens to the daemon; `beside` is what is done to a store while it is mounted; `rollback` puts
+//! older copies back.
 //!
 //! Most need root and `/dev/fuse`, some loop devices; without, each says so and passes.
 
 mod beside;
 mod damage;
 mod host;
+mod process;
 mod rollback;
 mod secrets;
 #[path = "../support/mod.rs"]

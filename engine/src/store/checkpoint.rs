@@ -383,6 +383,12 @@ impl Core {
 
     /// Wakes who commits in the background when enough has gathered.
     pub(super) fn wake_committer(&self, weight: usize) {
+        if self.options.commit_each {
+            // Who applied it may hold the lock that makes room. An error poisons the store, which tells whoever
+            // changes it next.
+            let _ = self.commit_if_room();
+            return;
+        }
         if weight >= BATCH_WEIGHT_COMMIT {
             let mut state = self.signal.state.lock();
             if !state.commit_wanted {

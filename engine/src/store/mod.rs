@@ -105,6 +105,10 @@ pub struct OpenOptions {
     /// Threads that commit, check-point and reclaim on their own. Without them, who needs that to happen calls
     /// [`Store::checkpoint`]: a test repeats exactly.
     pub background: bool,
+    /// Each transaction becomes a record of its own, at once, as if the background woke after each: for tests of
+    /// what is meant to be one transaction.
+    #[doc(hidden)]
+    pub commit_each: bool,
     /// The memory outside the store that knows how far it had come. A store that does not contain that is refused.
     pub anchor: Option<Arc<dyn Anchor>>,
     /// Take the store as it is, whatever its anchor remembers, which learns this head instead.
@@ -121,6 +125,7 @@ impl Default for OpenOptions {
             cache_bytes: NODE_CACHE_BYTES,
             memtable_bytes: MEMTABLE_BYTES_MAX,
             background: true,
+            commit_each: false,
             anchor: None,
             accept_rollback: false,
             anchor_interval: Duration::from_secs(ANCHOR_SECONDS),
@@ -325,11 +330,13 @@ impl Store {
         Ok(items.iter().map(|(key, _)| key.offset).collect())
     }
 
-    /// Starts to write what is pending and waits for nothing, as the background does when enough has gathered: for
-    /// tests without a background.
+    /// What the background does when enough has gathered, now: starts to write what is pending without waiting for
+    /// it, and then writes a checkpoint if one is due. For tests without a background.
     #[doc(hidden)]
     pub fn write_back(&self) -> Result<()> {
-        self.core.commit()
+        self.core.commit()?;
+        let is_due = std::mem::take(&mut self.core.signal.state.lock().checkpoint_wanted);
+        if is_due { self.core.run_checkpoint() } else { Ok(()) }
     }
 
     /// The first block with this id or a higher one; every block is found by asking again behind the last.

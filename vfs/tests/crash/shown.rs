@@ -93,7 +93,29 @@ fn read_directory(fs: &Fs, ino: Ino) -> Result<BTreeMap<Vec<u8>, Ino>, FsError> 
     Ok(entries)
 }
 
+/// Files longer than this only fill the store: of their pages, one of so many is read.
+const LONG_BYTES: u64 = 4 << 20;
+const LONG_PAGES_STEP: u64 = 16;
+
 fn read_file(fs: &Fs, ino: Ino, size: u64, damaged: bool) -> Result<Content, FsError> {
+    if size > LONG_BYTES {
+        let page = |number: u64| {
+            let mut bytes = vec![0; PAGE as usize];
+            match fs.read(ino, number * PAGE, &mut bytes) {
+                Ok(length) => {
+                    bytes.truncate(length);
+                    Ok(Some(bytes))
+                }
+                Err(error) if damaged && error.errno() == libc::EIO => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let pages = (0..size.div_ceil(PAGE)).map(|number| match number % LONG_PAGES_STEP {
+            0 => page(number),
+            _ => Ok(None),
+        });
+        return pages.collect::<Result<_, _>>().map(Content::Pages);
+    }
     let mut bytes = vec![0xee; size as usize + 10];
     match fs.read(ino, 0, &mut bytes) {
         Ok(length) => {

@@ -18,6 +18,8 @@ const PASSPHRASE: &[u8] = b"passphrase";
 thread_local! {
     /// The simulated time, in milliseconds.
     static NOW_MS: Cell<i64> = const { Cell::new(0) };
+    /// Whether each transaction is a record of its own, so that a crash can come between any two.
+    static COMMIT_EACH: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Lets the simulated clock go on.
@@ -27,6 +29,10 @@ pub(crate) fn pass_time(milliseconds: u64) {
 
 pub(crate) fn set_time(milliseconds: i64) {
     NOW_MS.set(milliseconds);
+}
+
+pub(crate) fn commit_each(each: bool) {
+    COMMIT_EACH.set(each);
 }
 
 fn clock() -> Time {
@@ -40,9 +46,15 @@ fn name_hash(name: &[u8]) -> u64 {
 }
 
 /// No background, so that a seed repeats a run; and room for all nodes in the cache, because which ones it drops
-/// depends on their hashes.
+/// depends on their hashes. Checkpoints are due often.
 pub(crate) fn open_options() -> OpenOptions {
-    OpenOptions { background: false, cache_bytes: 64 << 20, ..OpenOptions::default() }
+    OpenOptions {
+        background: false,
+        cache_bytes: 64 << 20,
+        memtable_bytes: 24 << 10,
+        commit_each: COMMIT_EACH.get(),
+        ..OpenOptions::default()
+    }
 }
 
 pub(crate) fn mount_options() -> MountOptions {
