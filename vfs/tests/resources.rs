@@ -48,7 +48,7 @@ fn a_fast_writer_waits_for_the_disk() {
     // More than all queues hold, again and again over the same places.
     for round in 0..rounds {
         let bytes = vec![round as u8; 1 << 20];
-        fs.write(ino, round % 64 << 20, &bytes, WriteFlags::default()).unwrap();
+        fs.write(ino, (round % 64) << 20, &bytes, WriteFlags::default()).unwrap();
         fs.put(ino, (round * 7919) % (64 << 20), &[round as u8; 100]);
     }
     fs.syncfs().unwrap();
