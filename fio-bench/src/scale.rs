@@ -62,7 +62,7 @@ struct Row {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// How many files, and bytes in each (1024): N[:B],...
+    /// How many files, and bytes in each (1024): `N` or `N:B`, with commas between
     #[arg(long, default_value = "10000,100000,1000000,10000000:0")]
     files: String,
     /// How much data in large files
