@@ -278,7 +278,9 @@ pub(crate) fn is_alive(process: u32) -> bool {
         return false;
     }
     let state = text.rsplit(") ").next().and_then(|rest| rest.chars().next());
-    !matches!(state, Some('Z' | 'X') | None)
+    // A killed process is a zombie as soon as its first thread has ended; until the last one has, it holds its locks.
+    let threads = fs::read_dir(format!("/proc/{process}/task")).map_or(0, Iterator::count);
+    threads > 1 || !matches!(state, Some('Z' | 'X') | None)
 }
 
 /// The process that was started as the daemon of this mountpoint.
