@@ -285,32 +285,40 @@ impl Core {
         in_flight.writes.push_back((bytes, completion.clone()));
     }
 
-    /// Promises sectors to a transaction. Where there are not enough, makes room: lengthens the volume, then
-    /// waits for what was freed.
+    /// Promises sectors to a transaction. Where there are not enough, makes room.
     pub(super) fn promise(self: &Arc<Self>, sectors: u64) -> Result<()> {
-        if sectors == 0 || self.space.lock().promise(sectors)? {
+        if sectors == 0 {
             return Ok(());
         }
-        self.check_writable()?;
-        // Whatever is free may be too fragmented to count.
-        let available = self.space.lock().available();
-        self.grow(available + sectors)?;
-        for attempt in 0..3 {
-            if self.space.lock().promise(sectors)? {
-                return Ok(());
-            }
-            self.make_room(attempt)?;
-        }
-        if self.space.lock().promise(sectors)? { Ok(()) } else { Err(Error::NoSpace) }
+        self.with_room(Purpose::Add, |core| {
+            let mut space = core.space.lock();
+            // Whatever is free may be too fragmented to count.
+            Ok((!space.promise(sectors)?).then(|| space.available() + sectors))
+        })
     }
 
-    /// Makes free what was freed: a sector is, once a record that comes after the one that freed it is durable. At the
-    /// second attempt with what is still being emptied.
-    fn make_room(self: &Arc<Self>, attempt: usize) -> Result<()> {
-        if attempt > 0 {
-            self.reclaim_all()?;
+    /// Makes room until an attempt succeeds: lengthens the volume; makes free what was freed, which a sector is once a
+    /// record that comes after the one that freed it is durable; empties what is still to be emptied. An attempt that
+    /// fails says how many sectors had to be available.
+    fn with_room(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        attempt: impl Fn(&Self) -> Result<Option<u64>>,
+    ) -> Result<()> {
+        for round in 0..4 {
+            let Some(wanted) = attempt(self)? else { return Ok(()) };
+            self.check_writable()?;
+            match round {
+                0 => self.grow(wanted)?,
+                // Who empties something does not wait for itself.
+                2.. if purpose != Purpose::Free => {
+                    self.reclaim_all()?;
+                    self.settle()?;
+                }
+                _ => self.settle()?,
+            }
         }
-        self.settle()
+        attempt(self)?.map_or(Ok(()), |_| Err(Error::NoSpace))
     }
 
     /// Makes what is pending durable and writes a checkpoint, so that everything freed so far is free.
@@ -347,25 +355,12 @@ impl Core {
 
     /// Fails where index nodes could run out: what adds to the store is refused long before what removes.
     pub(super) fn check_index_space(self: &Arc<Self>, purpose: Purpose) -> Result<()> {
-        for attempt in 0..4 {
-            let needed = self.nodes_needed();
-            let needed = needed + purpose.nodes_left();
-            let (available, sectors) = {
-                let mut space = self.space.lock();
-                (space.available_nodes(needed)?, space.available())
-            };
-            if available >= needed {
-                return Ok(());
-            }
-            if attempt == 0 {
-                self.grow(sectors + (needed - available) * NODE_SECTORS as u64)?;
-            } else if purpose == Purpose::Free {
-                self.settle()?;
-            } else {
-                self.make_room(attempt - 1)?;
-            }
-        }
-        Err(Error::NoSpace)
+        self.with_room(purpose, |core| {
+            let needed = core.nodes_needed() + purpose.nodes_left();
+            let mut space = core.space.lock();
+            let missing = needed.saturating_sub(space.available_nodes(needed)?);
+            Ok((missing > 0).then(|| space.available() + missing * NODE_SECTORS as u64))
+        })
     }
 
     /// An upper bound on the nodes that merging all deltas writes before it frees the old ones.
