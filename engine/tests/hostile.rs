@@ -13,19 +13,10 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 const KIND: ItemKind = ItemKind::FIRST_FREE;
 const PASSPHRASE: &[u8] = b"passphrase";
 
-/// Changes a few bytes, or a field of eight to an extreme.
+/// Changes it in a few places.
 fn mutate(bytes: &mut [u8], rng: &mut SplitMix64) {
     for _ in 0..1 + rng.below(4) {
-        let at = rng.below(bytes.len() as u64) as usize;
-        match rng.below(3) {
-            0 => bytes[at] ^= 1 << rng.below(8),
-            1 => bytes[at] = rng.next_u64() as u8,
-            _ => {
-                let value = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63][rng.below(5) as usize];
-                let end = bytes.len().min(at + 8);
-                bytes[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
-            }
-        }
+        rng.damage(bytes);
     }
 }
 

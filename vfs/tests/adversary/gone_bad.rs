@@ -13,23 +13,6 @@ use zeroize::Zeroizing;
 use super::insight::{Insight, Record, edit_body, sign, write};
 use super::victim::{PASSPHRASE, Victim};
 
-/// Changes a few bytes, or a field of eight to an extreme.
-fn mutate(bytes: &mut [u8], rng: &mut SplitMix64) {
-    if bytes.is_empty() {
-        return;
-    }
-    let at = rng.below(bytes.len() as u64) as usize;
-    match rng.below(3) {
-        0 => bytes[at] ^= 1 << rng.below(8),
-        1 => bytes[at] = rng.next_u64() as u8,
-        _ => {
-            let value = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63][rng.below(5) as usize];
-            let end = bytes.len().min(at + 8);
-            bytes[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
-        }
-    }
-}
-
 pub(crate) fn sign_anything(victim: &Victim, seed: u64) {
     let mut rng = SplitMix64(seed);
     let insight = Insight::of(&victim.image);
@@ -44,12 +27,12 @@ pub(crate) fn sign_anything(victim: &Victim, seed: u64) {
                 let at = rng.below(items.len() as u64) as usize;
                 if rng.one_in(3) {
                     let mut key = KeyBytes::from(items[at].0);
-                    mutate(key.as_mut_bytes(), &mut rng);
+                    rng.damage(key.as_mut_bytes());
                     items[at].0 = Key::from(&key);
                     items.sort_by_key(|(key, _)| *key);
                     items.dedup_by_key(|(key, _)| *key);
                 } else {
-                    mutate(&mut items[at].1, &mut rng);
+                    rng.damage(&mut items[at].1);
                 }
                 signed(&insight, insight.with_leaf(leaf, &items, true), &signer)
             }
@@ -58,13 +41,13 @@ pub(crate) fn sign_anything(victim: &Victim, seed: u64) {
                 let node = rng.below(insight.nodes.len() as u64) as usize;
                 let mut plain = insight.nodes[node].plain.clone();
                 let end = if rng.one_in(2) { 256 } else { plain.len() };
-                mutate(&mut plain[16..end], &mut rng);
+                rng.damage(&mut plain[16..end]);
                 signed(&insight, insight.with_node(node, plain, true), &signer)
             }
             // A superblock.
             2 => {
                 let mut superblock = insight.superblock.clone();
-                mutate(&mut superblock.as_mut_bytes()[32..272], &mut rng);
+                rng.damage(&mut superblock.as_mut_bytes()[32..272]);
                 signed(&insight, (insight.image.clone(), superblock), &signer)
             }
             // A record.
@@ -73,12 +56,12 @@ pub(crate) fn sign_anything(victim: &Victim, seed: u64) {
                 let mut record: Record = insight.records[at].clone();
                 if rng.one_in(2) {
                     record.body = edit_body(&record.body, |key, mut value| {
-                        mutate(&mut value, &mut rng);
+                        rng.damage(&mut value);
                         Some((key, value))
                     });
                 } else {
-                    mutate(&mut record.body, &mut rng);
-                    mutate(&mut record.head.as_mut_bytes()[24..64], &mut rng);
+                    rng.damage(&mut record.body);
+                    rng.damage(&mut record.head.as_mut_bytes()[24..64]);
                 }
                 let mut image = insight.image.clone();
                 insight.put_record(&mut image, &record, Some(&signer));

@@ -23,4 +23,21 @@ impl SplitMix64 {
     pub fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
+
+    /// Changes a bit, a byte, or a field of eight to an extreme, somewhere in `bytes`; nothing where there are none.
+    pub fn damage(&mut self, bytes: &mut [u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = self.below(bytes.len() as u64) as usize;
+        match self.below(3) {
+            0 => bytes[at] ^= 1 << self.below(8),
+            1 => bytes[at] = self.next_u64() as u8,
+            _ => {
+                let value = [0, 1, u64::MAX, u64::MAX - 1, 1 << 63][self.below(5) as usize];
+                let end = bytes.len().min(at + 8);
+                bytes[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
+            }
+        }
+    }
 }
