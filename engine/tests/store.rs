@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{Device, MemoryDevice, SplitMix64};
 use blocktree_engine::format::ItemKind;
-use blocktree_engine::{CreateOptions, Error, OpenError, OpenOptions, Store};
+use blocktree_engine::{Block, CreateOptions, Error, OpenError, OpenOptions, Store};
 
 const KIND: ItemKind = ItemKind::FIRST_FREE;
 const MIB: usize = 1 << 20;
@@ -30,6 +30,17 @@ fn crash(device: &MemoryDevice) -> (Arc<MemoryDevice>, Store) {
 
 fn pattern(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8) ^ seed).collect()
+}
+
+/// Removes blocks with all that they leave behind.
+fn remove(store: &Store, blocks: &[&Block]) {
+    for block in blocks {
+        let mut transaction = store.transaction();
+        transaction.destroy(block);
+        transaction.apply().unwrap();
+    }
+    store.reclaim().unwrap();
+    store.checkpoint().unwrap();
 }
 
 #[test]
@@ -181,11 +192,7 @@ fn a_full_store_of_single_sectors_allows_removal() {
     for snapshot in store.snapshot_list() {
         assert!(store.snapshot_delete(&snapshot.name).unwrap());
     }
-    let mut transaction = store.transaction();
-    transaction.destroy(&block);
-    transaction.apply().unwrap();
-    store.reclaim().unwrap();
-    store.checkpoint().unwrap();
+    remove(&store, &[&block]);
     let mut transaction = store.transaction();
     let block = transaction.create(b"again");
     transaction.write(&block, 0, &pattern(3, 20 * MIB)).unwrap();
@@ -226,13 +233,7 @@ fn holes_clones_and_large_blocks() {
     assert_eq!(store.seek(&a, 20 * 4096, 1 << 30, false).unwrap(), Some(200 * 4096));
     assert_eq!(store.seek(&a, 512 * 4096, 1 << 30, false).unwrap(), Some(1000 * 4096));
     assert_eq!(store.seek(&a, 1100 * 4096, 1 << 30, false).unwrap(), None);
-    for block in [&a, &b] {
-        let mut transaction = store.transaction();
-        transaction.destroy(block);
-        transaction.apply().unwrap();
-    }
-    store.reclaim().unwrap();
-    store.checkpoint().unwrap();
+    remove(&store, &[&a, &b]);
     assert!(store.block(1).unwrap().is_none());
     assert!(store.usage().free >= before + 500, "{} {before}", store.usage().free);
     drop(store);
@@ -270,11 +271,7 @@ fn a_long_block_is_removed_in_steps() {
     assert_eq!(block.sectors(), 51);
     store.read(&block, 200 * 4096, &mut read).unwrap();
     assert!(read.iter().all(|byte| *byte == 0));
-    let mut transaction = store.transaction();
-    transaction.destroy(&block);
-    transaction.apply().unwrap();
-    store.reclaim().unwrap();
-    store.checkpoint().unwrap();
+    remove(&store, &[&block]);
 }
 
 #[test]
@@ -379,13 +376,7 @@ fn a_clone_of_what_is_on_its_way_belongs_to_no_older_snapshot() {
     let mut transaction = store.transaction();
     transaction.clone_range(&a, 0, &b, 0, 1024).unwrap();
     store.sync(transaction.apply().unwrap()).unwrap();
-    for block in [&a, &b] {
-        let mut transaction = store.transaction();
-        transaction.destroy(block);
-        transaction.apply().unwrap();
-    }
-    store.reclaim().unwrap();
-    store.checkpoint().unwrap();
+    remove(&store, &[&a, &b]);
     let free_again = store.usage().free;
     assert!(free_again + 64 > free, "{free_again} of {free}");
 }
