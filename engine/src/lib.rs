@@ -10,6 +10,7 @@ pub mod format;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hits;
+pub mod identity;
 pub mod limits;
 mod space;
 mod store;

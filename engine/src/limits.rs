@@ -87,6 +87,8 @@ pub const RECLAIM_STEP: usize = 1024;
 /// Argon2id parameters from a disk are refused above these: an attacker must not exhaust memory.
 pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
+/// A file of keys that people carry is never longer.
+pub const SEALED_FILE_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(STORE_SECTORS_MIN <= VOLUME_SECTORS_INITIAL);
 const _: () = assert!(STORE_SECTORS_DEFAULT <= STORE_SECTORS_MAX);

@@ -99,6 +99,21 @@ fn real() -> BTreeMap<String, Drawn> {
             signature,
         }
     );
+    layout!(
+        map,
+        SealedFileHeader {
+            magic,
+            version,
+            kind,
+            memory_kib,
+            passes,
+            lanes,
+            clear_bytes,
+            secret_bytes,
+            reserved,
+            salt,
+        }
+    );
     layout!(map, KeyBytes { block, kind, offset });
     layout!(map, NodeHeader { nonce, magic, level, reserved, count, birth });
     layout!(map, NodePtr { sector, birth, hash });
@@ -233,7 +248,9 @@ fn constants_are_as_drawn() {
 #[test]
 fn magic_numbers_are_as_drawn() {
     let page = page();
-    for magic in [RECORD_MAGIC.as_slice(), &KeySlotHeader::MAGIC, &NODE_MAGIC.to_le_bytes()] {
+    for magic in
+        [RECORD_MAGIC.as_slice(), &KeySlotHeader::MAGIC, &SealedFileHeader::MAGIC, &NODE_MAGIC.to_le_bytes()]
+    {
         let text = format!("`magic` | `{}` |", std::str::from_utf8(magic).expect("letters"));
         assert!(page.contains(&text), "{text}");
     }

@@ -18,15 +18,18 @@ mod sealed;
 mod secret;
 mod sectors;
 mod sign;
+mod stretch;
 mod vault;
 
 pub use certificate::{Certificate, CertificateError, Rights};
 pub use hash::{Hash, hash, hash_sectors, hexadecimal, tagged_hash};
-pub use keyslot::{KdfCost, KeySlotError, seal_keyslot, unseal_keyslot};
+pub use keyslot::{KeySlotError, seal_keyslot, unseal_keyslot};
 pub use sealed::{open_item, open_key, seal_item, wrap_key};
 pub use secret::{Secret, random};
 pub use sectors::{ExtentKey, open_sectors, open_sectors_into, seal_sectors, seal_sectors_from};
 pub use sign::{Principal, PrincipalId, PublicKeys, verify};
+pub use stretch::KdfCost;
+pub(crate) use stretch::stretch;
 
 /// Ciphertext that does not open: altered, or the wrong key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,7 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use openssl::pkey::{Id, PKey};
 use zeroize::Zeroizing;
 
-use super::{Hash, random, tagged_hash};
+use super::{Hash, Secret, tagged_hash};
 
 /// Hash of a principal's public keys.
 pub type PrincipalId = Hash;
@@ -34,6 +34,9 @@ impl PublicKeys {
     }
 }
 
+/// How the encryption key of a principal follows from its signing seed.
+const ENCRYPTION_CONTEXT: &str = "blocktree principal encryption key v1";
+
 /// The holder of a key pair.
 pub struct Principal {
     pair: Ed25519KeyPair,
@@ -43,7 +46,16 @@ pub struct Principal {
 
 impl Principal {
     pub fn generate() -> Self {
-        Self::from_seeds(Zeroizing::new(random()))
+        Self::from_seed(&Secret::random())
+    }
+
+    /// The principal that grows from one seed, which is its signing seed: the encryption key is derived from it, so that
+    /// 32 bytes are enough to bring all of it back.
+    pub fn from_seed(seed: &Secret) -> Self {
+        let mut seeds = Zeroizing::new([0; 64]);
+        seeds[..32].copy_from_slice(seed.bytes());
+        seeds[32..].copy_from_slice(seed.derive(ENCRYPTION_CONTEXT).bytes());
+        Self::from_seeds(seeds)
     }
 
     /// Rebuilds a principal: 32 bytes of signing seed, 32 bytes of encryption key.
