@@ -19,6 +19,7 @@ pub mod layout;
 mod lock;
 pub mod repair;
 mod stat;
+mod tree_path;
 mod xattr;
 
 pub use error::{FsError, Result};
@@ -31,6 +32,7 @@ pub use ids::{IdMap, IdRange, Ids};
 pub use layout::{FileFlags, FileKind, Time};
 pub use lock::{CancelToken, Lock, LockKind, LockOwner, LockRange};
 pub use stat::{SetAttributes, SetTime, Stat};
+pub use tree_path::{OtherRoot, TreePath, TreePathError};
 
 /// Names an inode: the id of its block. The root is [`Fs::ROOT`].
 pub type Ino = blocktree_engine::format::BlockId;
