@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::commands::{check, info, init, mount, samba_config, scrub, snapshot, umount};
+use crate::commands::{check, info, init, mount, principal, samba_config, scrub, snapshot, umount};
 use crate::failure::{FAILED, Result, USAGE};
+use crate::passphrase::Source;
 use crate::{helper, size};
 
 const EXIT_CODES: &str = "\
@@ -16,9 +17,10 @@ Exit codes:
   2  wrong usage
   4  for check: damage is left
 
-The passphrase comes from --passphrase-file (or -o passphrase_file=), else from the file that the
-variable BLOCKTREE_PASSPHRASE_FILE names, else from the terminal. One newline at the end of the file
-is not part of it.";
+The passphrase comes from --passphrase-file (or -o passphrase_file=) or --passphrase-from, else from
+the file that the variable BLOCKTREE_PASSPHRASE_FILE names, else from systemd's credential
+blocktree.passphrase, else from the program that BLOCKTREE_ASKPASS names, else from the terminal.
+One newline at its end is not part of it.";
 
 /// An encrypted and signed filesystem on machines that you own.
 #[derive(Debug, Parser)]
@@ -48,14 +50,55 @@ enum Command {
     /// Make, list, delete and mount snapshots
     #[command(subcommand, arg_required_else_help = true)]
     Snapshot(snapshot::Command),
+    /// Make and show principals: the key pairs by which people and machines know each other
+    #[command(subcommand, arg_required_else_help = true)]
+    Principal(principal::Command),
 }
 
-/// Where the passphrase comes from, for every command that opens a store.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct PassphraseFile {
+/// Where the passphrase comes from, for every command that opens a store or a principal's file.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PassphraseSource {
     /// Read the passphrase from this file
     #[arg(id = "passphrase_file", long = "passphrase-file", value_name = "FILE")]
-    pub(crate) path: Option<PathBuf>,
+    file: Option<PathBuf>,
+    /// Take it from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+    #[arg(
+        id = "passphrase_from",
+        long = "passphrase-from",
+        value_name = "SOURCE",
+        conflicts_with = "passphrase_file"
+    )]
+    from: Option<Source>,
+}
+
+impl PassphraseSource {
+    /// `None` where the command line does not say.
+    pub(crate) fn source(&self) -> Option<Source> {
+        self.from.clone().or_else(|| self.file.clone().map(Source::File))
+    }
+}
+
+/// Where a new passphrase comes from, for commands that take another one beside it.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct NewPassphraseSource {
+    /// Read the new passphrase from this file
+    #[arg(id = "new_passphrase_file", long = "new-passphrase-file", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Take the new one from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+    #[arg(
+        id = "new_passphrase_from",
+        long = "new-passphrase-from",
+        value_name = "SOURCE",
+        conflicts_with = "new_passphrase_file"
+    )]
+    from: Option<Source>,
+}
+
+impl NewPassphraseSource {
+    /// `None` where the command line does not say.
+    pub(crate) fn source(&self) -> Option<Source> {
+        self.from.clone().or_else(|| self.file.clone().map(Source::File))
+    }
 }
 
 /// Runs what the command line says.
@@ -84,6 +127,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Scrub(arguments) => scrub::run(&arguments),
         Command::SambaConfig(arguments) => samba_config::run(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
+        Command::Principal(command) => principal::run(&command),
     }
 }
 

@@ -13,23 +13,24 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::anchor::Choice;
 use crate::failure::Result;
 use crate::mount_list::{StoreMount, mounts_of, resolve, store_mounted_on};
-use crate::passphrase::obtain;
+use crate::passphrase::{Source, obtain};
 
 pub(crate) mod check;
 pub(crate) mod info;
 pub(crate) mod init;
 pub(crate) mod mount;
+pub(crate) mod principal;
 pub(crate) mod samba_config;
 pub(crate) mod scrub;
 pub(crate) mod snapshot;
 pub(crate) mod umount;
 
 /// Opens the store at `path`, which is not mounted.
-pub(crate) fn open_store(path: &Path, passphrase_file: Option<&Path>, is_read_only: bool) -> Result<Store> {
+pub(crate) fn open_store(path: &Path, source: Option<&Source>, is_read_only: bool) -> Result<Store> {
     let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
     // Before asking for the passphrase: there may be nothing to open.
     let device = open_volume(path, access)?;
-    let passphrase = obtain(passphrase_file, path, false)?;
+    let passphrase = obtain(source, path, false)?;
     let options = OpenOptions {
         read_only: is_read_only,
         anchor: Choice::Usual.anchor(),

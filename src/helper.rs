@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-use crate::cli::PassphraseFile;
+use crate::cli::PassphraseSource;
 use crate::commands::{mount, umount};
 use crate::failure::{FAILED, Failure, MOUNT_FAILED, Result, USAGE};
 use crate::mount_options::Options;
@@ -54,7 +54,7 @@ fn mount_as_asked(arguments: &[OsString]) -> Result<u8> {
         store: store.into(),
         mountpoint: mountpoint.into(),
         options: Vec::new(),
-        passphrase: PassphraseFile { path: None },
+        passphrase: PassphraseSource::default(),
         foreground: false,
         as_daemon: false,
         accept_rollback: options.accept_rollback,

@@ -17,6 +17,8 @@ mod mount_list;
 mod mount_options;
 mod passphrase;
 mod paths;
+mod principals;
+mod private_file;
 mod signature;
 mod size;
 mod store_control;

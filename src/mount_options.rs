@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
 use blocktree_engine::device;
 use blocktree_vfs::fuse::{Access, Flags, Transport};
@@ -10,6 +9,7 @@ use blocktree_vfs::{IdMap, IdRange};
 
 use crate::anchor::Choice;
 use crate::failure::{Failure, Result};
+use crate::passphrase::Source;
 
 /// What a list of options asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +24,15 @@ pub(crate) struct Options {
     pub(crate) read_bytes_max: Option<u32>,
     pub(crate) event_loops: Option<usize>,
     pub(crate) transport: Transport,
-    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Where the passphrase comes from.
+    pub(crate) passphrase: Option<Source>,
     pub(crate) snapshot: Option<String>,
     /// Where it is remembered how far the store had come, and whether the store counts even if that disagrees.
     pub(crate) anchor: Choice,
     pub(crate) accept_rollback: bool,
     /// Those that were not understood.
     pub(crate) unknown: Vec<String>,
-    /// The list again, for the daemon: without the name of the passphrase file, which it does not need.
+    /// The list again, for the daemon: without where the passphrase comes from, which it does not need.
     pub(crate) passed_on: OsString,
 }
 
@@ -48,7 +49,7 @@ impl Default for Options {
             read_bytes_max: None,
             event_loops: None,
             transport: Transport::default(),
-            passphrase_file: None,
+            passphrase: None,
             snapshot: None,
             anchor: Choice::Usual,
             accept_rollback: false,
@@ -69,7 +70,7 @@ impl Options {
                 None => (&option[..], None),
             };
             options.set(&String::from_utf8_lossy(name), value)?;
-            if name != b"passphrase_file" {
+            if !matches!(name, b"passphrase_file" | b"passphrase_from") {
                 if !passed_on.is_empty() {
                     passed_on.push(b',');
                 }
@@ -147,7 +148,11 @@ impl Options {
                 ));
             }
             ("passphrase_file", Some(value)) if !value.is_empty() => {
-                self.passphrase_file = Some(OsString::from_vec(value.to_vec()).into());
+                self.passphrase = Some(Source::File(OsString::from_vec(value.to_vec()).into()));
+            }
+            ("passphrase_from", Some(value)) => {
+                let source = std::str::from_utf8(value).unwrap_or_default().parse::<Source>();
+                self.passphrase = Some(source.map_err(Failure::usage)?);
             }
             ("snapshot", Some(value)) if !value.is_empty() => {
                 let name = std::str::from_utf8(value);
@@ -160,8 +165,8 @@ impl Options {
             }
             ("accept_rollback", None) => self.accept_rollback = true,
             (
-                "passphrase_file" | "snapshot" | "anchor" | "max_read" | "threads" | "uid" | "gid"
-                | "map_uid" | "map_gid",
+                "passphrase_file" | "passphrase_from" | "snapshot" | "anchor" | "max_read" | "threads"
+                | "uid" | "gid" | "map_uid" | "map_gid",
                 _,
             ) => {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
@@ -288,7 +293,7 @@ mod tests {
     #[test]
     fn the_passphrase_file_is_not_passed_on() {
         let options = parse("ro,passphrase_file=/a\\,b,noatime");
-        assert_eq!(options.passphrase_file, Some("/a,b".into()));
+        assert_eq!(options.passphrase, Some(Source::File("/a,b".into())));
         assert_eq!(options.passed_on, "ro,noatime");
         let again = parse("snapshot=a\\,b");
         assert_eq!(again.passed_on, "snapshot=a\\,b");
@@ -327,6 +332,8 @@ mod tests {
         for wrong in [
             "passphrase_file=",
             "passphrase_file",
+            "passphrase_from=secret",
+            "passphrase_from",
             "anchor=",
             "max_read=17",
             "threads=many",

@@ -4,12 +4,14 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use blocktree_vfs::control::Command;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zeroize::Zeroizing;
 
 /// Whether a request for a mounted store failed because its daemon has died: before, or while it waited.
 pub(crate) fn says_dead(error: &io::Error) -> bool {
@@ -146,6 +148,40 @@ impl Drop for HiddenInput {
     }
 }
 
+/// A key of type "user" in the keyrings of this process, its session and its user: request_key(2). One that is longer than
+/// `bytes_max` is an error.
+pub(crate) fn key_from_keyrings(description: &str, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let description = CString::new(description)?;
+    let none = std::ptr::null::<libc::c_char>();
+    // SAFETY: type and description are strings that end with zero; without information to call out with, nothing is
+    // started, only searched for.
+    let key = unsafe {
+        libc::syscall(libc::SYS_request_key, c"user".as_ptr(), description.as_ptr(), none, 0 as libc::c_long)
+    };
+    if key < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut bytes = Zeroizing::new(vec![0; bytes_max + 1]);
+    // SAFETY: the buffer is as long as is said; the kernel says how long the key is, and copies no more.
+    let length = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::c_long::from(libc::KEYCTL_READ),
+            key,
+            bytes.as_mut_ptr(),
+            bytes.len(),
+        )
+    };
+    match usize::try_from(length) {
+        Err(_) => Err(io::Error::last_os_error()),
+        Ok(length) if length > bytes_max => Err(io::ErrorKind::FileTooLarge.into()),
+        Ok(length) => {
+            bytes.truncate(length);
+            Ok(bytes)
+        }
+    }
+}
+
 /// The user and group that this process acts as.
 pub(crate) fn effective_user_and_group() -> (u32, u32) {
     // SAFETY: these two only return numbers.
@@ -154,4 +190,32 @@ pub(crate) fn effective_user_and_group() -> (u32, u32) {
 
 fn checked(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_a_keyring() {
+        let description = format!("blocktree-test-{}", std::process::id());
+        let missing = key_from_keyrings(&description, 100).unwrap_err();
+        assert_eq!(missing.raw_os_error(), Some(libc::ENOKEY));
+        let (name, value) = (CString::new(description.clone()).unwrap(), *b"swordfish");
+        // SAFETY: the strings end with zero, the value is as long as is said; the keyring ends with this process.
+        let added = unsafe {
+            libc::syscall(
+                libc::SYS_add_key,
+                c"user".as_ptr(),
+                name.as_ptr(),
+                value.as_ptr(),
+                value.len(),
+                libc::c_long::from(libc::KEY_SPEC_PROCESS_KEYRING),
+            )
+        };
+        assert!(added > 0, "{}", io::Error::last_os_error());
+        assert_eq!(key_from_keyrings(&description, 9).unwrap().as_slice(), b"swordfish");
+        assert_eq!(key_from_keyrings(&description, 8).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert!(key_from_keyrings("nul\0inside", 8).is_err());
+    }
 }

@@ -14,6 +14,12 @@ fn help(command: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("help is text")
 }
 
+/// What stands on the page in place of options that many commands have.
+const SHORT: [(&str, &str); 2] = [
+    ("NEW-PASSPHRASE", "--new-passphrase-file --new-passphrase-from"),
+    ("PASSPHRASE", "--passphrase-file --passphrase-from"),
+];
+
 /// Words such as `--size`, without those that every command has.
 fn options(text: &str) -> Options {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
@@ -66,7 +72,8 @@ fn drawn() -> BTreeMap<String, Options> {
             // The next section may be of another program.
             let section = section.split("\n## ").next().unwrap_or(section);
             let (name, text) = section.split_once('\n').expect("a section has text");
-            (name.to_owned(), options(text))
+            let text = SHORT.iter().fold(text.to_owned(), |text, (short, long)| text.replace(short, long));
+            (name.to_owned(), options(&text))
         })
         .collect()
 }

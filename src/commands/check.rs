@@ -14,7 +14,7 @@ use blocktree_vfs::repair::examine;
 
 use super::{find_mount, open_volume, print, progress_bar};
 use crate::anchor::{self, Choice};
-use crate::cli::PassphraseFile;
+use crate::cli::PassphraseSource;
 use crate::failure::{DAMAGE_LEFT, FAILED, Result};
 use crate::passphrase::obtain;
 use crate::paths;
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     repair: bool,
     #[command(flatten)]
-    passphrase: PassphraseFile,
+    passphrase: PassphraseSource,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     }
     let access = if arguments.repair { Access::ReadWrite } else { Access::ReadOnly };
     let device = open_volume(path, access)?;
-    let passphrase = obtain(arguments.passphrase.path.as_deref(), path, false)?;
+    let passphrase = obtain(arguments.passphrase.source().as_ref(), path, false)?;
     let bar = progress_bar("Checking");
     let mut progress = |done: u64, total: u64| {
         bar.set_length(total.saturating_mul(SECTOR_BYTES as u64));

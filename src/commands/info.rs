@@ -11,7 +11,7 @@ use blocktree_vfs::control::{Command, InfoChunk};
 use serde::{Deserialize, Serialize};
 
 use super::{find_mount, open_store, print};
-use crate::cli::PassphraseFile;
+use crate::cli::PassphraseSource;
 use crate::failure::Result;
 use crate::mount_list::StoreMount;
 use crate::{size, system};
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    passphrase: PassphraseFile,
+    passphrase: PassphraseSource,
 }
 
 /// The JSON of `info --json`: names and units that scripts rely on.
@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
                 .context("the daemon's answer makes no sense; is it another version?")?
         }
         None => {
-            let store = open_store(&arguments.path, arguments.passphrase.path.as_deref(), true)?;
+            let store = open_store(&arguments.path, arguments.passphrase.source().as_ref(), true)?;
             let description = Description::from(&store.info());
             store.close().context("cannot close the store")?;
             description

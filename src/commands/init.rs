@@ -12,7 +12,7 @@ use blocktree_vfs::Fs;
 
 use super::{print, refuse_if_mounted};
 use crate::anchor::Choice;
-use crate::cli::{PassphraseFile, parse_size};
+use crate::cli::{PassphraseSource, parse_size};
 use crate::failure::Result;
 use crate::passphrase::obtain;
 use crate::{signature, size, system};
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
     #[command(flatten)]
-    passphrase: PassphraseFile,
+    passphrase: PassphraseSource,
     /// Overwrite what is on a block device
     #[arg(long)]
     force: bool,
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let path = &arguments.store;
     refuse_if_mounted(path)?;
     refuse_what_is_there(path, arguments.force)?;
-    let passphrase = obtain(arguments.passphrase.path.as_deref(), path, true)?;
+    let passphrase = obtain(arguments.passphrase.source().as_ref(), path, true)?;
     let volume = create_volume(path, arguments.size).map_err(explain)?;
     let options = CreateOptions { capacity_sectors: volume.capacity_sectors, kdf: KdfCost::STANDARD };
     let open_options = OpenOptions { anchor: Choice::Usual.anchor(), ..OpenOptions::default() };

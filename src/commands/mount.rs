@@ -15,7 +15,7 @@ use anyhow::{Context as _, anyhow, bail};
 use blocktree_vfs::control;
 
 use super::open_volume;
-use crate::cli::PassphraseFile;
+use crate::cli::PassphraseSource;
 use crate::daemon::{self, Settings};
 use crate::failure::{FAILED, Failure, Result};
 use crate::mount_list::{resolve, store_mounted_on};
@@ -27,6 +27,7 @@ const OPTIONS_HELP: &str = "\
 Mount options:
   ro, rw                       for reading only; for writing too (the default)
   passphrase_file=FILE         read the passphrase from this file
+  passphrase_from=SOURCE       take it from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
   allow_other, allow_root      let other users, or root, use the mount (for ordinary users, only if
                                /etc/fuse.conf contains user_allow_other)
   uid=N, gid=N                 show everything as this user's, this group's
@@ -61,7 +62,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<OsString>,
     #[command(flatten)]
-    pub(crate) passphrase: PassphraseFile,
+    pub(crate) passphrase: PassphraseSource,
     /// Stay in the foreground, until the store is unmounted or a signal ends it
     #[arg(long, short = 'f')]
     pub(crate) foreground: bool,
@@ -94,8 +95,8 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
         let store = arguments.store.display();
         return Err(anyhow!("{store} is the store itself; mount it on another directory").into());
     }
-    let file = arguments.passphrase.path.as_deref().or(options.passphrase_file.as_deref());
-    let passphrase = obtain(file, &arguments.store, false)?;
+    let source = arguments.passphrase.source().or_else(|| options.passphrase.clone());
+    let passphrase = obtain(source.as_ref(), &arguments.store, false)?;
     let settings = settings(arguments, options);
     if arguments.foreground {
         daemon::log_to(daemon::Log::StandardError);

@@ -11,8 +11,9 @@ use blocktree_vfs::control::{self, SNAPSHOT_NAME_BYTES_MAX, SnapshotName, Snapsh
 use serde::Serialize;
 
 use super::{find_mount, mount, open_store, print};
-use crate::cli::PassphraseFile;
+use crate::cli::PassphraseSource;
 use crate::failure::{Failure, Result};
+use crate::passphrase::Source;
 use crate::system;
 
 #[derive(Debug, clap::Subcommand)]
@@ -28,7 +29,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        passphrase: PassphraseFile,
+        passphrase: PassphraseSource,
     },
     /// Delete a snapshot; what only it holds becomes free space
     Delete(Named),
@@ -45,7 +46,7 @@ pub(crate) enum Command {
         #[arg(short = 'o', value_name = "OPTIONS")]
         options: Vec<OsString>,
         #[command(flatten)]
-        passphrase: PassphraseFile,
+        passphrase: PassphraseSource,
         /// Stay in the foreground
         #[arg(long)]
         foreground: bool,
@@ -61,7 +62,7 @@ pub(crate) struct Named {
     #[arg(value_parser = parse_name)]
     name: String,
     #[command(flatten)]
-    passphrase: PassphraseFile,
+    passphrase: PassphraseSource,
 }
 
 /// One line of `snapshot list --json`.
@@ -78,7 +79,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
         Command::Create(named) => create(named)?,
         Command::Delete(named) => delete(named)?,
         Command::List { path, json, passphrase } => {
-            let snapshots = list(path, passphrase.path.as_deref())?;
+            let snapshots = list(path, passphrase.source().as_ref())?;
             print(&if *json {
                 serde_json::to_string_pretty(&snapshots).context("cannot write JSON")? + "\n"
             } else {
@@ -107,7 +108,7 @@ fn create(Named { path, name, passphrase }: &Named) -> Result<()> {
     if let Some(root) = open_mount(path)? {
         return ask(&root, control::Command::SnapshotCreate, name);
     }
-    let store = open_store(path, passphrase.path.as_deref(), false)?;
+    let store = open_store(path, passphrase.source().as_ref(), false)?;
     let result = match store.snapshot_create(name) {
         Err(SnapshotError::Exists) => Err(exists_already(name)),
         result => result.with_context(|| format!("cannot make the snapshot {name:?}")).map_err(Into::into),
@@ -121,7 +122,7 @@ fn delete(Named { path, name, passphrase }: &Named) -> Result<()> {
     if let Some(root) = open_mount(path)? {
         return ask(&root, control::Command::SnapshotDelete, name);
     }
-    let store = open_store(path, passphrase.path.as_deref(), false)?;
+    let store = open_store(path, passphrase.source().as_ref(), false)?;
     let result = store.snapshot_delete(name).with_context(|| format!("cannot delete the snapshot {name:?}"));
     let closed = store.close();
     if !result? {
@@ -130,9 +131,9 @@ fn delete(Named { path, name, passphrase }: &Named) -> Result<()> {
     Ok(closed.context("cannot close the store")?)
 }
 
-fn list(path: &Path, passphrase_file: Option<&Path>) -> Result<Vec<Listed>> {
+fn list(path: &Path, source: Option<&Source>) -> Result<Vec<Listed>> {
     let Some(root) = open_mount(path)? else {
-        let store = open_store(path, passphrase_file, true)?;
+        let store = open_store(path, source, true)?;
         let closed = store.close();
         let listed = store
             .snapshot_list()

@@ -1,31 +1,75 @@
-//! Where the passphrase comes from.
+//! Where passphrases come from.
 //!
-//! In this order: the file that the command line or the mount options name, the file that
-//! `BLOCKTREE_PASSPHRASE_FILE` names, the terminal. Never an argument or the value of a variable: both are visible to
-//! other processes.
+//! A [`Source`] that the command line or the mount options name, else the file that `BLOCKTREE_PASSPHRASE_FILE` names,
+//! else systemd's credential `blocktree.passphrase`, else the program that `BLOCKTREE_ASKPASS` names, else the terminal.
+//! Never an argument or the value of a variable: both are visible to other processes.
 //!
 //! Invariant: every buffer that has held a passphrase is cleared when it is dropped.
 
+mod askpass;
+mod terminal;
+
 use std::fs::File;
-use std::io::{IsTerminal as _, Read, Write as _};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use crate::system::HiddenInput;
+use crate::system;
 
 /// Holds the path of a passphrase file.
 pub(crate) const VARIABLE: &str = "BLOCKTREE_PASSPHRASE_FILE";
+/// Holds the path of a program that asks for passphrases.
+const ASKPASS_VARIABLE: &str = "BLOCKTREE_ASKPASS";
+/// Where systemd puts the credentials of a service: systemd.exec(5).
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// The credential that is taken where nobody names one.
+const CREDENTIAL: &str = "blocktree.passphrase";
 /// Longer ones are a mistake, such as naming the wrong file.
 const BYTES_MAX: usize = 4096;
 
 pub(crate) type Passphrase = Zeroizing<Vec<u8>>;
 
-/// The passphrase of the store at `store`. `is_new`: of a store that is being made, so it is asked for twice.
-pub(crate) fn obtain(file: Option<&Path>, store: &Path, is_new: bool) -> anyhow::Result<Passphrase> {
-    if let Some(file) = file {
-        return from_file(file);
+/// Where one passphrase comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    File(PathBuf),
+    /// A credential of the systemd service that this is part of.
+    Credential(String),
+    /// A key of type "user" in the kernel's keyrings, by its description.
+    Keyring(String),
+    /// What a program prints.
+    Askpass(PathBuf),
+    Terminal,
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "terminal" => Ok(Self::Terminal),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("credential", name)) if is_file_name(name) => Ok(Self::Credential(name.to_owned())),
+            Some(("keyring", name)) if !name.is_empty() => Ok(Self::Keyring(name.to_owned())),
+            Some(("askpass", program)) if !program.is_empty() => Ok(Self::Askpass(program.into())),
+            _ => Err("a passphrase comes from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal"
+                .to_owned()),
+        }
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/') && name != "." && name != ".."
+}
+
+/// The passphrase of what is at `of`: a store, or a principal's file. `is_new`: of one that is being made, so people are
+/// asked twice.
+pub(crate) fn obtain(source: Option<&Source>, of: &Path, is_new: bool) -> anyhow::Result<Passphrase> {
+    if let Some(source) = source {
+        return from(source, of, is_new);
     }
     if let Some(file) = std::env::var_os(VARIABLE) {
         if file.is_empty() {
@@ -33,7 +77,43 @@ pub(crate) fn obtain(file: Option<&Path>, store: &Path, is_new: bool) -> anyhow:
         }
         return from_file(&PathBuf::from(file)).with_context(|| format!("{VARIABLE} is of no use"));
     }
-    from_terminal(store, is_new)
+    if credential(CREDENTIAL).is_ok_and(|file| file.exists()) {
+        return from(&Source::Credential(CREDENTIAL.to_owned()), of, is_new);
+    }
+    from_people(of, is_new)
+}
+
+/// Another passphrase than the one that the environment speaks of, such as that of a backup.
+pub(crate) fn obtain_another(source: Option<&Source>, of: &Path, is_new: bool) -> anyhow::Result<Passphrase> {
+    source.map_or_else(|| from_people(of, is_new), |source| from(source, of, is_new))
+}
+
+fn from_people(of: &Path, is_new: bool) -> anyhow::Result<Passphrase> {
+    match std::env::var_os(ASKPASS_VARIABLE).filter(|program| !program.is_empty()) {
+        Some(program) => from(&Source::Askpass(program.into()), of, is_new),
+        None => from(&Source::Terminal, of, is_new),
+    }
+}
+
+fn from(source: &Source, of: &Path, is_new: bool) -> anyhow::Result<Passphrase> {
+    match source {
+        Source::File(path) => from_file(path),
+        Source::Credential(name) => {
+            from_file(&credential(name)?).with_context(|| format!("the credential {name} is of no use"))
+        }
+        Source::Keyring(name) => from_keyring(name),
+        Source::Askpass(program) => typed(of, is_new, |question| askpass::ask(program, question)),
+        Source::Terminal => {
+            let Some(mut terminal) = terminal::find() else {
+                bail!(
+                    "no passphrase for {}, and no terminal to ask on; give --passphrase-file FILE (in mount options \
+                     and fstab: passphrase_file=FILE), or set {VARIABLE}",
+                    of.display()
+                );
+            };
+            typed(of, is_new, |question| terminal::ask(&mut terminal, question))
+        }
+    }
 }
 
 fn from_file(path: &Path) -> anyhow::Result<Passphrase> {
@@ -44,6 +124,50 @@ fn from_file(path: &Path) -> anyhow::Result<Passphrase> {
         .with_context(|| format!("cannot take a passphrase from the file {}", path.display()))?;
     if passphrase.is_empty() {
         bail!("the passphrase file {} is empty; write the passphrase into it", path.display());
+    }
+    Ok(passphrase)
+}
+
+/// Where systemd put a credential.
+fn credential(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = std::env::var_os(CREDENTIALS_VARIABLE).filter(|folder| !folder.is_empty());
+    let Some(folder) = folder else {
+        bail!(
+            "there is no credential {name}: {CREDENTIALS_VARIABLE} is not set; credentials are for systemd services \
+             with LoadCredential={name}:FILE"
+        );
+    };
+    Ok(PathBuf::from(folder).join(name))
+}
+
+fn from_keyring(name: &str) -> anyhow::Result<Passphrase> {
+    let what = || {
+        format!(
+            "cannot take the passphrase from the key {name:?} of the kernel's keyrings; \
+             `keyctl padd user {name} @u` puts one there"
+        )
+    };
+    let passphrase = system::key_from_keyrings(name, BYTES_MAX).with_context(what)?;
+    let passphrase = read_line_or_all(passphrase.as_slice()).with_context(what)?;
+    if passphrase.is_empty() {
+        bail!("the key {name:?} of the kernel's keyrings is empty");
+    }
+    Ok(passphrase)
+}
+
+/// What people answer, twice the same where it is new.
+fn typed(
+    of: &Path,
+    is_new: bool,
+    mut ask: impl FnMut(&str) -> anyhow::Result<Passphrase>,
+) -> anyhow::Result<Passphrase> {
+    let question = if is_new { "New passphrase for" } else { "Passphrase for" };
+    let passphrase = ask(&format!("{question} {}: ", of.display()))?;
+    if passphrase.is_empty() {
+        bail!("an empty passphrase protects nothing; choose a longer one");
+    }
+    if is_new && ask("The same again: ")? != passphrase {
+        bail!("the two passphrases differ; nothing was made, try again");
     }
     Ok(passphrase)
 }
@@ -60,65 +184,6 @@ pub(crate) fn read_line_or_all(source: impl Read) -> anyhow::Result<Passphrase> 
         bail!("a passphrase has at most {BYTES_MAX} bytes; is this the right file?");
     }
     Ok(passphrase)
-}
-
-fn from_terminal(store: &Path, is_new: bool) -> anyhow::Result<Passphrase> {
-    let terminal = File::options().read(true).write(true).open("/dev/tty");
-    let Some(mut terminal) = terminal.ok().filter(|terminal| terminal.is_terminal()) else {
-        bail!(
-            "no passphrase for {}, and no terminal to ask on; give --passphrase-file FILE (in mount options and \
-             fstab: passphrase_file=FILE), or set {VARIABLE}",
-            store.display()
-        );
-    };
-    let question = if is_new { "New passphrase for" } else { "Passphrase for" };
-    let passphrase = ask(&mut terminal, &format!("{question} {}: ", store.display()))?;
-    if passphrase.is_empty() {
-        bail!("an empty passphrase protects nothing; choose a longer one");
-    }
-    if is_new && ask(&mut terminal, "The same again: ")? != passphrase {
-        bail!("the two passphrases differ; nothing was made, try again");
-    }
-    Ok(passphrase)
-}
-
-fn ask(terminal: &mut File, question: &str) -> anyhow::Result<Passphrase> {
-    const WHAT: &str = "cannot ask for the passphrase on the terminal";
-    let hidden = HiddenInput::on(terminal).context(WHAT)?;
-    terminal.write_all(question.as_bytes()).context(WHAT)?;
-    let line = edit_line(&*terminal);
-    drop(hidden);
-    // The user's own newline was not shown.
-    terminal.write_all(b"\n").context(WHAT)?;
-    line
-}
-
-/// A line from a terminal that does no editing of its own.
-fn edit_line(mut terminal: impl Read) -> anyhow::Result<Passphrase> {
-    const INTERRUPT: u8 = 0x03;
-    const END: u8 = 0x04;
-    const BACKSPACE: u8 = 0x08;
-    const CLEAR: u8 = 0x15;
-    const QUIT: u8 = 0x1c;
-    const DELETE: u8 = 0x7f;
-    let mut line = Zeroizing::new(Vec::with_capacity(BYTES_MAX));
-    loop {
-        let mut byte = Zeroizing::new([0]);
-        if terminal.read(&mut byte[..])? == 0 {
-            return Ok(line);
-        }
-        match byte[0] {
-            b'\n' | b'\r' | END => return Ok(line),
-            INTERRUPT | QUIT => bail!("no passphrase: interrupted"),
-            CLEAR => line.clear(),
-            BACKSPACE | DELETE => {
-                // A character of UTF-8 ends at its only byte that is not a continuation.
-                while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
-            }
-            _ if line.len() == BYTES_MAX => bail!("a passphrase has at most {BYTES_MAX} bytes"),
-            byte => line.push(byte),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -143,12 +208,32 @@ mod tests {
     }
 
     #[test]
-    fn a_typed_line_can_be_corrected() {
-        let typed = |text: &str| edit_line(text.as_bytes()).map(|line| line.to_vec());
-        assert_eq!(typed("secret\nmore").unwrap(), b"secret");
-        assert_eq!(typed("ab\x7fc\r").unwrap(), b"ac");
-        assert_eq!(typed("aé\x08\n").unwrap(), b"a");
-        assert_eq!(typed("\x7fwrong\x15right\x04").unwrap(), b"right");
-        assert!(typed("half\x03").is_err());
+    fn sources_are_written_as_words() {
+        let parse = |text: &str| text.parse::<Source>();
+        assert_eq!(parse("file:a:b"), Ok(Source::File("a:b".into())));
+        assert_eq!(parse("credential:store"), Ok(Source::Credential("store".into())));
+        assert_eq!(parse("keyring:a:b"), Ok(Source::Keyring("a:b".into())));
+        assert_eq!(parse("askpass:/bin/ask"), Ok(Source::Askpass("/bin/ask".into())));
+        assert_eq!(parse("terminal"), Ok(Source::Terminal));
+        for text in
+            ["", "file", "file:", "credential:../x", "credential:..", "keyring:", "secret", "pass:secret"]
+        {
+            // What was given may be a passphrase: it is not repeated.
+            assert!(parse(text).is_err_and(|error| !error.contains("secret")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_new_is_asked_for_twice() {
+        let answers = |answers: &[&str], is_new| {
+            let mut answers = answers.iter();
+            typed(Path::new("x"), is_new, |_| {
+                Ok(Zeroizing::new(answers.next().expect("an answer").as_bytes().to_vec()))
+            })
+        };
+        assert_eq!(answers(&["a"], false).unwrap().as_slice(), b"a");
+        assert_eq!(answers(&["a", "a"], true).unwrap().as_slice(), b"a");
+        assert!(answers(&["a", "b"], true).is_err());
+        assert!(answers(&[""], true).is_err());
     }
 }

@@ -47,7 +47,13 @@ impl Ran {
 pub(crate) fn program() -> Command {
     let mut command = Command::new("setsid");
     command.arg("--wait").arg(BINARY);
-    for variable in ["BLOCKTREE_PASSPHRASE_FILE", "BLOCKTREE_LOG_FILE", "BLOCKTREE_LOG"] {
+    for variable in [
+        "BLOCKTREE_PASSPHRASE_FILE",
+        "BLOCKTREE_ASKPASS",
+        "CREDENTIALS_DIRECTORY",
+        "BLOCKTREE_LOG_FILE",
+        "BLOCKTREE_LOG",
+    ] {
         command.env_remove(variable);
     }
     command.env("BLOCKTREE_ANCHOR_DIR", ANCHORS);

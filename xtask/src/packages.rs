@@ -26,6 +26,7 @@ const PACKAGES: &[&str] = &[
     "fio",
     "git",
     "inotify-tools",
+    "keyutils",
     "postgresql",
     "procps",
     "python3",
