@@ -114,6 +114,8 @@ fn real() -> BTreeMap<String, Drawn> {
             salt,
         }
     );
+    layout!(map, BackupClear { store_id, root_principal, time_ns, set, needed, share, reserved });
+    layout!(map, BackupSecrets { store_id, owner_key, structure_key, root_seeds, check });
     layout!(map, KeyBytes { block, kind, offset });
     layout!(map, NodeHeader { nonce, magic, level, reserved, count, birth });
     layout!(map, NodePtr { sector, birth, hash });

@@ -84,6 +84,12 @@ impl Principal {
     }
 }
 
+impl Clone for Principal {
+    fn clone(&self) -> Self {
+        Self::from_seeds(self.seeds.clone())
+    }
+}
+
 impl std::fmt::Debug for Principal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Principal").field("public", &self.public).finish_non_exhaustive()

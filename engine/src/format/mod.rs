@@ -19,7 +19,7 @@ pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
 pub use keyslot::{CertificateBytes, KeySlotHeader, KeySlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
-pub use portable::SealedFileHeader;
+pub use portable::{BackupClear, BackupSecrets, SealedFileHeader};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{AnchorBytes, Layout, SUPERBLOCK_MAGIC, Superblock};

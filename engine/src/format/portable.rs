@@ -1,7 +1,8 @@
 //! What stands outside of stores: files of keys that people carry.
 
-use zerocopy::little_endian::U32;
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The head of a file of keys. A clear part follows, then the sealed one (nonce, ciphertext, tag), whose seal also covers
 /// all before it, and a check sum.
@@ -27,3 +28,35 @@ const _: () = assert!(size_of::<SealedFileHeader>() == 72);
 impl SealedFileHeader {
     pub const MAGIC: [u8; 8] = *b"BTSEALED";
 }
+
+/// What everybody may know of a backup of a store's keys, or of a share of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct BackupClear {
+    pub store_id: [u8; 16],
+    pub root_principal: [u8; 32],
+    /// When it was made: nanoseconds since 1970.
+    pub time_ns: U64,
+    /// Shares of one backup have this in common; random.
+    pub set: [u8; 8],
+    /// How many shares are needed; 0: it is whole.
+    pub needed: u8,
+    /// Which share, from 1 on; 0: it is whole.
+    pub share: u8,
+    pub reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<BackupClear>() == 72);
+
+/// What a backup of a store's keys holds.
+#[derive(Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Zeroize, ZeroizeOnDrop)]
+#[repr(C)]
+pub struct BackupSecrets {
+    pub store_id: [u8; 16],
+    pub owner_key: [u8; 32],
+    pub structure_key: [u8; 32],
+    /// Seeds of the root principal's signing and encryption key pairs.
+    pub root_seeds: [u8; 64],
+    /// Shows that shares were put together rightly.
+    pub check: [u8; 32],
+}
+const _: () = assert!(size_of::<BackupSecrets>() == 176);

@@ -1,4 +1,5 @@
-//! The layer of identity: what people hold in their hands. Principals as a line of text and as a file.
+//! The layer of identity: what people hold in their hands: principals as a line of text and as a file, and backups of a
+//! store's keys as files, as shares and as words.
 //!
 //! It knows no folders and asks for no passphrases; it turns bytes into keys and back.
 //!
@@ -7,10 +8,19 @@
 //!    the limits say.
 //! 2. A file that was damaged by accident is told from a wrong passphrase.
 
+mod backup;
 mod principal_file;
 mod sealed_file;
+mod shamir;
 mod text;
+mod words;
 
+pub use backup::{
+    BackupError, BackupFile, BackupInfo, BackupKeys, OpenPart, Split, combine, root_from_words,
+    root_to_shares, root_to_words, seal_backup, seal_shares,
+};
 pub use principal_file::PrincipalFile;
 pub use sealed_file::{Kind, Protection, SealedFile, SealedFileError};
+pub use shamir::SHARES_MAX;
 pub use text::TextError;
+pub use words::{WORDS_BYTES_MAX, WordsError, from_words, to_words};
