@@ -1,12 +1,13 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 //!
 //! [`packages`] installs what the tests need, [`lint`] and [`test`] are what CI runs, [`conformance`] measures by
-//! ext4 and other people's test suites, [`torture`] by crashes, faults and attacks, [`fuzz`] by random bytes; [`simulate`] plays a simulation
-//! again, [`demo`] shows the filesystem at work and under attack.
+//! ext4 and other people's test suites, [`torture`] by crashes, faults and attacks, [`fuzz`] by random bytes; [`guest`] is a
+//! virtual machine for these, [`simulate`] plays a simulation again, [`demo`] shows the filesystem at work and under attack.
 
 mod conformance;
 mod demo;
 mod fuzz;
+mod guest;
 mod lint;
 mod packages;
 mod simulate;
@@ -28,7 +29,7 @@ usage: cargo xtask TASK
   lint         formatting, clippy, documentation, direction of dependencies
   check        lint, then test: what CI runs
   torture      crashes, faults and attacks, and a table of what was tried:
-               torture [--minutes N] [--seed S]
+               torture [--minutes N] [--seed S] [--power-cuts N] [--only PART]
   fuzz         bytes that nobody honest wrote, for every parser and whole images:
                fuzz [TARGET] [--minutes N]
   sim SEED     play the simulations of this seed again, exactly; of their steps only these:
@@ -53,6 +54,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ("conformance", words) => conformance::run(words),
         ("torture", words) => torture::run(words),
         ("fuzz", words) => fuzz::run(words),
+        ("guest", words) => guest::run(words),
         ("sim", words) => simulate::run(words),
         ("lint", []) => lint::run(),
         ("check", []) => {

@@ -1,10 +1,13 @@
-//! The system packages that building and testing need, in one list, and their installation.
+//! The system packages that building and testing need, in one list, and their installation; and those of which a virtual
+//! machine is made, which are not installed.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use xtask::command::{execute, is_installed, outcome, output};
+use xtask::command::{execute, is_installed, outcome, output, target};
 
 /// Debian packages: to build the vendored OpenSSL and AWS-LC, to mount, and to test with real programs.
 const PACKAGES: &[&str] = &[
@@ -42,6 +45,66 @@ const PACKAGES: &[&str] = &[
     "vim-tiny",
     "stress-ng",
 ];
+
+/// What runs virtual machines.
+pub(crate) const EMULATOR: &str = "qemu-system-x86_64";
+const EMULATOR_PACKAGE: &str = "qemu-system-x86";
+/// Of these only files are used, inside of virtual machines.
+const MACHINE_PACKAGES: [&str; 2] = ["busybox-static", "linux-image-cloud-amd64"];
+
+/// The folder below which files are that virtual machines need: `boot/vmlinuz-*`, `lib/modules`, `bin/busybox`, and QEMU
+/// where this machine has none. Debian's packages are fetched once and unpacked there; none is installed.
+pub(crate) fn machine() -> Result<PathBuf> {
+    let folder = target().join("machine");
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    if !is_installed("dpkg-deb") || !is_installed("apt-get") {
+        bail!("virtual machines are made of Debian's packages, and this is not a Debian system");
+    }
+    let new = target().join(format!("machine-{}", std::process::id()));
+    let packages = new.join("packages");
+    fs::create_dir_all(packages.join("partial")).context("cannot make a folder for packages")?;
+    println!("fetching {} and {EMULATOR_PACKAGE}", MACHINE_PACKAGES.join(", "));
+    apt_get(&["update", "--quiet"])?;
+    let settings = [
+        format!("-oDir::Cache::archives={}", packages.display()),
+        // Nothing is installed: nobody has to wait, nor be root.
+        "-oDebug::NoLocking=1".to_owned(),
+        "-oAPT::Sandbox::User=root".to_owned(),
+    ];
+    let fetch = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        output(command.args(&settings).args(words).arg("--quiet").current_dir(&packages))
+    };
+    for package in MACHINE_PACKAGES {
+        fetch(&["download", &of_which_it_is_made(package)?])?;
+    }
+    if !is_installed(EMULATOR) {
+        // With the libraries that are not installed either.
+        fetch(&["install", "--yes", "--download-only", "--no-install-recommends", EMULATOR_PACKAGE])?;
+    }
+    for entry in fs::read_dir(&packages)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            execute(Command::new("dpkg-deb").arg("--extract").args([&package, &new]))?;
+        }
+    }
+    fs::remove_dir_all(&packages)?;
+    match fs::rename(&new, &folder) {
+        // Somebody else was faster.
+        Err(_) if folder.is_dir() => fs::remove_dir_all(&new)?,
+        renamed => renamed.context("cannot rename the unpacked packages")?,
+    }
+    Ok(folder)
+}
+
+/// A package has no files if it is only the name of the newest kernel's.
+fn of_which_it_is_made(package: &str) -> Result<String> {
+    let needed = output(Command::new("apt-cache").args(["depends", "--important", package]))?;
+    let kernel = needed.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+    Ok(kernel.map_or_else(|| package.to_owned(), |kernel| format!("linux-image-{kernel}")))
+}
 
 /// Installs what is missing.
 pub(crate) fn ensure() -> Result<()> {

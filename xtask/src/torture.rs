@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::guest::power;
 use crate::packages;
-use xtask::command::{cargo, execute, root};
+use xtask::command::{cargo, execute, root, target};
 
 /// What is run: a test of a package, and which of its tests.
 struct Part {
@@ -60,33 +61,75 @@ const COLUMNS: &[(&str, &str)] = &[
 ];
 const MINUTES: u64 = 2;
 
-/// `words`: perhaps `--minutes N` and `--seed S`.
+/// From so many minutes on, virtual machines lose their power, unless it is said how often.
+const MINUTES_LONG: u64 = 30;
+const POWER_CUTS_LONG: u64 = 100;
+
+const USAGE: &str = "torture [--minutes N] [--seed S] [--power-cuts N] [--only PART]";
+
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    let (mut minutes, mut seed, mut rest) = (MINUTES, None, words);
+    let (mut minutes, mut seed, mut cuts, mut only) = (MINUTES, None, None, None);
+    let mut rest = words;
     while let [option, value, others @ ..] = rest {
-        let number: u64 = value.parse().with_context(|| format!("{value:?} is no number"))?;
+        let number = || value.parse::<u64>().with_context(|| format!("{value:?} is no number"));
         match option.as_str() {
-            "--minutes" => minutes = number,
-            "--seed" => seed = Some(number),
-            _ => bail!("no such option: {option}"),
+            "--minutes" => minutes = number()?,
+            "--seed" => seed = Some(number()?),
+            "--power-cuts" => cuts = Some(number()?),
+            "--only" => only = Some(value.as_str()),
+            _ => bail!("no such option: {option}; {USAGE}"),
         }
         rest = others;
     }
     if !rest.is_empty() {
-        bail!("what is {}?", rest.join(" "));
+        bail!("what is {}? {USAGE}", rest.join(" "));
+    }
+    let is_wanted = |what: &str| only.is_none_or(|only| only == what);
+    let known = || PARTS.iter().map(|part| part.what).chain([POWER]);
+    if !known().any(is_wanted) {
+        bail!("there are only {}", known().collect::<Vec<_>>().join(", "));
     }
     packages::ensure()?;
-    execute(cargo().args(["test", "--workspace", "--no-run", "--quiet"]))?;
+    if only != Some(POWER) {
+        execute(cargo().args(["test", "--workspace", "--no-run", "--quiet"]))?;
+    }
     let mut rows = Vec::new();
-    for part in PARTS {
+    for part in PARTS.iter().filter(|part| is_wanted(part.what)) {
         println!("{}…", part.what);
         rows.push((part.what, part.run(minutes * 60 * part.share / 100, seed)?));
+    }
+    let cuts = cuts.unwrap_or(if minutes < MINUTES_LONG { 0 } else { POWER_CUTS_LONG });
+    if cuts > 0 && is_wanted(POWER) {
+        rows.push((POWER, cut_power(cuts, seed.unwrap_or_else(rand::random))?));
     }
     print_table(&rows);
     match rows.iter().map(|(_, row)| row.failures).sum::<u64>() {
         0 => Ok(()),
         failures => bail!("{failures} failures"),
     }
+}
+
+const POWER: &str = "power cuts";
+
+/// Virtual machines that lose their power.
+fn cut_power(cuts: u64, seed: u64) -> Result<Row> {
+    println!("{POWER}…");
+    let began = Instant::now();
+    execute(cargo().args(["build", "--package", "blocktree", "--quiet"]))?;
+    let mut row = Row { tests: 1, ..Row::default() };
+    match power::run(&target().join("debug/blocktree"), seed, cuts) {
+        Ok(tally) => {
+            let counts =
+                [("histories", tally.cuts), ("operations", tally.operations), ("crashes", tally.disks)];
+            row.counts = counts.into_iter().map(|(word, count)| (word.to_owned(), count)).collect();
+        }
+        Err(error) => {
+            println!("{error:#}");
+            row.failures = 1;
+        }
+    }
+    row.seconds = began.elapsed().as_secs();
+    Ok(row)
 }
 
 /// What came of a part.
