@@ -18,6 +18,6 @@ mod tree;
 
 pub use error::{Error, Result};
 pub use store::{
-    Block, CheckOptions, CheckReport, CreateOptions, Item, OpenError, OpenOptions, Problem, ScrubReport, Seq,
-    SnapshotError, SnapshotInfo, Store, StoreInfo, Transaction, Usage, check,
+    Block, CheckOptions, CheckReport, CreateOptions, Item, Note, NotesPage, OpenError, OpenOptions, Problem,
+    ScrubReport, Seq, SnapshotError, SnapshotInfo, Store, StoreInfo, Transaction, Usage, check,
 };

@@ -109,6 +109,22 @@ pub const ANCHORS_MAX: usize = 64;
 /// An anchor is told of a new head at most this often while a store is in use.
 pub const ANCHOR_SECONDS: u64 = 10;
 
+/// The journal keeps the newest of its items: so many bytes with their keys, but no more than this share of the store.
+pub const JOURNAL_BYTES_MAX: u64 = 32 << 20;
+pub const JOURNAL_SHARE: u64 = 64;
+/// Where the store is full, it does not grow past this, or past what it has by then: what removes must find nodes.
+pub const JOURNAL_BYTES_FULL: u64 = 64 << 10;
+/// What one operation may note: so many bytes in so many notes.
+pub const NOTES_BYTES_MAX: usize = 3 << 10;
+pub const NOTES_MAX: usize = 8;
+/// What a note adds to a record: itself, its part of an item, and its number and length.
+pub const fn note_weight(bytes: usize) -> usize {
+    bytes + bytes / 16 + 24
+}
+/// Items of the journal that one record removes at most, besides two for each that it adds; and that are looked up at once.
+pub const JOURNAL_TRIM_STEP: usize = 8;
+pub const JOURNAL_LOOK_STEP: usize = 64;
+
 /// A snapshot's name, in bytes.
 pub const SNAPSHOT_NAME_BYTES_MAX: usize = 255;
 

@@ -125,6 +125,7 @@ fn real() -> BTreeMap<String, Drawn> {
     layout!(map, ReclaimBytes { from, destroy });
     layout!(map, SnapshotBytes { state, reserved, height, seq, time_ns, next_block, root });
     layout!(map, LostBytes { from, to });
+    layout!(map, JournalBytes { author, previous, position });
     layout!(map, DeadBytes { sectors, birth });
     layout!(map, BlockHeader { owner_key, epoch, sectors });
     layout!(map, ExtentHeader { sector, birth, nonce, epoch, sectors, skip, flags, unit_log2, cipher });
@@ -265,8 +266,10 @@ fn kinds_are_as_drawn() {
     macro_rules! kinds {
         ($($name:ident),* $(,)?) => { [$((stringify!($name), ItemKind::$name.0)),*] };
     }
-    let real =
-        kinds![HEADER, EXTENT, OLD_KEY, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD, WRITECAP, LOST, FIRST_FREE,];
+    let real = kinds![
+        HEADER, EXTENT, OLD_KEY, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD, WRITECAP, LOST, JOURNAL,
+        FIRST_FREE,
+    ];
     let page = page();
     let rows = table(&page, "| kind |");
     let drawn: Vec<(&str, u8)> =

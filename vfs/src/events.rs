@@ -1,26 +1,38 @@
-//! How the layers above hook filesystem events: the [`Observer`] seam.
+//! How the layers above hook filesystem events: the [`Observer`] seam, and the journal behind it.
 //!
-//! Key types: [`Observer`], [`Intent`] (before), [`Event`] (after), [`Mask`].
+//! Key types: [`Observer`], [`Intent`] (before), [`Event`] (after), [`Mask`]; [`Entry`] is an event as the journal keeps
+//! it, with names, time, author and actor: see [`crate::journal`] and [`crate::Fs::events_since`].
 //!
-//! 1. Without observers an operation pays one relaxed atomic load.
+//! 1. Without observers an operation pays one relaxed atomic load, and what its entry in the journal costs.
 //! 2. `after` is called in the order in which changes became visible, which is the order in which they become
 //!    durable, on a thread of the observer's own.
-//! 3. The queue holds the newest [`EVENTS_MAX`] events. An observer that falls further behind misses the oldest
-//!    ones and gets one [`Event::Overflow`] in their place: it must look at everything again.
-//! 4. Events carry ids and ranges, never names or data.
+//! 3. The queue holds the newest [`EVENTS_MAX`] events. An observer that falls further behind is told the rest out of
+//!    the journal: all but single writes, of which only the first and the settling of the file are kept. If the journal
+//!    does not reach so far back either, the observer gets one [`Event::Overflow`] in place of what is missing: it must
+//!    look at everything again.
+//! 4. Events carry ids and ranges, never names or data. Who needs names asks for the entries, which have them; an
+//!    observer may take a call of `after` as a sign to do so.
+//! 5. Numbers rise for ever: over unmounting, and over a crash. A number that an observer or [`crate::Fs::events_since`]
+//!    has named is never given to another change, even if its change was lost in a crash. So whoever keeps the number
+//!    of the last event it dealt with, and asks with it after any restart, misses nothing that is kept, and nothing it
+//!    has dealt with comes again. What it keeps in this store is as old as what it was told of.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub use blocktree_engine::Seq;
 use blocktree_engine::{Store, Transaction};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::journal::read_entry;
+pub use crate::journal::{Actor, Entry, Name, QUIET};
 use crate::{FsError, Ino, Result};
 
 /// Events that the queue holds.
 pub const EVENTS_MAX: usize = 16 << 10;
+/// Entries of the journal that are read at once for an observer.
+const PAGE_ENTRIES: usize = 1 << 10;
 
 /// Which events an observer wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,7 +48,11 @@ impl Mask {
     pub const DATA: Self = Self(8);
     /// Mode, owner, times, extended attributes.
     pub const ATTRIBUTES: Self = Self(16);
-    pub const ALL: Self = Self(31);
+    /// Nobody modifies the file any more, for now.
+    pub const SETTLED: Self = Self(32);
+    /// The store was mounted or unmounted.
+    pub const MOUNT: Self = Self(64);
+    pub const ALL: Self = Self(127);
 
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -52,6 +68,10 @@ impl Mask {
 pub struct Range {
     pub start: u64,
     pub end: u64,
+}
+
+impl Range {
+    pub const ALL: Self = Self { start: 0, end: u64::MAX };
 }
 
 /// What is about to happen.
@@ -93,9 +113,11 @@ pub enum Verdict {
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// `is_new`: the inode is new too, or had no name before.
     Linked {
         parent: Ino,
         ino: Ino,
+        is_new: bool,
     },
     Unlinked {
         parent: Ino,
@@ -111,19 +133,40 @@ pub enum Event {
         exchanged: bool,
         whiteout: Option<Ino>,
     },
+    /// Bytes changed. In the journal: from here on they change, anywhere in the file.
     Data {
         ino: Ino,
         range: Range,
     },
+    /// After [`Event::Data`]: nobody has the file open any more, or nobody has written for [`QUIET`].
+    Settled {
+        ino: Ino,
+    },
     Attributes {
         ino: Ino,
     },
+    /// The first change after a mount follows. If the mount before did not end with [`Event::Unmounted`], there was a
+    /// crash, and what it had not made durable was lost. Only in the journal.
+    Mounted,
+    Unmounted,
     /// Events are missing here: look at everything again.
     Overflow,
 }
 
-/// The answer to [`crate::Fs::events_since`].
-pub type Events = Vec<(Seq, Event)>;
+impl Event {
+    fn mask(&self) -> Mask {
+        match self {
+            Self::Linked { .. } => Mask::LINK,
+            Self::Unlinked { .. } => Mask::UNLINK,
+            Self::Renamed { .. } => Mask::RENAME,
+            Self::Data { .. } => Mask::DATA,
+            Self::Settled { .. } => Mask::SETTLED,
+            Self::Attributes { .. } => Mask::ATTRIBUTES,
+            Self::Mounted | Self::Unmounted => Mask::MOUNT,
+            Self::Overflow => Mask::ALL,
+        }
+    }
+}
 
 /// Someone who wants to know, and may object.
 pub trait Observer: Send + Sync {
@@ -143,7 +186,15 @@ pub(crate) struct Hub {
     /// Held across apply and publish, so that the queue has the order of the changes. Only taken when somebody
     /// observes.
     order: Mutex<()>,
-    queue: Arc<(Mutex<Queue>, Condvar)>,
+    queue: Arc<Shared>,
+}
+
+/// What the threads of observers share with the hub.
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Numbers of this mount are durable: see [`Shared::fix_numbers`].
+    fixed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -151,19 +202,32 @@ struct Queue {
     events: VecDeque<(Seq, Mask, Event)>,
     /// Events that were ever dropped from the front.
     dropped: u64,
-    /// Nothing up to here is in the queue for sure.
+    /// The queue holds what came after this.
     missing_to: Seq,
     closed: bool,
 }
 
+impl Shared {
+    /// Numbers are given out anew after a crash, from behind the last that is durable. So before the first one is
+    /// named to anybody, one of this mount must be.
+    fn fix_numbers(&self, store: &Store, seq: Seq) -> blocktree_engine::Result<()> {
+        if !self.fixed.load(Ordering::Acquire) {
+            store.sync(seq)?;
+            self.fixed.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
 impl Hub {
-    pub(crate) fn new(newest: Seq) -> Self {
-        let queue = Queue { missing_to: newest, ..Queue::default() };
+    /// `is_fixed`: no numbers are given out that a crash could take back.
+    pub(crate) fn new(is_fixed: bool) -> Self {
+        let (queue, changed) = (Mutex::default(), Condvar::new());
         Self {
             mask: AtomicU32::new(0),
             observers: RwLock::default(),
             order: Mutex::new(()),
-            queue: Arc::new((Mutex::new(queue), Condvar::new())),
+            queue: Arc::new(Shared { queue, changed, fixed: AtomicBool::new(is_fixed) }),
         }
     }
 
@@ -190,82 +254,118 @@ impl Hub {
         &self,
         transaction: Transaction,
         mask: Mask,
-        event: impl FnOnce() -> Event,
+        event: impl FnOnce() -> Option<Event>,
     ) -> blocktree_engine::Result<Seq> {
         if !self.wants(mask) {
             return transaction.apply();
         }
         let _order = self.order.lock();
         let seq = transaction.apply()?;
-        let (queue, changed) = &*self.queue;
-        let mut queue = queue.lock();
-        queue.events.push_back((seq, mask, event()));
+        let Some(event) = event() else { return Ok(seq) };
+        let mut queue = self.queue.queue.lock();
+        queue.events.push_back((seq, mask, event));
         if queue.events.len() > EVENTS_MAX
             && let Some((seq, ..)) = queue.events.pop_front()
         {
             queue.dropped += 1;
             queue.missing_to = seq;
         }
-        changed.notify_all();
+        self.queue.changed.notify_all();
         Ok(seq)
     }
 
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>, store: &Store) {
         let mask = observer.mask();
         let _order = self.order.lock();
-        let mut queue = self.queue.0.lock();
+        let mut queue = self.queue.queue.lock();
+        let told = store.newest();
         if self.mask.fetch_or(mask.0, Ordering::Relaxed) & mask.0 != mask.0 {
             // What nobody wanted before was not queued.
-            queue.missing_to = queue.missing_to.max(store.newest());
+            queue.missing_to = queue.missing_to.max(told);
         }
         let cursor = queue.dropped + queue.events.len() as u64;
         drop(queue);
         self.observers.write().push((mask, observer.clone()));
-        let shared = self.queue.clone();
-        std::thread::spawn(move || deliver(&shared, observer.as_ref(), mask, cursor));
+        let delivery = Delivery { shared: self.queue.clone(), store: store.clone(), observer, wanted: mask };
+        std::thread::spawn(move || delivery.run(cursor, told));
     }
 
-    pub(crate) fn since(&self, seq: Seq) -> Events {
-        let queue = self.queue.0.lock();
-        let overflow = (seq < queue.missing_to).then(|| (queue.missing_to, Event::Overflow));
-        let events =
-            queue.events.iter().filter(|(at, ..)| *at > seq).map(|(at, _, event)| (*at, event.clone()));
-        overflow.into_iter().chain(events).collect()
+    /// Sees to it that the numbers up to `seq`, of which one was just named, mean the same after a crash.
+    pub(crate) fn fix_numbers(&self, store: &Store, seq: Seq) -> Result<()> {
+        Ok(self.queue.fix_numbers(store, seq)?)
     }
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.queue.0.lock().closed = true;
-        self.queue.1.notify_all();
+        self.queue.queue.lock().closed = true;
+        self.queue.changed.notify_all();
     }
 }
 
-/// One observer's thread: from `cursor`, the number of an event since the mount, to the end of the mount.
-fn deliver(shared: &(Mutex<Queue>, Condvar), observer: &dyn Observer, wanted: Mask, mut cursor: u64) {
-    let (mutex, changed) = shared;
-    let mut queue = mutex.lock();
-    loop {
-        let next = if cursor < queue.dropped {
-            cursor = queue.dropped;
-            Some((queue.missing_to, Event::Overflow))
-        } else if let Some((seq, mask, event)) = queue.events.get((cursor - queue.dropped) as usize) {
-            cursor += 1;
-            if !wanted.contains(*mask) {
-                continue;
-            }
-            Some((*seq, event.clone()))
-        } else {
-            None
-        };
-        match next {
-            Some((seq, event)) => {
+/// One observer's thread.
+struct Delivery {
+    shared: Arc<Shared>,
+    store: Store,
+    observer: Arc<dyn Observer>,
+    wanted: Mask,
+}
+
+impl Delivery {
+    /// From `cursor`, the number of an event since the mount, to the end of the mount. What came up to `told` is known.
+    fn run(&self, mut cursor: u64, mut told: Seq) {
+        let mut queue = self.shared.queue.lock();
+        loop {
+            if cursor < queue.dropped {
+                let (to, dropped) = (queue.missing_to, queue.dropped);
                 drop(queue);
-                observer.after(seq, &event);
-                queue = mutex.lock();
+                self.catch_up(told, to);
+                (cursor, told) = (dropped, to);
+                queue = self.shared.queue.lock();
+            } else if let Some((seq, mask, event)) = queue.events.get((cursor - queue.dropped) as usize) {
+                cursor += 1;
+                told = *seq;
+                if self.wanted.contains(*mask) {
+                    let event = event.clone();
+                    drop(queue);
+                    self.tell(told, &event);
+                    queue = self.shared.queue.lock();
+                }
+            } else if queue.closed {
+                return;
+            } else {
+                self.shared.changed.wait(&mut queue);
             }
-            None if queue.closed => return,
-            None => changed.wait(&mut queue),
+        }
+    }
+
+    fn tell(&self, seq: Seq, event: &Event) {
+        // A store that cannot do that takes no changes, either, that could get the same number.
+        let _ = self.shared.fix_numbers(&self.store, seq);
+        self.observer.after(seq, event);
+    }
+
+    /// Tells what the queue does not hold any more: out of the journal, what came after `seq`, up to `to`.
+    fn catch_up(&self, mut seq: Seq, to: Seq) {
+        while seq < to {
+            let page = match self.store.notes_since(seq, PAGE_ENTRIES) {
+                Ok(page) if self.store.takes_notes() => page,
+                _ => return self.tell(to, &Event::Overflow),
+            };
+            if let Some(missing_to) = page.missing_to {
+                self.tell(missing_to.min(to), &Event::Overflow);
+            }
+            let Some(last) = page.notes.last() else { return };
+            seq = last.seq;
+            for note in page.notes.iter().take_while(|note| note.seq <= to) {
+                match read_entry(note) {
+                    Ok(entry) if self.wanted.contains(entry.event.mask()) => {
+                        self.tell(note.seq, &entry.event)
+                    }
+                    Ok(_) => {}
+                    Err(_) => self.tell(note.seq, &Event::Overflow),
+                }
+            }
         }
     }
 }

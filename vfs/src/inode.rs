@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use blocktree_engine::{Block, Seq};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::journal::{Actor, Name};
 use crate::layout::Attributes;
 use crate::{FsError, Ino, Result};
 
@@ -33,6 +34,10 @@ pub(crate) struct Inode {
     dead: AtomicBool,
     /// It was made without a name and never had one, so it may get one.
     nameless: AtomicBool,
+    /// A name that it has, as far as this mount knows.
+    place: Mutex<Option<Name>>,
+    /// The last actor of whom the journal says that it modifies the file.
+    noted: Mutex<Option<Actor>>,
 }
 
 /// What changes of an inode.
@@ -58,6 +63,8 @@ impl Inode {
             opens: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             nameless: AtomicBool::new(false),
+            place: Mutex::new(None),
+            noted: Mutex::new(None),
         })
     }
 
@@ -67,6 +74,35 @@ impl Inode {
 
     pub(crate) fn is_nameless(&self) -> bool {
         self.nameless.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn place(&self) -> MutexGuard<'_, Option<Name>> {
+        self.place.lock()
+    }
+
+    /// It was found under this name, or got it.
+    pub(crate) fn seen_at(&self, parent: Ino, name: &[u8]) {
+        let mut place = self.place.lock();
+        match &mut *place {
+            Some(known) if known.parent == parent && known.name == name => {}
+            place => *place = Some(Name { parent, name: name.to_vec() }),
+        }
+    }
+
+    /// It does not have this name any more.
+    pub(crate) fn unseen_at(&self, parent: Ino, name: &[u8]) {
+        let mut place = self.place.lock();
+        if place.as_ref().is_some_and(|known| known.parent == parent && known.name == name) {
+            *place = None;
+        }
+    }
+
+    pub(crate) fn is_noted(&self, actor: Actor) -> bool {
+        *self.noted.lock() == Some(actor)
+    }
+
+    pub(crate) fn set_noted(&self, actor: Option<Actor>) {
+        *self.noted.lock() = actor;
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -210,33 +246,43 @@ impl InodeTable {
     }
 
     pub(crate) fn uncount_lookups(&self, ino: Ino, count: u64) -> Unused {
-        self.uncount(ino, |inode| &inode.lookups, count)
+        self.uncount(ino, |inode| &inode.lookups, count).0
     }
 
-    pub(crate) fn uncount_open(&self, ino: Ino) -> Unused {
-        self.uncount(ino, |inode| &inode.opens, 1)
+    /// Also answers the inode if that was the last open, and somebody modified it.
+    pub(crate) fn uncount_open(&self, ino: Ino) -> (Unused, Option<Arc<Inode>>) {
+        let (unused, inode) = self.uncount(ino, |inode| &inode.opens, 1);
+        (unused, inode.filter(|inode| !inode.is_open() && inode.noted.lock().is_some()))
     }
 
-    fn uncount(&self, ino: Ino, counter: impl Fn(&Inode) -> &AtomicU64, count: u64) -> Unused {
+    fn uncount(
+        &self,
+        ino: Ino,
+        counter: impl Fn(&Inode) -> &AtomicU64,
+        count: u64,
+    ) -> (Unused, Option<Arc<Inode>>) {
         let mut shard = self.shard(ino).0.lock();
-        let Some(inode) = shard.inodes.get(&ino).cloned() else { return Unused::Nothing };
+        let Some(inode) = shard.inodes.get(&ino).cloned() else { return (Unused::Nothing, None) };
         let before = counter(&inode).load(Ordering::Relaxed);
         if before == 0 {
-            return Unused::Nothing;
+            return (Unused::Nothing, None);
         }
         counter(&inode).store(before.saturating_sub(count), Ordering::Relaxed);
         if inode.lookups.load(Ordering::Relaxed) > 0 || inode.opens.load(Ordering::Relaxed) > 0 {
-            return Unused::Nothing;
+            return (Unused::Nothing, Some(inode));
         }
         let state = *inode.state.lock();
         if state.attributes.nlink == 0 {
             inode.dead.store(true, Ordering::Release);
             self.leave(&mut shard, ino);
-            return Unused::Destroy(inode);
+            return (Unused::Destroy(inode), None);
         }
         shard.unused.push_back(ino);
         self.evict(&mut shard);
-        if state.atime_pending { Unused::Idle(inode) } else { Unused::Nothing }
+        match state.atime_pending {
+            true => (Unused::Idle(inode.clone()), Some(inode)),
+            false => (Unused::Nothing, Some(inode)),
+        }
     }
 
     /// Before an unlink of the last name, under the inode's `operation` lock: declares the inode dead if nobody

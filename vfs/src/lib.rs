@@ -15,6 +15,7 @@ mod fs;
 pub mod fuse;
 mod ids;
 mod inode;
+pub mod journal;
 pub mod layout;
 mod lock;
 pub mod repair;
@@ -23,12 +24,13 @@ mod tree_path;
 mod xattr;
 
 pub use error::{FsError, Result};
-pub use events::{Event, Events, Intent, Mask, Observer, Range, Verdict};
+pub use events::{Event, Intent, Mask, Observer, Range, Verdict};
 pub use fs::{
     Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, OpenFlags, RenameFlags, SetXattrFlags, Statfs,
     Whence, WriteFlags,
 };
 pub use ids::{IdMap, IdRange, Ids};
+pub use journal::{Actor, Entry, Name};
 pub use layout::{FileFlags, FileKind, Time};
 pub use lock::{CancelToken, Lock, LockKind, LockOwner, LockRange};
 pub use stat::{SetAttributes, SetTime, Stat};

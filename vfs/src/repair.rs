@@ -117,11 +117,12 @@ impl Survey {
     }
 
     fn read_inodes(&mut self, store: &Store) -> Result<()> {
-        let orphans: BTreeSet<BlockId> = store.orphans()?.into_iter().collect();
+        let mut no_files: BTreeSet<BlockId> = store.orphans()?.into_iter().collect();
+        no_files.extend(store.journal()?);
         let mut next = Fs::ROOT;
         while let Some(ino) = store.next_block(next)? {
             next = ino.saturating_add(1);
-            if orphans.contains(&ino) {
+            if no_files.contains(&ino) {
                 continue;
             }
             let attributes = match store.block(ino) {

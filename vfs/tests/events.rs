@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use blocktree_engine::Seq;
+use blocktree_vfs::events::EVENTS_MAX;
 use blocktree_vfs::{Event, Intent, Mask, Observer, RenameFlags, Verdict};
 use parking_lot::Mutex;
 use support::*;
@@ -53,14 +54,20 @@ fn events_come_in_order_and_can_be_asked_for_again() {
     fs.chmod(file, 0o600);
     fs.unlink(ROOT, b"g").unwrap();
     let events: Vec<_> = (0..5).map(|_| next(&receiver)).collect();
-    assert_eq!(events[0].1, Event::Linked { parent: ROOT, ino: file });
+    assert_eq!(events[0].1, Event::Linked { parent: ROOT, ino: file, is_new: true });
     assert!(matches!(&events[1].1, Event::Data { ino, range } if *ino == file && range.end == 5));
     assert!(matches!(&events[2].1, Event::Renamed { ino, replaced: None, .. } if *ino == file));
     assert_eq!(events[3].1, Event::Attributes { ino: file });
     assert_eq!(events[4].1, Event::Unlinked { parent: ROOT, ino: file });
     assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0));
-    assert_eq!(fs.events_since(events[2].0), events[3..]);
-    assert_eq!(fs.events_since(Seq(0))[0].1, Event::Overflow);
+    let since: Vec<_> = fs
+        .events_since(events[2].0, 100)
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.seq, entry.event))
+        .collect();
+    assert_eq!(since, events[3..]);
+    assert_eq!(fs.events_since(Seq(0), 100).unwrap()[0].event, Event::Mounted);
 }
 
 #[test]
@@ -71,7 +78,7 @@ fn an_observer_hears_what_it_asked_for_and_may_refuse() {
     fails(fs.create(&USER, ROOT, b"forbidden", 0o600), libc::EACCES);
     let file = fs.file_with(ROOT, "f", b"bytes");
     fs.unlink(ROOT, b"f").unwrap();
-    assert_eq!(next(&receiver).1, Event::Linked { parent: ROOT, ino: file });
+    assert_eq!(next(&receiver).1, Event::Linked { parent: ROOT, ino: file, is_new: true });
     assert_eq!(next(&receiver).1, Event::Unlinked { parent: ROOT, ino: file });
 }
 
@@ -92,18 +99,18 @@ fn events_of_many_threads_have_the_order_of_their_numbers() {
 }
 
 #[test]
-fn who_is_too_slow_is_told_to_look_again() {
-    struct Slow(Mutex<Receiver<()>>, Mutex<Sender<Event>>);
+fn who_is_too_slow_is_told_the_rest_out_of_the_journal() {
+    struct Slow(Mutex<Receiver<()>>, Mutex<Sender<(Seq, Event)>>);
     impl Observer for Slow {
         fn mask(&self) -> Mask {
-            Mask::DATA
+            Mask::LINK.union(Mask::UNLINK)
         }
         fn before(&self, _: &Intent<'_>) -> Verdict {
             Verdict::Allow
         }
-        fn after(&self, _: Seq, event: &Event) {
+        fn after(&self, seq: Seq, event: &Event) {
             let _ = self.0.lock().recv();
-            let _ = self.1.lock().send(event.clone());
+            let _ = self.1.lock().send((seq, event.clone()));
         }
     }
     let (go, wait) = channel();
@@ -111,11 +118,16 @@ fn who_is_too_slow_is_told_to_look_again() {
     let fs = mount();
     let file = fs.file(ROOT, "f");
     fs.observe(Arc::new(Slow(Mutex::new(wait), Mutex::new(sender))));
-    for _ in 0..blocktree_vfs::events::EVENTS_MAX + 100 {
-        fs.put(file, 0, b"x");
+    let rounds = EVENTS_MAX / 2 + 100;
+    for _ in 0..rounds {
+        fs.link(file, ROOT, b"g").unwrap();
+        fs.unlink(ROOT, b"g").unwrap();
     }
     drop(go);
-    let events: Vec<_> = receiver.iter().take(3).collect();
-    assert!(matches!(events[0], Event::Data { .. } | Event::Overflow));
-    assert!(events.contains(&Event::Overflow));
+    let events: Vec<_> = (0..2 * rounds).map(|_| next(&receiver)).collect();
+    assert!(events.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    for pair in events.chunks(2) {
+        assert_eq!(pair[0].1, Event::Linked { parent: ROOT, ino: file, is_new: false });
+        assert_eq!(pair[1].1, Event::Unlinked { parent: ROOT, ino: file });
+    }
 }

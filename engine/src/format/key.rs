@@ -34,6 +34,9 @@ impl ItemKind {
     pub const WRITECAP: Self = Self(13);
     /// System: a range of a block that a repair had to give up: what no extent covers there cannot be read.
     pub const LOST: Self = Self(14);
+    /// System: says that the block which is its offset is the journal. And of that block, an item of it, at the offset
+    /// of the last operation that it holds a note of.
+    pub const JOURNAL: Self = Self(15);
     /// The first kind of the layers above.
     pub const FIRST_FREE: Self = Self(16);
 }

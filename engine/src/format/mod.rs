@@ -5,6 +5,7 @@
 
 mod block;
 mod extent;
+mod journal;
 mod key;
 mod keyslot;
 mod node;
@@ -16,6 +17,7 @@ mod system;
 
 pub use block::{BlockHeader, WRAPPED_KEY_BYTES};
 pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
+pub use journal::{JournalBytes, decode_notes, encode_note, put_number, take_number};
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
 pub use keyslot::{CertificateBytes, KeySlotHeader, KeySlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};

@@ -98,6 +98,10 @@ impl Superblock {
         if (sb.height.get() == 0) != (sb.root.sector.get() == 0) || sb.height.get() > 16 {
             return Err(malformed(WHAT, "height of the index out of range"));
         }
+        // No store gets so far, and one that was signed so could not go on.
+        if [sb.generation, sb.seq, sb.next_block].iter().any(|count| count.get() >> 62 != 0) {
+            return Err(malformed(WHAT, "count out of range"));
+        }
         Ok(sb)
     }
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 
 use zeroize::Zeroizing;
 
+use super::journal::Notes;
 use super::overlay::{Content, Overlay, Segment};
 use super::{Block, Item, Seq};
 use crate::device::Completion;
 use crate::format::{BlockId, Key};
-use crate::limits::{DIRTY_SECTOR_WEIGHT, HEADER_WEIGHT};
+use crate::limits::{DIRTY_SECTOR_WEIGHT, HEADER_WEIGHT, note_weight};
 use crate::space::Run;
 
 /// What a batch does to one key of the index.
@@ -49,6 +50,8 @@ pub(super) struct Batch {
     pub(super) useless: Vec<Run>,
     /// Sectors promised for dirty pages.
     pub(super) promised: u64,
+    /// What operations noted for the journal.
+    pub(super) notes: Notes,
     /// Estimated length of the record, in bytes.
     pub(super) weight: usize,
     /// The newest operation in it.
@@ -59,12 +62,18 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.data.is_empty() && self.allocated.is_empty()
+        self.items.is_empty() && self.data.is_empty() && self.allocated.is_empty() && self.notes.is_empty()
     }
 
     pub(super) fn put(&mut self, key: Key, change: Change) {
         self.weight += change.weight();
         self.items.insert(key, change);
+    }
+
+    /// Adds a note of an operation.
+    pub(super) fn note(&mut self, op: Seq, note: &[u8]) {
+        self.weight += note_weight(note.len());
+        self.notes.push(op, note);
     }
 
     /// Puts data over a range of a block. Returns how many promised sectors that made needless.

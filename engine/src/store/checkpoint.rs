@@ -318,7 +318,11 @@ impl Core {
                 _ => self.settle()?,
             }
         }
-        attempt(self)?.map_or(Ok(()), |_| Err(Error::NoSpace))
+        let is_full = attempt(self)?.is_some();
+        if is_full && purpose == Purpose::Add {
+            self.is_full.store(true, Ordering::Release);
+        }
+        if is_full { Err(Error::NoSpace) } else { Ok(()) }
     }
 
     /// Makes what is pending durable and writes a checkpoint, so that everything freed so far is free.

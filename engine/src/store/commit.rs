@@ -164,6 +164,7 @@ impl Core {
         let mut resolver = Resolver::new(self, seq);
         let (writes, mut completions) = self.seal_data(batch, &mut resolver)?;
         self.seal_items(batch, &mut resolver)?;
+        let noted = self.seal_notes(batch, &mut sealer.journal, &mut resolver)?;
 
         let mut body = Vec::with_capacity(64 << 10);
         let mut space = Vec::new();
@@ -210,7 +211,7 @@ impl Core {
         sealer.seq = seq;
         sealer.previous = hash;
         self.freed.lock().push(seq, fields.durable_seq, freed);
-        self.publish(batch, seq, resolver.changes, space, completions);
+        self.publish(batch, seq, noted, resolver.changes, space, completions);
         let used = sealer.appended - self.log_tail.load(Ordering::Acquire);
         if used * 2 > self.layout.log_sectors() {
             self.request_checkpoint();
@@ -223,6 +224,7 @@ impl Core {
         &self,
         batch: &Arc<Batch>,
         seq: u64,
+        noted: Option<u64>,
         changes: BTreeMap<Key, Option<Value>>,
         space: Vec<Delta>,
         completions: Vec<Completion>,
@@ -235,6 +237,7 @@ impl Core {
         layers.sealing = None;
         layers.sealed_seq = seq;
         layers.sealed_op = batch.newest;
+        layers.noted = noted.unwrap_or(layers.noted);
         layers.writing.push_back(Written { batch: batch.clone(), seq, completions: completions.into() });
         let full = layers.active.bytes >= self.options.memtable_bytes;
         drop(layers);

@@ -60,6 +60,8 @@ pub(super) struct Layers {
     pub(super) active: MemTable,
     pub(super) frozen: Option<Arc<MemTable>>,
     pub(super) root: Root,
+    /// The last operation that an item of the journal holds a note of.
+    pub(super) noted: u64,
 }
 
 /// A value, from whichever layer.

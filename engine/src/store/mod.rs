@@ -14,6 +14,7 @@ mod commit;
 mod create;
 mod freed;
 mod info;
+mod journal;
 mod layers;
 mod log;
 mod open;
@@ -27,8 +28,8 @@ mod transaction;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -50,6 +51,7 @@ pub(crate) use {resolve::decode_shared, transaction::Reclaim as ReclaimItem};
 pub use block::Block;
 pub use check::{CheckOptions, CheckReport, Problem, check};
 pub use info::StoreInfo;
+pub use journal::{Note, NotesPage};
 pub use open::OpenError;
 pub use scrub::ScrubReport;
 pub use snapshot::{SnapshotError, SnapshotInfo};
@@ -78,7 +80,9 @@ pub struct Item {
     pub secret: Zeroizing<Vec<u8>>,
 }
 
-/// Counts the store's operations. What has a smaller number is durable earlier.
+/// Counts the store's operations. What has a smaller number is durable earlier. In a store with a journal, numbers go on
+/// rising when it is opened anew; after a crash, those of lost operations are not given out again if an operation of
+/// that time noted something that is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Seq(pub u64);
 
@@ -158,6 +162,7 @@ struct Sealer {
     /// Where the next record goes in the log zone, and all sectors that records ever took there.
     position: u64,
     appended: u64,
+    journal: journal::Ends,
 }
 
 impl Sealer {
@@ -186,6 +191,10 @@ struct Core {
     capacity_sectors: u64,
     tree: Tree,
     open_blocks: OpenBlocks,
+    /// Where notes go, if this store has such a block and this node opens it.
+    journal: OnceLock<Block>,
+    /// There was no space for what adds to the store.
+    is_full: AtomicBool,
     layers: RwLock<Layers>,
     sealer: Mutex<Sealer>,
     /// Who flushes.

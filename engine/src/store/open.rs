@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::anchoring::{Anchoring, describe, find_head};
 use super::background::Background;
 use super::checkpoint::superblock_hash;
+use super::journal::is_own_note;
 use super::layers::{Layers, MemTable};
 use super::log::Record;
 
@@ -132,6 +133,7 @@ impl Store {
         if let Some(name) = core.options.snapshot.clone() {
             core.show_snapshot(&name)?;
         }
+        core.load_journal()?;
         let newest = core.sealer.get_mut().seq;
         let is_behind = !core.options.read_only && core.anchoring.get_mut().is_behind(newest);
         if is_behind && core.anchoring.get_mut().is_new() {
@@ -172,6 +174,8 @@ pub(super) fn build(
         capacity_sectors: superblock.capacity_sectors.get(),
         tree,
         open_blocks: Default::default(),
+        journal: Default::default(),
+        is_full: AtomicBool::new(false),
         layers: RwLock::new(Layers {
             pending: Default::default(),
             sealing: None,
@@ -181,12 +185,14 @@ pub(super) fn build(
             root,
             sealed_seq: seq,
             sealed_op: Seq(0),
+            noted: 0,
         }),
         sealer: Mutex::new(Sealer {
             seq,
             previous: superblock.record_hash,
             position: superblock.log_position.get(),
             appended: 0,
+            journal: Default::default(),
         }),
         leader: Mutex::new(()),
         checkpoint: Mutex::new(superblock.generation.get()),
@@ -610,7 +616,12 @@ impl Core {
             let mut runs = Vec::new();
             for change in crate::format::decode_changes(&record.body) {
                 match change.map_err(|_| damaged("malformed change"))? {
-                    Change::Put(key, value) => layers.active.insert(key, Some(value.into())),
+                    Change::Put(key, value) => {
+                        if !is_own_note(&key, value, &record.head.author) {
+                            return Err(damaged("it notes something in another's name"));
+                        }
+                        layers.active.insert(key, Some(value.into()));
+                    }
                     Change::Delete(key) => layers.active.insert(key, None),
                     Change::Allocate { sector, sectors } => {
                         let run = Run { sector, sectors: u64::from(sectors) };

@@ -23,8 +23,9 @@ use crate::format::{
 };
 use crate::limits::{
     ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, CUT_ENDS_WEIGHT, DIRECT_WRITE_SECTORS,
-    EXTENT_SECTORS_MAX, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES, PUNCH_EXTENTS_MAX,
-    RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT, REQUEST_SECTORS_MAX, SECTOR_BYTES, SHARED_SECTOR_WEIGHT,
+    EXTENT_SECTORS_MAX, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES, NOTES_BYTES_MAX,
+    NOTES_MAX, PUNCH_EXTENTS_MAX, RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT, REQUEST_SECTORS_MAX,
+    SECTOR_BYTES, SHARED_SECTOR_WEIGHT, note_weight,
 };
 use crate::space::Run;
 
@@ -43,6 +44,11 @@ pub struct Transaction {
     blocks: Vec<Block>,
     data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
+    /// For the journal, one behind the other, and where each ends.
+    notes: Zeroizing<Vec<u8>>,
+    note_ends: Vec<usize>,
+    /// The block that becomes the journal.
+    journal: Option<Block>,
     /// What this adds to a record on top of what its items and data weigh by themselves.
     weight: usize,
     /// Nothing happens unless this is still what is being reclaimed.
@@ -82,6 +88,9 @@ impl Transaction {
             blocks: Vec::new(),
             data: Vec::new(),
             reclaim: Vec::new(),
+            notes: Zeroizing::default(),
+            note_ends: Vec::new(),
+            journal: None,
             weight: 0,
             only_while: None,
             freed: Vec::new(),
@@ -107,6 +116,25 @@ impl Transaction {
         self.purpose = Purpose::Add;
         self.set_attributes(&block, attributes);
         block
+    }
+
+    /// Makes the block that takes notes from now on. A store has one at most.
+    pub fn create_journal(&mut self, attributes: &[u8]) -> Block {
+        let block = self.create(attributes);
+        let key = Key::new(SYSTEM_BLOCK, ItemKind::JOURNAL, block.id());
+        self.items.push((key, Change::Raw(Vec::new().into())));
+        self.journal = Some(block.clone());
+        block
+    }
+
+    /// Notes something about this transaction in the journal, which becomes durable with it; see
+    /// [`super::Store::notes_since`]. There are at most [`NOTES_MAX`] with [`NOTES_BYTES_MAX`] bytes
+    /// in all. Nothing happens in a
+    /// store without a journal, or whose journal this node does not open.
+    pub fn note(&mut self, note: &[u8]) {
+        self.notes.extend_from_slice(note);
+        self.note_ends.push(self.notes.len());
+        assert!(self.notes.len() <= NOTES_BYTES_MAX && self.note_ends.len() <= NOTES_MAX);
     }
 
     /// Replaces the attributes that the layer above keeps with a block.
@@ -355,7 +383,9 @@ impl Transaction {
         let data = self.data.iter().map(|(_, segment)| segment.weight()).sum::<usize>();
         let mut blocks: Vec<BlockId> = self.data.iter().map(|(block, _)| block.id()).collect();
         blocks.dedup();
-        self.weight + items + data + blocks.len() * HEADER_WEIGHT
+        let mut start = 0;
+        let notes = self.note_ends.iter().map(|end| note_weight(end - std::mem::replace(&mut start, *end)));
+        self.weight + items + data + blocks.len() * HEADER_WEIGHT + notes.sum::<usize>()
     }
 
     fn clone_extent(&self, source: &Block, target: &Block, extent: &Extent) -> Result<Extent> {
@@ -504,6 +534,15 @@ impl Transaction {
         self.promised = 0;
         let op = Seq(core.next_op.fetch_add(1, Ordering::Relaxed));
         pending.newest = op;
+        if let Some(block) = self.journal.take() {
+            let _ = core.journal.set(block);
+        }
+        if core.journal.get().is_some() {
+            let mut start = 0;
+            for end in &self.note_ends {
+                pending.note(op, &self.notes[std::mem::replace(&mut start, *end)..*end]);
+            }
+        }
         let weight = pending.weight;
         for (id, reclaim) in self.reclaim.drain(..) {
             core.note_reclaim(id, reclaim, op);

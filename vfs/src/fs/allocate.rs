@@ -8,8 +8,9 @@ use super::attributes::FILE_BYTES_MAX;
 use super::change::Change;
 use super::flags::{check_mutable, check_unrestricted};
 use super::{FallocateMode, Fs, WriteFlags};
-use crate::events::{Event, Intent, Mask, Range};
+use crate::events::{Intent, Mask, Range};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::{FsError, Ino, Result};
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
@@ -85,7 +86,7 @@ impl Fs {
         attributes.size = new_size;
         attributes.mtime = now;
         attributes.ctime = now;
-        change.commit(Mask::DATA, || Event::Data { ino, range })?;
+        change.commit(Happened::Data { inode: &inode, range })?;
         Ok(())
     }
 
@@ -229,9 +230,8 @@ impl Fs {
 
     /// Commits what one transaction may hold of a long move, and goes on with the next.
     fn next_step<'a>(&'a self, mut change: Change<'a>, inode: &Arc<Inode>) -> Result<Change<'a>> {
-        let ino = inode.ino;
         change.edit(inode).mtime = change.now;
-        change.commit(Mask::default(), || Event::Attributes { ino })?;
+        change.commit(Happened::Nothing)?;
         self.change()
     }
 }

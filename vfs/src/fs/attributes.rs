@@ -7,8 +7,9 @@ use blocktree_engine::limits::SECTOR_BYTES;
 use super::change::Change;
 use super::flags::check_set;
 use super::{Caller, Fs, Statfs};
-use crate::events::{Event, Intent, Mask, Range};
+use crate::events::{Intent, Mask, Range};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::layout::{FileKind, NAME_BYTES_MAX, Time};
 use crate::stat::SetTime;
 use crate::{FsError, Ino, Result, SetAttributes, Stat};
@@ -75,9 +76,9 @@ impl Fs {
             Some(ctime) => chosen(ctime, now)?,
             None => now,
         };
-        change.commit(mask, || match mask {
-            Mask::DATA => Event::Data { ino, range },
-            _ => Event::Attributes { ino },
+        change.commit(match mask {
+            Mask::DATA => Happened::Data { inode, range },
+            _ => Happened::Attributes { inode },
         })?;
         Ok(())
     }

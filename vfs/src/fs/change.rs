@@ -7,8 +7,8 @@ use blocktree_engine::{Error, Seq, Transaction};
 use zerocopy::IntoBytes;
 
 use super::Fs;
-use crate::events::{Event, Mask};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::layout::{Attributes, FileKind, Time};
 use crate::{FsError, Result};
 
@@ -125,14 +125,17 @@ impl Change<'_> {
         }
     }
 
-    /// Makes it visible, wholly or not at all.
-    pub(super) fn commit(mut self, mask: Mask, event: impl FnOnce() -> Event) -> Result<Seq> {
+    /// Makes it visible, wholly or not at all; `happened` is what is told of it.
+    pub(super) fn commit(mut self, happened: Happened<'_>) -> Result<Seq> {
         for update in self.updates.iter().filter(|update| !update.destroyed) {
             if update.after != update.before || update.inode.state().atime_pending {
                 self.transaction.set_attributes(&update.inode.block, update.after.encode().as_bytes());
             }
         }
-        let seq = self.fs.events.apply(self.transaction, mask, event)?;
+        let fs = self.fs;
+        let noted = fs.journal.announce(&fs.store, &mut self.transaction, &happened, self.now, fs.actor)?;
+        let seq = fs.events.apply(self.transaction, happened.mask(), || happened.event())?;
+        fs.journal.happened(&noted, &happened, fs.actor);
         self.doomed.inodes.clear();
         for update in self.updates {
             let mut state = update.inode.state();
@@ -153,13 +156,13 @@ impl Change<'_> {
             drop(state);
             if update.destroyed {
                 self.fs.inodes.remove(update.inode.ino);
-                self.fs.locks.forget(update.inode.ino);
+                self.fs.forget_uses(update.inode.ino);
             } else if update.after.nlink == 0 && self.fs.inodes.abandoned(&update.inode) {
                 let mut transaction = self.fs.store.transaction();
                 transaction.destroy(&update.inode.block);
                 // At the worst it stays an orphan until the next mount.
                 let _ = transaction.apply();
-                self.fs.locks.forget(update.inode.ino);
+                self.fs.forget_uses(update.inode.ino);
             }
         }
         Ok(seq)

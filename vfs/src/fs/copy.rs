@@ -5,8 +5,9 @@ use blocktree_engine::limits::{CLONE_SECTORS_MAX, SECTOR_BYTES};
 use super::attributes::FILE_BYTES_MAX;
 use super::flags::check_unrestricted;
 use super::{Fs, WriteFlags};
-use crate::events::{Event, Intent, Mask, Range};
+use crate::events::{Intent, Mask, Range};
 use crate::inode::{Inode, lock_all};
+use crate::journal::Happened;
 use crate::layout::FileKind;
 use crate::{FsError, Ino, Result};
 
@@ -68,8 +69,7 @@ impl Fs {
         attributes.size = attributes.size.max(end);
         attributes.mtime = now;
         attributes.ctime = now;
-        change
-            .commit(Mask::DATA, || Event::Data { ino: target, range: Range { start: target_offset, end } })?;
+        change.commit(Happened::Data { inode: &to, range: Range { start: target_offset, end } })?;
         self.accessed(&from);
         Ok(copied)
     }

@@ -6,8 +6,9 @@ use super::change::{Change, live_directory};
 use super::flags::{check_mutable, inherited_flags};
 use super::{Caller, Fs};
 use crate::directory::{check_name, put};
-use crate::events::{Event, Intent, Mask};
+use crate::events::{Intent, Mask};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::layout::{Attributes, FileKind, LINKS_MAX};
 use crate::{FsError, Ino, Result, Stat, acl, xattr};
 
@@ -82,9 +83,7 @@ impl Fs {
         let inode = self.prepare(&mut change, caller, &directory, &above, &new, 0)?;
         change.transaction.orphan(&inode.block);
         inode.set_nameless(true);
-        let ino = inode.ino;
-        // It happens to nothing that anybody could know of.
-        self.insert_new(change, &inode, new.opens, Mask::default(), || Event::Attributes { ino })?;
+        self.insert_new(change, &inode, new.opens, Happened::Nothing)?;
         Ok(self.stat(&inode))
     }
 
@@ -112,8 +111,8 @@ impl Fs {
         if is_directory {
             above.nlink += 1;
         }
-        let ino = inode.ino;
-        self.insert_new(change, &inode, new.opens, Mask::LINK, || Event::Linked { parent, ino })?;
+        let happened = Happened::Linked { parent, name, inode: &inode, is_new: true };
+        self.insert_new(change, &inode, new.opens, happened)?;
         Ok(self.stat(&inode))
     }
 
@@ -188,11 +187,10 @@ impl Fs {
         change: Change<'_>,
         inode: &Arc<Inode>,
         opens: u64,
-        mask: Mask,
-        event: impl FnOnce() -> Event,
+        happened: Happened<'_>,
     ) -> Result<()> {
         let _reservation = self.inodes.reserve(inode.ino);
-        let seq = change.commit(mask, event)?;
+        let seq = change.commit(happened)?;
         {
             let mut state = inode.state();
             state.changed = seq;

@@ -6,8 +6,9 @@ use super::change::Change;
 use super::flags::check_unrestricted;
 use super::{Fs, SetXattrFlags};
 use crate::acl::{Acl, NAME_ACCESS, NAME_DEFAULT};
-use crate::events::{Event, Intent, Mask};
+use crate::events::{Intent, Mask};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::layout::{FileKind, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use crate::{FsError, Ino, Result, xattr};
 
@@ -74,7 +75,7 @@ impl Fs {
         }
         self.put_attribute(&mut change, &inode, name, value.as_deref(), exists)?;
         change.edit(&inode).ctime = change.now;
-        change.commit(Mask::ATTRIBUTES, || Event::Attributes { ino })?;
+        change.commit(Happened::Attributes { inode: &inode })?;
         Ok(())
     }
 
@@ -93,7 +94,7 @@ impl Fs {
             self.put_attribute(&mut change, &inode, name, None, true)?;
         }
         change.edit(&inode).ctime = change.now;
-        change.commit(Mask::ATTRIBUTES, || Event::Attributes { ino })?;
+        change.commit(Happened::Attributes { inode: &inode })?;
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 //! An immutable inode does not change; an append-only one only grows: a file at its end, a directory by names. What is
 //! forbidden fails with EPERM, for root too; setting the flags is for CAP_LINUX_IMMUTABLE, which the kernel checks.
 
-use crate::events::{Event, Intent, Mask};
+use crate::events::{Intent, Mask};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::layout::{Attributes, FileKind};
 use crate::stat::SetTime;
 use crate::{FileFlags, FsError, Ino, Result, SetAttributes};
@@ -31,7 +32,7 @@ impl Fs {
         let attributes = change.edit_metadata(&inode);
         attributes.file_flags = flags;
         attributes.ctime = now;
-        change.commit(Mask::ATTRIBUTES, || Event::Attributes { ino })?;
+        change.commit(Happened::Attributes { inode: &inode })?;
         Ok(())
     }
 }

@@ -35,6 +35,9 @@ impl Fs {
                 _ => find(&self.store, &directory, self.names.of(&directory, name), name)?.taken()?.1.child,
             };
             if let Some(inode) = self.count_child(child)? {
+                if name != b".." {
+                    inode.seen_at(parent, name);
+                }
                 return Ok(self.stat(&inode));
             }
         }
@@ -96,7 +99,11 @@ impl Fs {
         if let Some(owner) = flock_owner {
             self.locks.end_flock(ino, owner);
         }
-        self.ended(self.inodes.uncount_open(ino));
+        let (unused, modified) = self.inodes.uncount_open(ino);
+        if let Some(inode) = modified {
+            self.settle(&inode);
+        }
+        self.ended(unused);
     }
 
     pub fn opendir(&self, ino: Ino) -> Result<()> {
@@ -108,7 +115,7 @@ impl Fs {
     }
 
     pub fn releasedir(&self, ino: Ino) {
-        self.ended(self.inodes.uncount_open(ino));
+        self.ended(self.inodes.uncount_open(ino).0);
     }
 
     fn ended(&self, unused: Unused) {

@@ -55,16 +55,26 @@ use crate::error::{FsError, Result};
 use crate::events::Hub;
 use crate::ids::IdMap;
 use crate::inode::InodeTable;
+use crate::journal::{Actor, Journal};
 use crate::layout::Time;
 use crate::lock::LockTable;
 
-/// A mounted filesystem. All methods may be called from many threads.
+/// A mounted filesystem, as one [`Actor`] sees it: the node itself, unless it was made by [`Fs::acting_for`]. All
+/// methods may be called from many threads.
 pub struct Fs {
+    shared: Arc<Shared>,
+    actor: Actor,
+}
+
+/// What all actors share.
+#[doc(hidden)]
+pub struct Shared {
     store: Store,
     options: MountOptions,
     inodes: InodeTable,
     names: NameHash,
-    events: Hub,
+    pub(crate) events: Hub,
+    pub(crate) journal: Journal,
     locks: Arc<LockTable>,
     /// Held while a directory changes its parent, so that two renames do not make a loop together.
     tree_shape: Mutex<()>,
@@ -72,7 +82,29 @@ pub struct Fs {
     durable: AtomicU64,
 }
 
-/// On whose behalf something is created.
+impl std::ops::Deref for Fs {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Fs {
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared, actor: Actor::Node }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    pub(crate) fn with_actor(self, actor: Actor) -> Self {
+        Self { actor, ..self }
+    }
+}
+
+/// The process that something is created for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Caller {
     pub uid: u32,

@@ -5,14 +5,15 @@ use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blocktree_engine::format::BlockId;
-use blocktree_engine::{Seq, Store};
+use blocktree_engine::{Error, Store};
 use parking_lot::Mutex;
 use zerocopy::IntoBytes;
 
-use super::{Fs, MountOptions};
+use super::{Fs, MountOptions, Shared};
 use crate::directory::NameHash;
-use crate::events::{Events, Hub, Mask, Observer};
+use crate::events::{Hub, Observer};
 use crate::inode::{Inode, InodeTable};
+use crate::journal::{Happened, Journal};
 use crate::layout::{Attributes, FileFlags, FileKind, Time};
 use crate::lock::LockTable;
 use crate::{FsError, Result};
@@ -35,6 +36,7 @@ impl Fs {
         if root.id() != Self::ROOT {
             return Err(FsError::Invalid("the store holds something already"));
         }
+        transaction.create_journal(b"");
         let seq = transaction.apply()?;
         Ok(store.sync(seq)?)
     }
@@ -42,6 +44,7 @@ impl Fs {
     /// Starts to serve a store's tree; ends what was unlinked but still open at a crash.
     pub fn mount(store: Store, options: MountOptions) -> Result<Self> {
         if !options.read_only {
+            make_journal(&store)?;
             for id in store.orphans()? {
                 if let Some(block) = store.block(id)? {
                     let mut transaction = store.transaction();
@@ -54,16 +57,19 @@ impl Fs {
             0 => INODE_CACHE_COUNT,
             count => count,
         };
-        let fs = Self {
+        let is_read_only = options.read_only;
+        let is_timed = options.clock.is_none();
+        let fs = Self::of(Arc::new(Shared {
             names: NameHash(options.name_hash),
-            events: Hub::new(store.newest()),
+            events: Hub::new(is_read_only),
+            journal: Journal::new(),
             store,
             options,
             inodes: InodeTable::new(unused_max),
             locks: Arc::new(LockTable::default()),
             tree_shape: Mutex::new(()),
             durable: AtomicU64::new(0),
-        };
+        }));
         let root = fs.inode(Self::ROOT)?;
         if root.attributes().kind != FileKind::Directory {
             return Err(FsError::Malformed { ino: Self::ROOT, what: "the root is no directory" });
@@ -71,6 +77,12 @@ impl Fs {
         // The kernel knows it from the start and never forgets it.
         fs.inodes.count_lookup(&root);
         drop(root);
+        if !is_read_only {
+            fs.settle_after_crash()?;
+            if is_timed {
+                fs.journal.watch(Arc::downgrade(&fs.shared()));
+            }
+        }
         Ok(fs)
     }
 
@@ -89,6 +101,7 @@ impl Fs {
                 self.write_access_time(&inode);
             }
         }
+        self.end_journal()?;
         self.syncfs()
     }
 
@@ -107,12 +120,7 @@ impl Fs {
         self.events.observe(observer, &self.store);
     }
 
-    /// Events after `seq` that the queue still holds; starts with [`crate::Event::Overflow`] if some are missing.
-    pub fn events_since(&self, seq: Seq) -> Events {
-        self.events.since(seq)
-    }
-
-    pub(super) fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         match self.options.clock {
             Some(clock) => clock(),
             None => system_time(),
@@ -120,7 +128,7 @@ impl Fs {
     }
 
     /// The inode, from memory or from the store.
-    pub(super) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+    pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
         self.inodes.get(ino, |changed| {
             let block = self.store.block(ino)?.ok_or(FsError::Stale)?;
             let bytes = self.store.attributes(&block)?;
@@ -143,7 +151,7 @@ impl Fs {
             tracing::warn!(ino = inode.ino, %error, "an inode without names stays until the next mount");
         }
         drop(guard);
-        self.locks.forget(inode.ino);
+        self.forget_uses(inode.ino);
     }
 
     /// Writes a pending access time down; if that fails, it is lost.
@@ -154,8 +162,27 @@ impl Fs {
         let Ok(_guard) = inode.lock() else { return };
         let Ok(mut change) = self.change() else { return };
         change.edit_metadata(inode);
-        let ino = inode.ino;
-        let _ = change.commit(Mask::default(), || crate::Event::Attributes { ino });
+        let _ = change.commit(Happened::Nothing);
+    }
+
+    /// The inode is gone, and so is what was known of its use.
+    pub(super) fn forget_uses(&self, ino: u64) {
+        self.locks.forget(ino);
+        self.journal.forget(ino);
+    }
+}
+
+/// Stores of earlier versions have no journal.
+fn make_journal(store: &Store) -> Result<()> {
+    if store.journal()?.is_some() {
+        return Ok(());
+    }
+    let mut transaction = store.transaction();
+    transaction.create_journal(b"");
+    match transaction.apply() {
+        // It does without one until there is space.
+        Ok(_) | Err(Error::NoSpace) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

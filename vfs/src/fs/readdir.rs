@@ -78,7 +78,7 @@ impl Fs {
         self.readdir(ino, cookie, &mut |entry| {
             let taken = match entry.name {
                 b"." | b".." => self.getattr(entry.ino).map(|stat| take(entry, &stat)),
-                _ => self.take_counted(entry, take),
+                _ => self.take_counted(ino, entry, take),
             };
             taken.unwrap_or_else(|error| {
                 failed = Some(error);
@@ -90,14 +90,16 @@ impl Fs {
 
     fn take_counted(
         &self,
+        parent: Ino,
         entry: &DirectoryEntry<'_>,
         take: &mut dyn FnMut(&DirectoryEntry<'_>, &Stat) -> bool,
     ) -> Result<bool> {
         // Removed since the entry was read: as if it had been removed before.
         let Some(inode) = self.count_child(entry.ino)? else { return Ok(true) };
         let taken = take(entry, &self.stat(&inode));
-        if !taken {
-            self.forget(entry.ino, 1);
+        match taken {
+            true => inode.seen_at(parent, entry.name),
+            false => self.forget(entry.ino, 1),
         }
         Ok(taken)
     }

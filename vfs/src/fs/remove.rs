@@ -7,8 +7,9 @@ use super::change::live_directory;
 use super::create::gone;
 use super::flags::{check_mutable, check_unrestricted};
 use crate::directory::{check_name, delete, put};
-use crate::events::{Event, Intent, Mask};
+use crate::events::{Intent, Mask};
 use crate::inode::{Inode, lock_all};
+use crate::journal::Happened;
 use crate::layout::{FileKind, ITEM_ENTRY, LINKS_MAX};
 use crate::{FsError, Ino, Result, Stat};
 
@@ -34,7 +35,6 @@ impl Fs {
     }
 
     fn link_counted(&self, inode: &Arc<Inode>, parent: Ino, name: &[u8]) -> Result<Stat> {
-        let ino = inode.ino;
         let directory = self.inode(parent)?;
         let _guards = lock_all(&[inode, &directory]).map_err(gone)?;
         live_directory(&directory)?;
@@ -61,7 +61,7 @@ impl Fs {
         linked.ctime = now;
         put(&mut change.transaction, &directory, position, &inode.block, attributes.kind, name);
         change.edit_directory(&directory, 1);
-        change.commit(Mask::LINK, || Event::Linked { parent, ino })?;
+        change.commit(Happened::Linked { parent, name, inode, is_new: is_first })?;
         inode.set_nameless(false);
         Ok(self.stat(inode))
     }
@@ -115,8 +115,7 @@ impl Fs {
                 attributes.nlink = attributes.nlink.saturating_sub(1);
             }
             change.unname(&inode);
-            let ino = inode.ino;
-            change.commit(Mask::UNLINK, || Event::Unlinked { parent, ino })?;
+            change.commit(Happened::Unlinked { parent, name, inode: &inode })?;
             return Ok(());
         }
     }

@@ -7,8 +7,9 @@ use super::create::gone;
 use super::flags::{check_mutable, check_unrestricted};
 use super::{Caller, Fs, RenameFlags};
 use crate::directory::{Place, check_name, delete, put};
-use crate::events::{Event, Intent, Mask};
+use crate::events::{Intent, Mask};
 use crate::inode::{Inode, lock_all};
+use crate::journal::Happened;
 use crate::layout::{Entry, FileKind, LINKS_MAX};
 use crate::{FsError, Ino, Result};
 
@@ -181,14 +182,18 @@ impl Fs {
             leave_directory(change.edit(source));
             enter_directory(change.edit(target))?;
         }
-        let replaced = victim.as_ref().map(|(.., victim)| victim.ino);
-        let (parent, new_parent, ino) = (source.ino, target.ino, child.ino);
-        let left = whiteout.as_ref().map(|left| left.ino);
-        let event = || Event::Renamed { parent, new_parent, ino, replaced, exchanged: false, whiteout: left };
+        let happened = Happened::Renamed {
+            from: (source.ino, name),
+            to: (target.ino, new_name),
+            inode: child,
+            other: victim.as_ref().map(|(.., victim)| victim),
+            exchanged: false,
+            whiteout: whiteout.as_ref(),
+        };
         match &whiteout {
-            None => change.commit(Mask::RENAME, event).map(drop),
+            None => change.commit(happened).map(drop),
             Some(left) => {
-                self.insert_new(change, left, 0, Mask::RENAME, event)?;
+                self.insert_new(change, left, 0, happened)?;
                 // Nobody has looked it up.
                 self.forget(left.ino, 1);
                 Ok(())
@@ -218,12 +223,11 @@ impl Fs {
                 }
             }
         }
-        let (parent, new_parent, ino, replaced) = (source.ino, target.ino, child.ino, Some(other.ino));
-        change.commit(Mask::RENAME, || Event::Renamed {
-            parent,
-            new_parent,
-            ino,
-            replaced,
+        change.commit(Happened::Renamed {
+            from: (source.ino, name),
+            to: (target.ino, new_name),
+            inode: child,
+            other: Some(other),
             exchanged: true,
             whiteout: None,
         })?;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::attributes::FILE_BYTES_MAX;
 use super::flags::check_write;
 use super::{Fs, WriteFlags};
-use crate::events::{Event, Intent, Mask, Range};
+use crate::events::{Intent, Mask, Range};
 use crate::inode::Inode;
+use crate::journal::Happened;
 use crate::layout::FileKind;
 use crate::{FsError, Ino, Result};
 
@@ -35,7 +36,6 @@ impl Fs {
     }
 
     fn write_locked(&self, inode: &Arc<Inode>, offset: u64, bytes: &[u8], flags: WriteFlags) -> Result<()> {
-        let ino = inode.ino;
         let end = offset
             .checked_add(bytes.len() as u64)
             .filter(|&end| end <= FILE_BYTES_MAX)
@@ -53,7 +53,7 @@ impl Fs {
         attributes.size = attributes.size.max(end);
         attributes.mtime = now;
         attributes.ctime = now;
-        change.commit(Mask::DATA, || Event::Data { ino, range: Range { start: offset, end } })?;
+        change.commit(Happened::Data { inode, range: Range { start: offset, end } })?;
         Ok(())
     }
 

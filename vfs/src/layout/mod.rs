@@ -9,11 +9,13 @@
 //! | directory entry | item 16 of the directory, at its position | the child's id | [`EntryBytes`], then the name |
 //! | extended attributes | item 17, at bucket + piece | nothing | [`PieceBytes`], then a piece of the bucket |
 //! | a file's bytes, a symlink's target | data of the block | nothing | the bytes |
+//! | a change that happened | note of the journal | nothing | [`NoteBytes`], then inodes and names |
 //!
-//! The root directory is block 1. A directory knows its parent; the root is its own.
+//! The root directory is block 1. The journal's block has no attributes, and is no inode. A directory knows its parent; the root is its own.
 
 mod entry;
 mod inode;
+mod note;
 mod xattr;
 
 pub use entry::{
@@ -21,6 +23,7 @@ pub use entry::{
     encode_entry,
 };
 pub use inode::{Attributes, FileFlags, FileKind, InodeBytes, LINKS_MAX, Time, TimeBytes};
+pub use note::{Note, NoteBytes, NoteKind};
 pub use xattr::{
     BUCKET_BYTES_MAX, PIECE_BYTES_MAX, PieceBytes, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
     XattrRecordBytes, XattrRecords, decode_bucket, decode_piece, encode_bucket, encode_piece,

@@ -10,6 +10,7 @@ use crate::format::{
 };
 use crate::space::Run;
 use crate::store::block::BlockState;
+use crate::store::journal::open_notes;
 use crate::store::layers::Found;
 use crate::store::resolve::decode_shared;
 use crate::store::snapshot::{Snapshot, State};
@@ -257,6 +258,10 @@ impl Live<'_, '_, '_> {
                 self.owners.push(key);
                 LostBytes::read_from_bytes(value).is_err().then_some("not a lost item")
             }
+            ItemKind::JOURNAL => {
+                self.owners.push(key);
+                (!value.is_empty()).then_some("not what names a journal")
+            }
             ItemKind::WRITECAP => None,
             _ => Some("of an unknown kind"),
         };
@@ -293,6 +298,7 @@ impl Live<'_, '_, '_> {
                 let kind = match key.kind {
                     ItemKind::ORPHAN => "orphan",
                     ItemKind::LOST => "block that is not whole",
+                    ItemKind::JOURNAL => "journal",
                     _ => "block to be emptied",
                 };
                 self.survey.repairable(format!("{kind} {}", key.offset), "does not exist", None);
@@ -362,6 +368,12 @@ pub(super) fn check_item(
             };
             (!wrapped.is_some_and(opens)).then_some("an older key does not open")
         }
+        // That an item follows the one before it is not asked: a repair may have given that one up, and readers of the
+        // journal notice.
+        (ItemKind::JOURNAL, Some(block)) => match open_notes(block, key, value) {
+            Ok((head, _)) => (head.previous.get() >= key.offset).then_some("follows itself"),
+            Err(_) => Some("does not open under the journal's key, or is malformed"),
+        },
         (kind, Some(block)) if kind >= ItemKind::FIRST_FREE => {
             let opened = open_found(block, key, &Found::Value(value.into()));
             opened.is_err().then_some("does not open under the block's key")

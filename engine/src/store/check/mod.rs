@@ -31,6 +31,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::journal::is_own_note;
 use super::layers::Value;
 use super::open::{OpenError, build, find_keys, find_layout, read_log_before_damage};
 use super::snapshot::Snapshot;
@@ -320,6 +321,9 @@ fn replay(
             let active = &mut core.layers.get_mut().active;
             let (sector, sectors, used) = match change {
                 Ok(Change::Put(key, value)) => {
+                    if !is_own_note(&key, value, &record.head.author) {
+                        survey.problem(place(), "it notes something in another's name", None);
+                    }
                     active.insert(key, Some(value.into()));
                     continue;
                 }
