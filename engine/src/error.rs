@@ -20,6 +20,18 @@ pub enum Error {
     /// No space is left for this.
     #[error("no space left in the store")]
     NoSpace,
+    /// Who opened the store has no key for this.
+    #[error("the key for this is not among those of whoever opened the store")]
+    NoKey,
+    /// The writecap of who opened the store holds no longer.
+    #[error("the writecap of whoever opened the store has expired")]
+    Expired,
+    /// All access slots are taken.
+    #[error("all access slots of the store are taken")]
+    NoAccessSlot,
+    /// Nothing can be sealed to this public key.
+    #[error("nothing can be sealed to this public key")]
+    BadPublicKey,
     /// A value is longer than an item may be.
     #[error("a value is too long for the index")]
     TooLong,

@@ -2,8 +2,8 @@
 
 use zerocopy::FromBytes;
 
-use crate::format::DeadBytes;
-use crate::store::{ReclaimItem, decode_shared};
+use crate::format::{DeadBytes, ItemKind, Key, SYSTEM_BLOCK};
+use crate::store::{ReclaimItem, decode_access, decode_readcap, decode_shared};
 use crate::tree::Node;
 
 /// Validates a decrypted node, filled up with zeros.
@@ -17,4 +17,11 @@ pub fn node(bytes: &[u8]) {
 /// Reads the values of the store's own items.
 pub fn items(bytes: &[u8]) {
     let _ = (decode_shared(bytes), DeadBytes::read_from_bytes(bytes).ok(), ReclaimItem::decode(bytes));
+}
+
+/// Reads a readcap, and an item that says whose an access slot is.
+pub fn capabilities(bytes: &[u8]) {
+    let at = |kind| Key::new(SYSTEM_BLOCK, kind, u64::from(bytes.first().copied().unwrap_or_default()));
+    let _ = decode_readcap(&at(ItemKind::READCAP), bytes);
+    let _ = decode_access(&at(ItemKind::ACCESS), bytes);
 }

@@ -18,6 +18,8 @@ mod tree;
 
 pub use error::{Error, Result};
 pub use store::{
-    Block, CheckOptions, CheckReport, CreateOptions, Item, Note, NotesPage, OpenError, OpenOptions, Problem,
-    ScrubReport, Seq, SnapshotError, SnapshotInfo, Store, StoreInfo, Transaction, Usage, check,
+    AccessInfo, Block, CapabilityError, CheckOptions, CheckReport, CreateOptions, Credential, Grant, Item,
+    MasterKeys, Note, NotesPage, OpenError, OpenOptions, Problem, ReadcapInfo, Role, ScrubReport, Seq,
+    SnapshotError, SnapshotInfo, Store, StoreInfo, Transaction, Usage, WritecapInfo, check, check_as,
+    read_master_keys, read_root, replace_node,
 };

@@ -84,6 +84,16 @@ pub const DIRECT_WRITE_SECTORS: usize = 16;
 /// Extents that one transaction removes at once; more are reclaimed in the background, in steps of this.
 pub const RECLAIM_STEP: usize = 1024;
 
+/// Sectors of access slots, at the front and again at the rear, and slots of one sector.
+pub const ACCESS_SECTORS: u64 = 16;
+pub const ACCESS_SLOTS: usize = 24;
+/// The longest chain of writecaps from the root to a writer, and the longest to who may sign a superblock.
+pub const CHAIN_MAX: usize = 8;
+pub const SUPERBLOCK_CHAIN_MAX: usize = 2;
+
+/// So long before its writecap ends, a node takes no more changes: what it took is on the disk by then.
+pub const EXPIRY_MARGIN_NS: u64 = 6 * WRITE_BACK_SECONDS * 1_000_000_000;
+
 /// Argon2id parameters from a disk are refused above these: an attacker must not exhaust memory.
 pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;

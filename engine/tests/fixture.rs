@@ -7,10 +7,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use blocktree_engine::crypto::KdfCost;
+use blocktree_engine::crypto::{CertificateError, KdfCost, Principal, Rights};
 use blocktree_engine::device::MemoryDevice;
 use blocktree_engine::format::ItemKind;
-use blocktree_engine::{CheckOptions, CreateOptions, OpenOptions, Store, check};
+use blocktree_engine::{
+    CheckOptions, CreateOptions, Credential, Grant, OpenOptions, Role, Store, check, read_master_keys,
+    read_root,
+};
+use zeroize::Zeroizing;
 
 const SECTORS: u64 = 8192;
 const SECTOR: usize = 4096;
@@ -19,6 +23,11 @@ const KIND: ItemKind = ItemKind::FIRST_FREE;
 
 fn options() -> OpenOptions {
     OpenOptions { background: false, ..OpenOptions::default() }
+}
+
+/// Who has a part of the store: a reader of one block, and a node of its own.
+fn principal(seed: u8) -> Principal {
+    Principal::from_seeds(Zeroizing::new([seed; 64]))
 }
 
 fn bytes(seed: u8, sectors: usize) -> Vec<u8> {
@@ -44,6 +53,16 @@ fn make() -> Vec<u8> {
     let orphan = transaction.create(b"orphan");
     transaction.orphan(&orphan);
     store.sync(transaction.apply().unwrap()).unwrap();
+    let master = read_master_keys(&*device, PASSPHRASE).unwrap();
+    let (reader, node) = (principal(1).public(), principal(2).public());
+    store.grant_access(&reader, false).unwrap();
+    store.grant_access(&node, true).unwrap();
+    store.share(&other, &reader, u64::MAX, false).unwrap();
+    let (block, rights, not_before, expires) = (1, Rights::ALL, 0, u64::MAX);
+    let grant = Grant { subject: node, block, rights, not_before, expires };
+    store.issue_writecap(Some(&master.root), &grant).unwrap();
+    let ended = store.issue_writecap(None, &Grant { subject: reader, block: 2, ..grant }).unwrap();
+    store.revoke_writecap(None, ended).unwrap();
     store.checkpoint().unwrap();
     let mut transaction = store.transaction();
     transaction.write(&root, 7 * SECTOR as u64, &bytes(9, 1)).unwrap();
@@ -104,6 +123,20 @@ fn is_as_it_was_left(image: Vec<u8>) {
     let mut part = [0; 18];
     store.read(&other, 100, &mut part).unwrap();
     assert_eq!(&part, b"a part of a sector");
+
+    for (seed, role) in [(1, Role::Reader), (2, Role::Owner)] {
+        let holder = principal(seed);
+        let device = Arc::new(MemoryDevice::from_bytes(image.clone()));
+        let credential = Credential::Principal { holder: &holder, root: None };
+        let store = Store::open_as(device, &credential, &options()).unwrap();
+        assert_eq!((store.role(), store.is_read_only()), (role, role == Role::Reader), "{role:?}");
+        let refused: Vec<_> = store.writecaps().iter().map(|cap| cap.refused).collect();
+        assert_eq!(refused.len(), 3);
+        assert_eq!(refused.iter().flatten().collect::<Vec<_>>(), [&CertificateError::Revoked]);
+    }
+    let device = MemoryDevice::from_bytes(image.clone());
+    let root = read_root(&device, PASSPHRASE).unwrap();
+    assert_eq!(read_master_keys(&device, PASSPHRASE).unwrap().root.public(), root.public());
 
     let device = Arc::new(MemoryDevice::from_bytes(image));
     let report = check(device, PASSPHRASE, &CheckOptions::default(), &mut |_, _| {}).unwrap();

@@ -68,17 +68,38 @@ fn real() -> BTreeMap<String, Drawn> {
             root_principal,
             author,
             anchors,
+            chain,
             reserved2,
             signature,
         }
     );
     layout!(map, AnchorBytes { id, seq, record_hash });
     layout!(map, KeySlotHeader { magic, version, memory_kib, passes, lanes, salt, store_id, certificate });
-    layout!(map, KeySlotSecrets { owner_key, structure_key, node_seeds, root_seeds, root_principal });
+    layout!(map, KeySlotSecrets { owner_key, structure_key, node_seeds, root_principal });
+    layout!(map, RootSlotHeader { magic, version, memory_kib, passes, lanes, salt, store_id });
+    layout!(map, RootSlotSecrets { root_seeds });
+    layout!(map, AccessSector { magic, version, reserved0, generation, store_id, slots, reserved1, hash });
+    layout!(map, AccessSlot { sealed });
+    layout!(map, AccessSecrets { structure_key, owner_key, root_principal, flags, reserved });
+    layout!(map, AccessBytes { principal, flags, reserved });
     layout!(
         map,
-        CertificateBytes { version, rights, block, not_before, expires, serial, subject, issuer, signature }
+        CertificateBytes {
+            version,
+            rights,
+            block,
+            not_before,
+            expires,
+            serial,
+            store_id,
+            subject,
+            issuer,
+            signature,
+        }
     );
+    layout!(map, RevocationBytes { version, reserved, serial, seq, store_id, issuer, signature });
+    layout!(map, ReadcapBytes { version, flags, block, epoch, reserved, expires, serial, recipient, sealed });
+    layout!(map, ReadcapSecrets { block_key, wrap_key });
     layout!(
         map,
         RecordHeader {
@@ -127,7 +148,7 @@ fn real() -> BTreeMap<String, Drawn> {
     layout!(map, LostBytes { from, to });
     layout!(map, JournalBytes { author, previous, position });
     layout!(map, DeadBytes { sectors, birth });
-    layout!(map, BlockHeader { owner_key, epoch, sectors });
+    layout!(map, BlockHeader { owner_key, epoch, sectors, home, wrapped_by });
     layout!(map, ExtentHeader { sector, birth, nonce, epoch, sectors, skip, flags, unit_log2, cipher });
     layout!(map, SpaceEntry { hash, free, free_reserve, slot, reserved });
     layout!(map, SpaceTable { entries, reserved });
@@ -239,6 +260,10 @@ fn constants_are_as_drawn() {
         LOG_SECTORS_MAX,
         RECORD_SECTORS_MAX,
         ANCHORS_MAX,
+        ACCESS_SECTORS,
+        ACCESS_SLOTS,
+        CHAIN_MAX,
+        SUPERBLOCK_CHAIN_MAX,
         FORMAT_VERSION,
     ];
     let page = page();
@@ -251,9 +276,9 @@ fn constants_are_as_drawn() {
 #[test]
 fn magic_numbers_are_as_drawn() {
     let page = page();
-    for magic in
-        [RECORD_MAGIC.as_slice(), &KeySlotHeader::MAGIC, &SealedFileHeader::MAGIC, &NODE_MAGIC.to_le_bytes()]
-    {
+    let slots = [KeySlotHeader::MAGIC, RootSlotHeader::MAGIC, ACCESS_MAGIC, SealedFileHeader::MAGIC];
+    let others = [RECORD_MAGIC.as_slice(), &NODE_MAGIC.to_le_bytes()];
+    for magic in slots.iter().map(|magic| &magic[..]).chain(others) {
         let text = format!("`magic` | `{}` |", std::str::from_utf8(magic).expect("letters"));
         assert!(page.contains(&text), "{text}");
     }
@@ -267,8 +292,8 @@ fn kinds_are_as_drawn() {
         ($($name:ident),* $(,)?) => { [$((stringify!($name), ItemKind::$name.0)),*] };
     }
     let real = kinds![
-        HEADER, EXTENT, OLD_KEY, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD, WRITECAP, LOST, JOURNAL,
-        FIRST_FREE,
+        HEADER, EXTENT, OLD_KEY, ACCESS, READCAP, REVOCATION, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD,
+        WRITECAP, LOST, JOURNAL, FIRST_FREE,
     ];
     let page = page();
     let rows = table(&page, "| kind |");
@@ -320,6 +345,14 @@ fn places_are_as_drawn() {
         for (i, sector) in layout.keyslots().into_iter().enumerate() {
             assert_eq!(place(&format!("key slot {i}"), log), sector);
         }
+        for (i, sector) in layout.rootslots().into_iter().enumerate() {
+            assert_eq!(place(&format!("root slot {i}"), log), sector);
+        }
+        for (at, copies) in layout.access().enumerate() {
+            let drawn = [0, 1].map(|i| place(&format!("access slots {i}"), log) + at as u64);
+            assert_eq!(drawn, copies);
+        }
+        assert_eq!(layout.access().count() as u64, ACCESS_SECTORS);
         assert_eq!(place("log zone", log), Layout::LOG_START);
         assert_eq!(place("data", log), layout.reserved_end());
     }

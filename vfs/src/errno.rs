@@ -13,9 +13,10 @@ impl FsError {
         match self {
             Self::Engine(error) => match error {
                 Error::Corrupt { .. } | Error::Read(_) | Error::Poisoned => libc::EIO,
-                Error::ReadOnly => libc::EROFS,
-                Error::NoSpace => libc::ENOSPC,
-                Error::TooLong => libc::EINVAL,
+                Error::ReadOnly | Error::Expired => libc::EROFS,
+                Error::NoSpace | Error::NoAccessSlot => libc::ENOSPC,
+                Error::NoKey => libc::EACCES,
+                Error::TooLong | Error::BadPublicKey => libc::EINVAL,
             },
             Self::Malformed { .. } => libc::EIO,
             Self::NotFound => libc::ENOENT,

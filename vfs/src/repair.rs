@@ -253,7 +253,7 @@ impl Survey {
         }
         let attributes = directory_attributes(0, 0, 0o700, Fs::ROOT);
         let mut transaction = store.transaction();
-        let block = transaction.create(attributes.encode().as_bytes());
+        let block = transaction.create_in(Fs::ROOT, attributes.encode().as_bytes());
         transaction.apply()?;
         let known = Known { attributes, names: 0, first_name: None, entries: 0, directories: 0 };
         self.inodes.insert(block.id(), known);
@@ -280,6 +280,7 @@ impl Survey {
         };
         let mut transaction = store.transaction();
         put(&mut transaction, &inode, position, child, kind, &name);
+        transaction.set_attributes_and_home(child, &store.attributes(child)?, directory);
         transaction.apply()?;
         self.name(directory, position, child.id(), name);
         Ok(())

@@ -36,7 +36,7 @@ impl Stat {
             gid: attributes.gid,
             rdev: attributes.rdev,
             size: attributes.size,
-            blocks: sectors * 8,
+            blocks: sectors.saturating_mul(8),
             atime: attributes.atime,
             mtime: attributes.mtime,
             ctime: attributes.ctime,

@@ -20,6 +20,12 @@ impl ItemKind {
     pub const EXTENT: Self = Self(1);
     /// An older key of a block, wrapped under the newer, at the offset of its epoch.
     pub const OLD_KEY: Self = Self(2);
+    /// System: whose an access slot is, at the offset of its number.
+    pub const ACCESS: Self = Self(3);
+    /// System: a readcap, at the offset of its serial.
+    pub const READCAP: Self = Self(4);
+    /// System: the end of a writecap, at the offset of its serial.
+    pub const REVOCATION: Self = Self(5);
     /// System: a block that has no name any more and dies when nobody has it open.
     pub const ORPHAN: Self = Self(8);
     /// System: a block whose items from a sector on are being removed.
@@ -30,7 +36,7 @@ impl ItemKind {
     pub const SNAPSHOT: Self = Self(11);
     /// A snapshot's dead sectors: block is the system block, offset the sector; see `docs/FORMAT.md`.
     pub const DEAD: Self = Self(12);
-    /// System: a writecap.
+    /// System: a writecap, at the offset of its serial.
     pub const WRITECAP: Self = Self(13);
     /// System: a range of a block that a repair had to give up: what no extent covers there cannot be read.
     pub const LOST: Self = Self(14);

@@ -3,7 +3,9 @@
 //! All are little-endian, unaligned and without padding; their sizes are asserted here and drawn in
 //! `docs/FORMAT.md`, and a test compares the two. Nothing here does I/O or cryptography.
 
+mod access;
 mod block;
+mod capability;
 mod extent;
 mod journal;
 mod key;
@@ -15,11 +17,15 @@ mod space;
 mod superblock;
 mod system;
 
+pub use access::{ACCESS_MAGIC, ACCESS_OWNER, AccessSecrets, AccessSector, AccessSlot};
 pub use block::{BlockHeader, WRAPPED_KEY_BYTES};
+pub use capability::{
+    AccessBytes, CertificateBytes, ReadcapBytes, ReadcapSecrets, RevocationBytes, SEALED_BOX_BYTES,
+};
 pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
 pub use journal::{JournalBytes, decode_notes, encode_note, put_number, take_number};
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
-pub use keyslot::{CertificateBytes, KeySlotHeader, KeySlotSecrets};
+pub use keyslot::{KeySlotHeader, KeySlotSecrets, RootSlotHeader, RootSlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
 pub use portable::{BackupClear, BackupSecrets, SealedFileHeader};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};

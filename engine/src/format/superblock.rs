@@ -3,10 +3,10 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{FORMAT_VERSION, Malformed, NodePtr, OTHER_VERSION, SpaceEntry, malformed};
+use super::{CertificateBytes, FORMAT_VERSION, Malformed, NodePtr, OTHER_VERSION, SpaceEntry, malformed};
 use crate::limits::{
-    ANCHORS_MAX, LOG_SECTORS_MAX, LOG_SECTORS_MIN, REGION_HEADER_SECTORS, SECTOR_BYTES, STORE_SECTORS_MAX,
-    STORE_SECTORS_MIN,
+    ACCESS_SECTORS, ANCHORS_MAX, LOG_SECTORS_MAX, LOG_SECTORS_MIN, REGION_HEADER_SECTORS, SECTOR_BYTES,
+    STORE_SECTORS_MAX, STORE_SECTORS_MIN, SUPERBLOCK_CHAIN_MAX,
 };
 
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"BLKTREE\x01";
@@ -22,6 +22,11 @@ pub struct AnchorBytes {
     pub record_hash: [u8; 32],
 }
 const _: () = assert!(size_of::<AnchorBytes>() == 48);
+
+const RESERVED: usize = SECTOR_BYTES
+    - 368
+    - ANCHORS_MAX * size_of::<AnchorBytes>()
+    - SUPERBLOCK_CHAIN_MAX * size_of::<CertificateBytes>();
 
 /// The newest superblock of which two copies are valid describes the store.
 #[derive(Debug, Clone, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -62,7 +67,10 @@ pub struct Superblock {
     pub author: [u8; 32],
     /// What anchors outside the store were told, or are about to be.
     pub anchors: [AnchorBytes; ANCHORS_MAX],
-    pub reserved2: [u8; SECTOR_BYTES - 368 - ANCHORS_MAX * size_of::<AnchorBytes>()],
+    /// Why the author's signature counts: its writecap for the whole store, and, unless the root issued that, the one
+    /// of who did. All zeros: none.
+    pub chain: [CertificateBytes; SUPERBLOCK_CHAIN_MAX],
+    pub reserved2: [u8; RESERVED],
     /// Ed25519 over `blake3("blocktree superblock v1", everything before)`.
     pub signature: [u8; 64],
 }
@@ -112,6 +120,8 @@ pub struct Layout {
     log_sectors: u64,
 }
 
+const _: () = assert!(REGION_HEADER_SECTORS + 16 + ACCESS_SECTORS <= Layout::LOG_START);
+
 impl Layout {
     pub const LOG_START: u64 = 64;
 
@@ -140,9 +150,19 @@ impl Layout {
         [REGION_HEADER_SECTORS + 8, Self::LOG_START + self.log_sectors + 8]
     }
 
+    pub fn rootslots(&self) -> [u64; 2] {
+        [REGION_HEADER_SECTORS + 12, Self::LOG_START + self.log_sectors + 12]
+    }
+
+    /// The places of both copies of each sector of access slots.
+    pub fn access(&self) -> impl Iterator<Item = [u64; 2]> + use<> {
+        let (front, rear) = (REGION_HEADER_SECTORS + 16, Self::LOG_START + self.log_sectors + 16);
+        (0..ACCESS_SECTORS).map(move |index| [front + index, rear + index])
+    }
+
     /// The first sector that the allocator may hand out.
     pub fn reserved_end(&self) -> u64 {
-        Self::LOG_START + self.log_sectors + 16
+        Self::LOG_START + self.log_sectors + 16 + ACCESS_SECTORS
     }
 
     /// Every length that a log zone may have: where to look for the rear copies when the front is gone.

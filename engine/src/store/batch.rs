@@ -19,8 +19,11 @@ use crate::space::Run;
 pub(super) enum Change {
     /// An item, sealed when the batch is.
     Item(Arc<Item>),
-    /// A block's attributes, sealed into its header.
-    Attributes(Arc<Zeroizing<Vec<u8>>>),
+    /// A block's attributes, sealed into its header, and what that says of where the block belongs.
+    Attributes {
+        plain: Arc<Zeroizing<Vec<u8>>>,
+        home: BlockId,
+    },
     /// A value of the store's own.
     Raw(Arc<[u8]>),
     Delete,
@@ -31,7 +34,7 @@ impl Change {
     pub(super) fn weight(&self) -> usize {
         32 + match self {
             Self::Item(item) => item.clear.len() + item.secret.len() + 32,
-            Self::Attributes(plain) => plain.len() + 140,
+            Self::Attributes { plain, .. } => plain.len() + 156,
             Self::Raw(value) => value.len(),
             Self::Delete => 0,
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::crypto::{Secret, Unopenable, open_key, wrap_key};
+use crate::crypto::{Secret, wrap_key};
 use crate::format::{BlockHeader, BlockId, WRAPPED_KEY_BYTES};
 use crate::hits::Hits;
 
@@ -17,12 +17,15 @@ pub struct Block(pub(super) Arc<BlockState>);
 pub(super) struct BlockState {
     pub(super) id: BlockId,
     pub(super) epoch: u32,
-    key: Secret,
+    pub(super) key: Secret,
     /// What the block key gives for data, for items, and for hashing names.
     pub(super) data_key: Secret,
     pub(super) item_key: Secret,
     name_key: Secret,
-    pub(super) owner_key: [u8; WRAPPED_KEY_BYTES],
+    owner_key: [u8; WRAPPED_KEY_BYTES],
+    wrapped_by: u64,
+    /// As the last transaction that was applied left it.
+    pub(super) home: AtomicU64,
     /// Sectors that extents of the index cover, and dirty ones that may come on top.
     pub(super) sectors: AtomicU64,
     pub(super) unsealed: AtomicU64,
@@ -37,6 +40,11 @@ impl Block {
     /// Sectors that the block's data takes. Those not yet sealed count as new until they are.
     pub fn sectors(&self) -> u64 {
         self.0.sectors.load(Ordering::Relaxed) + self.0.unsealed.load(Ordering::Relaxed)
+    }
+
+    /// A directory, as the layer above has them, that all of its names are below or in; 0 of the root.
+    pub fn home(&self) -> BlockId {
+        self.0.home.load(Ordering::Relaxed)
     }
 
     /// A hash of `name` that only holders of the block's key can compute.
@@ -58,29 +66,33 @@ impl std::fmt::Debug for Block {
 }
 
 impl BlockState {
-    /// A new block.
-    pub(super) fn create(id: BlockId, owner: &Secret) -> Self {
+    /// A new block. Its key is wrapped under `wrap`, which the readcap `wrapped_by` gives (0: the owner key).
+    pub(super) fn create(id: BlockId, home: BlockId, wrap: &Secret, wrapped_by: u64) -> Self {
         let key = Secret::random();
-        let owner_key = wrap_key(owner, &id.to_le_bytes(), &key);
-        Self::new(id, 0, key, owner_key, 0)
+        let owner_key = wrap_key(wrap, &id.to_le_bytes(), &key);
+        let header = BlockHeader {
+            owner_key,
+            epoch: 0.into(),
+            sectors: 0.into(),
+            home: home.into(),
+            wrapped_by: wrapped_by.into(),
+        };
+        Self::open(id, &header, key)
     }
 
-    /// A block that the index knows.
-    pub(super) fn open(id: BlockId, header: &BlockHeader, owner: &Secret) -> Result<Self, Unopenable> {
-        let key = open_key(owner, &id.to_le_bytes(), &header.owner_key)?;
-        Ok(Self::new(id, header.epoch.get(), key, header.owner_key, header.sectors.get()))
-    }
-
-    fn new(id: BlockId, epoch: u32, key: Secret, owner_key: [u8; WRAPPED_KEY_BYTES], sectors: u64) -> Self {
+    /// A block that the index knows, whose key is `key`.
+    pub(super) fn open(id: BlockId, header: &BlockHeader, key: Secret) -> Self {
         Self {
             id,
-            epoch,
+            epoch: header.epoch.get(),
             data_key: key.derive("blocktree block data v1"),
             item_key: key.derive("blocktree block items v1"),
             name_key: key.derive("blocktree block names v1"),
             key,
-            owner_key,
-            sectors: AtomicU64::new(sectors),
+            owner_key: header.owner_key,
+            wrapped_by: header.wrapped_by.get(),
+            home: AtomicU64::new(header.home.get()),
+            sectors: AtomicU64::new(header.sectors.get()),
             unsealed: AtomicU64::new(0),
         }
     }
@@ -91,6 +103,8 @@ impl BlockState {
             owner_key: self.owner_key,
             epoch: self.epoch.into(),
             sectors: self.sectors.load(Ordering::Relaxed).into(),
+            home: self.home.load(Ordering::Relaxed).into(),
+            wrapped_by: self.wrapped_by.into(),
         }
     }
 }

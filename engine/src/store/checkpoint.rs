@@ -73,6 +73,8 @@ pub(super) struct Moment {
     pub(super) root: Root,
     pub(super) nodes: u64,
     pub(super) space: SpaceEntry,
+    /// No record that it contains is newer, and none behind it is older.
+    pub(super) time_ns: u64,
 }
 
 impl Core {
@@ -114,7 +116,12 @@ impl Core {
     ) -> Result<Moment> {
         // The edge of a record: everything before it is in the deltas, nothing behind it.
         let (mut moment, appended, old_root, deltas) = {
-            let sealer = self.sealer.lock();
+            let mut sealer = self.sealer.lock();
+            let time_ns = sealer.time_ns.max(now_ns());
+            if time_ns >= self.expires_ns {
+                return Err(Error::Expired);
+            }
+            sealer.time_ns = time_ns;
             let mut layers = self.layers.write();
             let frozen = Arc::new(std::mem::take(&mut layers.active));
             layers.frozen = Some(frozen.clone());
@@ -128,6 +135,7 @@ impl Core {
                 root: Root::EMPTY,
                 nodes: self.nodes.load(Ordering::Acquire),
                 space: SpaceEntry::new_zeroed(),
+                time_ns,
             };
             self.freed.lock().on_edge(moment.seq);
             at_edge(&mut layers, &moment);
@@ -230,9 +238,10 @@ impl Core {
         superblock.nodes = moment.nodes.into();
         superblock.space = moment.space;
         superblock.next_block = moment.next_block.into();
-        superblock.time_ns = now_ns().into();
+        superblock.time_ns = moment.time_ns.into();
         superblock.root_principal = self.keys.root_principal;
         superblock.anchors = anchors;
+        superblock.chain = self.keys.chain_bytes();
         superblock.author = self.keys.node.public().signing;
         superblock.signature = self.keys.node.sign(&superblock_hash(&superblock));
         superblock

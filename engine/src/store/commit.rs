@@ -20,7 +20,7 @@ use super::log::{RecordFields, record_sectors, seal_record};
 use super::overlay::{Content, Page};
 use super::resolve::Resolver;
 use super::transaction::seal_extent;
-use super::{Block, Core, Sealer, Seq};
+use super::{Block, Core, Sealer, Seq, now_ns};
 use crate::crypto::seal_item;
 use crate::device::{Completion, SectorBuf, Write};
 use crate::error::{Error, Result};
@@ -200,7 +200,11 @@ impl Core {
             volume_sectors: self.space.lock().volume_sectors(),
             next_block: self.next_block.load(Ordering::Relaxed),
             previous: sealer.previous,
+            time_ns: sealer.time_ns.max(now_ns()),
         };
+        if fields.time_ns >= self.expires_ns {
+            return Err(Error::Expired);
+        }
         let (record, hash) = seal_record(&*self.device, &self.keys, &fields, &body);
         let at = sealer.place(sectors, self.layout.log_sectors());
         let mut all = writes;
@@ -210,6 +214,7 @@ impl Core {
 
         sealer.seq = seq;
         sealer.previous = hash;
+        sealer.time_ns = fields.time_ns;
         self.freed.lock().push(seq, fields.durable_seq, freed);
         self.publish(batch, seq, noted, resolver.changes, space, completions);
         let used = sealer.appended - self.log_tail.load(Ordering::Acquire);
@@ -388,9 +393,10 @@ impl Core {
                     seal_at(block(key.block), key, &item.secret, &mut value);
                     Some(value.into())
                 }
-                Change::Attributes(plain) => {
+                Change::Attributes { plain, home } => {
                     let block = block(key.block);
-                    let mut value = block.0.header().as_bytes().to_vec();
+                    let header = BlockHeader { home: (*home).into(), ..block.0.header() };
+                    let mut value = header.as_bytes().to_vec();
                     seal_at(block, key, plain, &mut value);
                     Some(value.into())
                 }
@@ -404,9 +410,10 @@ impl Core {
                 continue;
             }
             if let Some(old) = resolver.get(&key)? {
-                let (_, attributes) = BlockHeader::ref_from_prefix(&old)
+                let (old, attributes) = BlockHeader::ref_from_prefix(&old)
                     .map_err(|_| Error::Corrupt { what: "block header", sector: 0 })?;
-                let value = [block.0.header().as_bytes(), attributes].concat();
+                let header = BlockHeader { home: old.home, ..block.0.header() };
+                let value = [header.as_bytes(), attributes].concat();
                 resolver.changes.insert(key, Some(value.into()));
             }
         }

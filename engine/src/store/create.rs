@@ -3,20 +3,19 @@
 use std::sync::Arc;
 
 use zerocopy::FromZeros;
-use zeroize::Zeroizing;
 
 use super::checkpoint::Moment;
+use super::keys::Keys;
 use super::open::{OpenError, build};
-use super::{CreateOptions, Keys, OpenOptions, Store};
-use crate::crypto::{Certificate, Principal, Rights, Secret, random, seal_keyslot};
+use super::slots::{NodeSlots, node_certificate};
+use super::{CreateOptions, OpenOptions, Store, now_ns};
+use crate::crypto::{Principal, Secret, random};
 use crate::device::{Device, Write};
-use crate::format::{BlockId, KeySlotSecrets, Layout, Superblock};
+use crate::format::{Layout, Superblock};
 use crate::limits::{REQUEST_SECTORS_MAX, STORE_SECTORS_MAX, STORE_SECTORS_MIN};
 use crate::space::{Space, Table};
 use crate::tree::Root;
 
-/// The block above everything: a writecap for it is one for the whole store.
-const WHOLE_STORE: BlockId = Store::ROOT;
 /// What must be left behind the log of a new volume: room for nodes and some data.
 const DATA_SECTORS_MIN: u64 = 4096;
 
@@ -51,19 +50,21 @@ impl Store {
         };
 
         let (root, node) = (Principal::generate(), Principal::generate());
-        let certificate = Certificate::issue(&root, &node.public(), WHOLE_STORE, Rights::ALL);
         let (owner, structure) = (Secret::random(), Secret::random());
         let store_id = random();
-        let root_principal = root.public().id();
-        let secrets = KeySlotSecrets {
-            owner_key: *owner.bytes(),
-            structure_key: *structure.bytes(),
-            node_seeds: *node.seeds(),
-            root_seeds: *root.seeds(),
-            root_principal,
+        let certificate = node_certificate(&root, node.public(), store_id);
+        let slots = NodeSlots { root: &root, node: &node, owner: &owner, structure: &structure, store_id };
+        let (keyslot, rootslot) = slots.seal(passphrase, options.kdf, &certificate);
+        let keys = Keys {
+            store_id,
+            owner: Some(owner),
+            structure,
+            node,
+            root_principal: root.public().id(),
+            chain: vec![certificate],
+            readcaps: Vec::new(),
+            slot_certificate: Some(*certificate.bytes()),
         };
-        let keyslot = seal_keyslot(passphrase, options.kdf, store_id, certificate, &secrets);
-        let keys = Keys { store_id, owner, structure, node, root_principal };
 
         clear_log(&*device, layout)?;
         let mut superblock = Superblock::new_zeroed();
@@ -71,13 +72,17 @@ impl Store {
         superblock.capacity_sectors = capacity.into();
         superblock.next_block = Store::ROOT.into();
         let space = Space::load(device.clone(), Table::empty(), layout, volume, layout.reserved_end())?;
-        let core = build(device, layout, keys, open_options.clone(), &superblock, space);
-        let slots = layout.keyslots().map(|sector| {
-            let mut bytes = core.device.buffer(1);
-            bytes.copy_from_slice(&keyslot);
-            Write { sector, bytes }
+        let mut core = build(device, layout, keys, open_options.clone(), &superblock, space);
+        core.authors.get_mut().add(certificate.bytes())?;
+        let slots = [(layout.keyslots(), keyslot), (layout.rootslots(), rootslot)];
+        let writes = slots.iter().flat_map(|(sectors, slot)| {
+            sectors.map(|sector| {
+                let mut bytes = core.device.buffer(1);
+                bytes.copy_from_slice(slot);
+                Write { sector, bytes }
+            })
         });
-        core.write_and_wait(slots.into())?;
+        core.write_and_wait(writes.collect())?;
         core.write_superblock(&Moment {
             generation: 0,
             seq: 0,
@@ -88,8 +93,8 @@ impl Store {
             root: Root::EMPTY,
             nodes: 0,
             space: Table::empty().top(),
+            time_ns: now_ns(),
         })?;
-        drop(Zeroizing::new(keyslot));
         Ok(Self::start(core))
     }
 }

@@ -2,7 +2,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::Keys;
+use super::keys::Keys;
 use crate::crypto::{ExtentKey, Hash, open_sectors, random, seal_sectors, tagged_hash, verify};
 use crate::device::{Device, SectorBuf};
 use crate::format::{FORMAT_VERSION, Malformed, RECORD_MAGIC, RecordHeader};
@@ -17,6 +17,7 @@ pub(super) struct RecordFields {
     pub(super) volume_sectors: u64,
     pub(super) next_block: u64,
     pub(super) previous: Hash,
+    pub(super) time_ns: u64,
 }
 
 /// Makes a record: encrypts the body, hashes and signs. Returns it with its hash.
@@ -38,7 +39,7 @@ pub(super) fn seal_record(
         durable_seq: fields.durable_seq.into(),
         volume_sectors: fields.volume_sectors.into(),
         next_block: fields.next_block.into(),
-        time_ns: super::now_ns().into(),
+        time_ns: fields.time_ns.into(),
         store_id: keys.store_id,
         nonce: random(),
         previous: fields.previous,
@@ -68,18 +69,20 @@ pub(super) struct Record {
     pub(super) head: RecordHeader,
     pub(super) hash: Hash,
     pub(super) body: Vec<u8>,
+    /// Its author may write the whole store.
+    pub(super) is_whole_store: bool,
 }
 
 impl Record {
-    /// Reads a whole record; `bytes` is as long as its head says.
+    /// Reads a whole record, whoever its author is; `bytes` is as long as its head says.
     pub(super) fn open(keys: &Keys, head: RecordHeader, bytes: &[u8]) -> Result<Self, Malformed> {
         const WHAT: &str = "log record";
         let malformed = |why| Malformed { what: WHAT, why };
         if bytes.len() != head.sectors.get() as usize * SECTOR_BYTES {
             return Err(malformed("cut short"));
         }
-        if head.store_id != keys.store_id || head.author != keys.node.public().signing {
-            return Err(malformed("of another store or author"));
+        if head.store_id != keys.store_id {
+            return Err(malformed("of another store"));
         }
         let hash = record_hash(&head, &bytes[HEAD..]);
         if !verify(&head.author, &hash, &head.signature) {
@@ -88,6 +91,6 @@ impl Record {
         let mut body = bytes[HEAD..].to_vec();
         open_sectors(&ExtentKey::derive(&keys.structure, &head.nonce), 0, &mut body);
         body.truncate(head.body_bytes.get() as usize);
-        Ok(Self { head, hash, body })
+        Ok(Self { head, hash, body, is_whole_store: false })
     }
 }

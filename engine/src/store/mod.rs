@@ -4,10 +4,13 @@
 //! [`Store`] is what the layers above see. Its paths read top-down: `read.rs` is the read path, `commit.rs` the
 //! write path, `checkpoint.rs` how deltas become index, `open.rs` how a store comes up after whatever happened.
 
+mod access;
 mod anchoring;
+mod authors;
 mod background;
 mod batch;
 mod block;
+mod capabilities;
 mod check;
 mod checkpoint;
 mod commit;
@@ -15,14 +18,18 @@ mod create;
 mod freed;
 mod info;
 mod journal;
+mod keys;
 mod layers;
 mod log;
+mod log_tail;
 mod open;
 mod overlay;
 mod read;
+mod readers;
 mod reclaim;
 mod resolve;
 mod scrub;
+mod slots;
 mod snapshot;
 mod transaction;
 
@@ -37,31 +44,41 @@ use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use crate::anchor::Anchor;
-use crate::crypto::{Hash, KdfCost, Principal, Secret, open_item};
+use crate::crypto::{Hash, KdfCost, Secret, open_item};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::{BlockHeader, BlockId, ItemKind, Key, KeyBytes, Layout};
-use crate::limits::{ANCHOR_SECONDS, MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
+use crate::limits::{ANCHOR_SECONDS, EXPIRY_MARGIN_NS, MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
 use crate::space::Space;
 use crate::tree::Tree;
 
 #[cfg(feature = "fuzzing")]
-pub(crate) use {resolve::decode_shared, transaction::Reclaim as ReclaimItem};
+pub(crate) use {
+    access::decode_access, readers::decode_readcap, resolve::decode_shared,
+    transaction::Reclaim as ReclaimItem,
+};
 
+pub use access::AccessInfo;
 pub use block::Block;
-pub use check::{CheckOptions, CheckReport, Problem, check};
+pub use capabilities::{CapabilityError, Grant, WritecapInfo};
+pub use check::{CheckOptions, CheckReport, Problem, check, check_as};
 pub use info::StoreInfo;
 pub use journal::{Note, NotesPage};
+pub use keys::{Credential, Role};
 pub use open::OpenError;
+pub use readers::ReadcapInfo;
 pub use scrub::ScrubReport;
+pub use slots::{MasterKeys, read_master_keys, read_root, replace_node};
 pub use snapshot::{SnapshotError, SnapshotInfo};
 pub use transaction::Transaction;
 
 use anchoring::Anchoring;
+use authors::Authors;
 use background::Background;
 use batch::Change;
 use block::{BlockState, OpenBlocks};
 use freed::Freed;
+use keys::Keys;
 use layers::{Found, Layers};
 use snapshot::Snapshots;
 use transaction::Reclaim;
@@ -145,20 +162,13 @@ pub struct CreateOptions {
     pub kdf: KdfCost,
 }
 
-/// The keys of an open store.
-struct Keys {
-    store_id: [u8; 16],
-    owner: Secret,
-    structure: Secret,
-    node: Principal,
-    root_principal: Hash,
-}
-
 /// Who makes records, one at a time.
 struct Sealer {
     /// The newest record and its hash.
     seq: u64,
     previous: Hash,
+    /// When it was made, in nanoseconds since 1970: no later one says an earlier time.
+    time_ns: u64,
     /// Where the next record goes in the log zone, and all sectors that records ever took there.
     position: u64,
     appended: u64,
@@ -205,6 +215,11 @@ struct Core {
     freed: Mutex<Freed>,
     snapshots: Mutex<Snapshots>,
     anchoring: Mutex<Anchoring>,
+    authors: Mutex<Authors>,
+    /// One change to the access slots at a time.
+    granting: Mutex<()>,
+    /// Until when who opened the store may write to it, in nanoseconds since 1970.
+    expires_ns: u64,
     reclaims: RwLock<BTreeMap<BlockId, reclaim::Reclaiming>>,
     /// Sectors of blocks that a repair gave up, and cannot be read.
     lost: RwLock<BTreeMap<BlockId, (u64, u64)>>,
@@ -245,6 +260,9 @@ struct SignalState {
     stop: bool,
 }
 
+/// The block above everything: a writecap for it is one for the whole store.
+const WHOLE_STORE: BlockId = Store::ROOT;
+
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -264,7 +282,7 @@ impl Store {
         let key = Key::new(block.id(), ItemKind::HEADER, 0);
         let missing = Error::Corrupt { what: "block header", sector: 0 };
         match self.core.find(&key)? {
-            Some(Found::Change(Change::Attributes(plain))) => Ok((*plain).clone()),
+            Some(Found::Change(Change::Attributes { plain, .. })) => Ok((*plain).clone()),
             Some(Found::Value(value)) => {
                 let sealed = value.get(size_of::<BlockHeader>()..).ok_or(missing)?;
                 open_at(block, &key, sealed)
@@ -401,22 +419,49 @@ impl Core {
     }
 
     fn block_even_dying(&self, id: BlockId) -> Result<Option<Block>> {
-        if let Some(block) = self.open_blocks.get(id) {
-            // A handle may outlive its block.
-            let key = Key::new(id, ItemKind::HEADER, 0);
-            return Ok(self.find(&key)?.map(|_| block));
-        }
-        match self.find(&Key::new(id, ItemKind::HEADER, 0))? {
-            None => Ok(None),
-            // A block in a batch is open, unless its last handle was dropped just now and the batch was sealed.
-            Some(Found::Change(_)) => self.block_even_dying(id),
-            Some(Found::Value(value)) => {
-                let corrupt = Error::Corrupt { what: "block header", sector: 0 };
-                let Ok((header, _)) = BlockHeader::ref_from_prefix(&value) else { return Err(corrupt) };
-                let state = BlockState::open(id, header, &self.keys.owner).map_err(|_| corrupt)?;
-                Ok(Some(self.open_blocks.insert(state)))
+        let open = |header: &BlockHeader| {
+            let damage = Error::Corrupt { what: "block header", sector: 0 };
+            self.keys.open_header(id, header).map_err(|_| self.keys.why_closed(damage))
+        };
+        self.block_opened(id, open)
+    }
+
+    /// A handle on a block: the one that there is, or one whose key `open` finds.
+    fn block_opened(
+        &self,
+        id: BlockId,
+        open: impl FnOnce(&BlockHeader) -> Result<Secret>,
+    ) -> Result<Option<Block>> {
+        loop {
+            if let Some(block) = self.open_blocks.get(id) {
+                // A handle may outlive its block.
+                let key = Key::new(id, ItemKind::HEADER, 0);
+                return Ok(self.find(&key)?.map(|_| block));
+            }
+            match self.find(&Key::new(id, ItemKind::HEADER, 0))? {
+                None => return Ok(None),
+                // A block in a batch is open, unless its last handle was dropped just now and the batch was sealed.
+                Some(Found::Change(_)) => {}
+                Some(Found::Value(value)) => {
+                    let Ok((header, _)) = BlockHeader::ref_from_prefix(&value) else {
+                        return Err(Error::Corrupt { what: "block header", sector: 0 });
+                    };
+                    let state = BlockState::open(id, header, open(header)?);
+                    return Ok(Some(self.open_blocks.insert(state)));
+                }
             }
         }
+    }
+
+    /// The items of one kind that belong to the store itself.
+    fn system_items(&self, kind: ItemKind) -> Result<Vec<(Key, layers::Value)>> {
+        let key = |offset| Key::new(crate::format::SYSTEM_BLOCK, kind, offset);
+        let (found, _) = self.range(key(0), key(u64::MAX), usize::MAX / 2)?;
+        let value = |(key, found)| match found {
+            Found::Value(value) | Found::Change(Change::Raw(value)) => Ok((key, value)),
+            Found::Change(_) => Err(Error::Corrupt { what: "system item", sector: 0 }),
+        };
+        found.into_iter().map(value).collect()
     }
 
     fn usage(&self) -> Usage {
@@ -434,6 +479,10 @@ impl Core {
         }
         if self.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
+        }
+        // What was applied must still be sealed while the writecap holds.
+        if self.expires_ns != u64::MAX && now_ns().saturating_add(EXPIRY_MARGIN_NS) >= self.expires_ns {
+            return Err(Error::Expired);
         }
         Ok(())
     }

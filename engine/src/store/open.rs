@@ -2,9 +2,10 @@
 //!
 //! | step | what it establishes |
 //! | --- | --- |
-//! | key slot | the passphrase opens the secrets; the node's writecap comes from the root principal in them |
-//! | superblock | the newest of which two copies verify under the node's key |
+//! | key slot | the passphrase opens the secrets; or a principal's key opens an access slot |
+//! | superblock | the newest of which two copies verify, by an author whose writecap leads to the root principal |
 //! | space | the space table that it names |
+//! | authors | the writecaps in its index |
 //! | log | records behind it: chained, signed, and, past the last known-durable one, with all their data |
 //! | deltas | the records' changes, in memory as they were before |
 //!
@@ -16,35 +17,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::{Mutex, RwLock};
-use zeroize::Zeroizing;
+use zerocopy::IntoBytes;
 
+use super::access::open_slots;
 use super::anchoring::{Anchoring, describe, find_head};
+use super::authors::{self, Authors, describe_author};
 use super::background::Background;
 use super::checkpoint::superblock_hash;
 use super::journal::is_own_note;
+use super::keys::{Credential, Keys, Role};
 use super::layers::{Layers, MemTable};
 use super::log::Record;
-
-use super::read::verify_extent;
-use super::{Core, Keys, OpenOptions, Sealer, Seq, Store, now_ns};
+use super::log_tail::{Log, read_log};
+use super::readers::{decode_readcap, open_readcap};
+use super::{Core, OpenOptions, Sealer, Seq, Store, WHOLE_STORE, now_ns};
 use crate::anchor::{AnchorError, Anchored, Rollback};
-use crate::crypto::{
-    Certificate, CertificateError, KeySlotError, Principal, Rights, Secret, unseal_keyslot, verify,
-};
+use crate::crypto::{Certificate, CertificateError, Chain, KeySlotError, Rights, unseal_keyslot, verify};
 use crate::device::{Device, Read, SectorBuf};
 use crate::error::Error;
-use crate::format::{Change, Extent, ItemKind, Layout, Malformed, OTHER_VERSION, RecordHeader, Superblock};
-use crate::limits::{
-    EXTENT_SECTORS_MAX, IN_FLIGHT_BYTES_MAX, LOG_SECTORS_MIN, NODE_SECTORS, RECORD_SECTORS_MAX,
-    REQUEST_BYTES_MAX, SECTOR_BYTES,
+use crate::format::{
+    CertificateBytes, Change, ItemKind, KeySlotHeader, KeySlotSecrets, Layout, Malformed, OTHER_VERSION,
+    Superblock,
 };
+use crate::limits::{LOG_SECTORS_MIN, NODE_SECTORS, SUPERBLOCK_CHAIN_MAX};
 use crate::space::{Delta, Run, Space, Table, TableError};
 use crate::tree::{NodeBytes, NodeReader, Root, Tree};
-
-/// How many extents of a record are read with one request when it is checked, and how many requests are in flight:
-/// 1 MiB and 16 MiB at most.
-const CHECKED_EXTENTS: usize = REQUEST_BYTES_MAX / (EXTENT_SECTORS_MAX * SECTOR_BYTES);
-const CHECKED_PIECES: usize = IN_FLIGHT_BYTES_MAX / 2 / REQUEST_BYTES_MAX;
 
 /// Why a store does not open.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +57,19 @@ pub enum OpenError {
     WrongPassphrase,
     #[error("both copies of the key slot are damaged ({0}); restore the store from a backup")]
     KeySlot(Malformed),
-    #[error("the node may not write to this store")]
+    #[error("no access slot of this store opens with this principal's key; ask its owner for access")]
+    NoAccess,
+    #[error("the store keeps no root key; take it from its backup")]
+    NoRootSlot,
+    #[error("the store belongs to another root principal than the one that was named")]
+    OtherRoot,
+    #[error("who opens the store may not write to it; mount it read-only, or ask its owner for a writecap")]
     Certificate(#[from] CertificateError),
+    #[error(
+        "record {seq} of the log, by {author}, is refused: {why}. Whoever wrote it had no right to; restore the store \
+         from a backup"
+    )]
+    Refused { seq: u64, author: String, why: CertificateError },
     #[error(
         "no two copies of the superblock are valid ({0}); `blocktree check --repair` can use a single one, otherwise \
          restore the store from a backup"
@@ -107,9 +115,19 @@ impl Store {
         passphrase: &[u8],
         options: &OpenOptions,
     ) -> Result<Self, OpenError> {
+        Self::open_as(device, &Credential::Passphrase(passphrase), options)
+    }
+
+    /// As [`Store::open`], by whoever has the credential. What that may not write is opened for reading only, unless
+    /// it is a passphrase.
+    pub fn open_as(
+        device: Arc<dyn Device>,
+        credential: &Credential<'_>,
+        options: &OpenOptions,
+    ) -> Result<Self, OpenError> {
         let mut options = options.clone();
         options.read_only |= options.snapshot.is_some();
-        let (layout, keys) = open_keys(&*device, passphrase)?;
+        let (layout, keys) = open_keys(&*device, credential)?;
         // Before the disk: a writer that shares it with this reader makes both newer.
         let anchored = read_anchor(&options, &keys.store_id);
         let (superblock, superblocks) = newest_superblock(&*device, layout, &keys)?;
@@ -120,11 +138,13 @@ impl Store {
         let table = Table::read(&*device, superblock.space, volume_sectors)?;
         let space =
             Space::load(device.clone(), table, layout, volume_sectors, superblock.written_sectors.get())?;
-        let log = read_log(&*device, layout, &keys, &superblock)?;
         let mut core = build(device, layout, keys, options, &superblock, space);
         core.superblocks = superblocks;
+        core.load_authors(&superblock)?;
+        let log = read_log(&core, &superblock)?;
         core.check_anchor(anchored, &superblock, &log.records)?;
         core.replay(log)?;
+        core.take_rights(matches!(credential, Credential::Principal { .. }))?;
         if !core.options.read_only {
             // What was read back may still be on its way; from now on it counts as durable.
             core.device.flush().map_err(OpenError::Write)?;
@@ -190,6 +210,7 @@ pub(super) fn build(
         sealer: Mutex::new(Sealer {
             seq,
             previous: superblock.record_hash,
+            time_ns: superblock.time_ns.get(),
             position: superblock.log_position.get(),
             appended: 0,
             journal: Default::default(),
@@ -200,6 +221,9 @@ pub(super) fn build(
         freed: Default::default(),
         snapshots: Default::default(),
         anchoring: Mutex::new(Anchoring::new(&options, superblock)),
+        authors: Mutex::new(Authors::new(keys.store_id, keys.root_principal)),
+        granting: Mutex::new(()),
+        expires_ns: u64::MAX,
         reclaims: RwLock::new(BTreeMap::new()),
         lost: RwLock::new(BTreeMap::new()),
         reclaiming: Mutex::new(()),
@@ -240,15 +264,50 @@ pub(super) fn read_sectors(device: &dyn Device, sector: u64, sectors: u64) -> io
     Ok(bytes)
 }
 
-fn open_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Layout, Keys), OpenError> {
-    let (keys, _) = find_keys(device, passphrase)?;
-    let layout = find_layout(device, &keys).ok_or_else(|| why_no_layout(device, &keys))?;
-    Ok((layout, keys))
+fn open_keys(device: &dyn Device, credential: &Credential<'_>) -> Result<(Layout, Keys), OpenError> {
+    let mut why = OpenError::NoAccess;
+    for keys in find_keys(device, credential)?.0 {
+        match find_layout(device, &keys) {
+            Some(layout) => return Ok((layout, keys)),
+            None => why = why_no_layout(device, &keys),
+        }
+    }
+    Err(why)
+}
+
+/// All keys that the credential may give, and the key slot if it was that.
+pub(super) fn find_keys(
+    device: &dyn Device,
+    credential: &Credential<'_>,
+) -> Result<(Vec<Keys>, Option<SectorBuf>), OpenError> {
+    match *credential {
+        Credential::Passphrase(passphrase) => {
+            let (header, secrets, sector) = find_key_slot(device, passphrase)?;
+            Ok((vec![Keys::from_key_slot(&header, &secrets)], Some(sector)))
+        }
+        Credential::Principal { holder, root } => Ok((open_slots(device, holder, root)?, None)),
+    }
+}
+
+/// Whether any copy of the superblock could be one.
+pub(super) fn looks_like_a_store(device: &dyn Device) -> Result<bool, OpenError> {
+    for sector in Layout::candidates().flat_map(|layout| layout.superblocks()) {
+        if sector < device.sectors() {
+            let bytes = read_sectors(device, sector, 1).map_err(OpenError::Read)?;
+            if Superblock::decode(&bytes).is_ok() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Finds a key slot that the passphrase opens, and returns it with what is in it. Its place depends on the length
 /// of the log, so all are tried.
-pub(super) fn find_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Keys, SectorBuf), OpenError> {
+pub(super) fn find_key_slot(
+    device: &dyn Device,
+    passphrase: &[u8],
+) -> Result<(KeySlotHeader, KeySlotSecrets, SectorBuf), OpenError> {
     let mut error = OpenError::NotAStore;
     let mut seen: Vec<Vec<u8>> = Vec::new();
     for layout in Layout::candidates() {
@@ -262,9 +321,7 @@ pub(super) fn find_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Keys,
                 continue;
             }
             match unseal_keyslot(passphrase, &bytes) {
-                Ok((header, secrets)) => {
-                    return Ok((Keys::verify(&header, &secrets)?, bytes));
-                }
+                Ok((header, secrets)) => return Ok((header, secrets, bytes)),
                 Err(KeySlotError::WrongPassphrase) => error = OpenError::WrongPassphrase,
                 Err(KeySlotError::Malformed(why)) => {
                     if why.why == OTHER_VERSION {
@@ -278,27 +335,6 @@ pub(super) fn find_keys(device: &dyn Device, passphrase: &[u8]) -> Result<(Keys,
         }
     }
     Err(error)
-}
-
-impl Keys {
-    fn verify(
-        header: &crate::format::KeySlotHeader,
-        secrets: &crate::format::KeySlotSecrets,
-    ) -> Result<Self, CertificateError> {
-        let now = now_ns() / 1_000_000_000;
-        let certificate = Certificate::verify(&header.certificate, &secrets.root_principal, now)?;
-        let node = Principal::from_seeds(Zeroizing::new(secrets.node_seeds));
-        if certificate.subject() != node.public() || !certificate.rights().contains(Rights::WRITE) {
-            return Err(CertificateError::Issuer);
-        }
-        Ok(Self {
-            store_id: header.store_id,
-            owner: Secret::new(secrets.owner_key),
-            structure: Secret::new(secrets.structure_key),
-            node,
-            root_principal: secrets.root_principal,
-        })
-    }
 }
 
 /// How many sectors the log zone has: what any valid copy of the superblock says.
@@ -335,12 +371,31 @@ pub(super) fn read_superblock(
     if superblock.store_id != keys.store_id || superblock.root_principal != keys.root_principal {
         return Err("of another store");
     }
-    if superblock.author != keys.node.public().signing
-        || !verify(&superblock.author, &superblock_hash(&superblock), &superblock.signature)
-    {
+    if !verify(&superblock.author, &superblock_hash(&superblock), &superblock.signature) {
         return Err("wrong signature");
     }
+    author_of(&superblock).map_err(|_| "its author holds no writecap for the store")?;
     Ok(superblock)
+}
+
+/// The chain by which a superblock's author may sign it, as it says itself. Whether a link was revoked, its index says.
+fn author_of(superblock: &Superblock) -> Result<Chain, CertificateError> {
+    let is_link = |bytes: &&CertificateBytes| bytes.as_bytes().iter().any(|byte| *byte != 0);
+    let verified = superblock.chain.iter().take_while(is_link);
+    let links: Vec<Certificate> = verified
+        .map(|bytes| Certificate::verify(bytes, &superblock.store_id))
+        .collect::<Result<_, CertificateError>>()?;
+    let seconds = superblock.time_ns.get() / 1_000_000_000;
+    let is_whole = |block, above| block == WHOLE_STORE && above == WHOLE_STORE;
+    let chain = Chain::verify(&links, &superblock.root_principal, seconds, &mut { is_whole })?;
+    let own = chain.own();
+    if own.subject().signing != superblock.author || own.block() != WHOLE_STORE {
+        return Err(CertificateError::Issuer);
+    }
+    if !own.rights().contains(Rights::WRITE) {
+        return Err(CertificateError::Wider);
+    }
+    Ok(chain)
 }
 
 /// The newest superblock of which two copies are valid, and the order in which the next one overwrites the copies:
@@ -367,193 +422,70 @@ fn newest_superblock(
     Ok((newest, order))
 }
 
-/// The records behind a superblock, and where the next one goes.
-pub(super) struct Log {
-    pub(super) records: Vec<Record>,
-    pub(super) position: u64,
-    pub(super) appended: u64,
-}
-
-/// Reads the log as far as it is whole.
-fn read_log(
-    device: &dyn Device,
-    layout: Layout,
-    keys: &Keys,
-    superblock: &Superblock,
-) -> Result<Log, OpenError> {
-    let (log, damage) = read_log_before_damage(device, layout, keys, superblock);
-    damage.map_or(Ok(log), Err)
-}
-
-/// Reads the log as far as it is whole, or damaged: then also says how.
-pub(super) fn read_log_before_damage(
-    device: &dyn Device,
-    layout: Layout,
-    keys: &Keys,
-    superblock: &Superblock,
-) -> (Log, Option<OpenError>) {
-    let mut log = Log { records: Vec::new(), position: superblock.log_position.get(), appended: 0 };
-    let mut previous = superblock.record_hash;
-    let mut seq = superblock.seq.get() + 1;
-    loop {
-        // A record that did not fit before the end of the zone stands at its start.
-        let found = [log.position, 0].into_iter().find_map(|position| {
-            let record = read_record(device, layout, keys, position).ok().flatten()?;
-            let fits = record.head.seq.get() == seq && record.head.previous == previous;
-            fits.then_some((position, record))
-        });
-        let Some((position, record)) = found else { break };
-        if position != log.position {
-            log.appended += layout.log_sectors() - log.position;
+impl Core {
+    /// Takes note of the writecaps that the index of the superblock holds, and of those that it and the key slot show.
+    /// Fails where the superblock's own author was among the revoked. Where a part of the index cannot be read, the rest
+    /// is noted all the same.
+    pub(super) fn load_authors(&mut self, superblock: &Superblock) -> Result<(), OpenError> {
+        let mut authors = Authors::new(self.keys.store_id, self.keys.root_principal);
+        let chain = author_of(superblock)?;
+        // Items that do not verify are nobody's: a check lists them.
+        for certificate in chain.links().iter().map(Certificate::bytes).chain(&self.keys.slot_certificate) {
+            let _ = authors.add(certificate);
         }
-        let sectors = u64::from(record.head.sectors.get());
-        log.appended += sectors;
-        if log.appended > layout.log_sectors() {
-            return (log, Some(OpenError::Log { seq, why: "longer than the log zone" }));
+        let mut unread = None;
+        for (from, to) in Authors::ranges() {
+            match self.range_sealed(from, to, usize::MAX / 2) {
+                Ok((items, _)) => items.iter().for_each(|(key, value)| {
+                    let _ = authors.note(key, value);
+                }),
+                Err(error) => unread = Some(error),
+            }
         }
-        log.position = (position + sectors) % layout.log_sectors();
-        previous = record.hash;
-        seq += 1;
-        log.records.push(record);
+        authors.set_complete(unread.is_none());
+        let is_revoked = |link| authors.revoked_at(link).is_some_and(|last| superblock.seq.get() > last);
+        let revoked = chain.links().iter().any(is_revoked);
+        *self.authors.get_mut() = authors;
+        if revoked {
+            let author = describe_author(&superblock.author);
+            let why = CertificateError::Revoked;
+            return Err(OpenError::Refused { seq: superblock.seq.get(), author, why });
+        }
+        unread.map_or(Ok(()), |error| Err(error.into()))
     }
-    let damage = match later_record(device, layout, keys, log.position, seq) {
-        Ok(None) => cut_torn_tail(device, layout, superblock, &mut log).err(),
-        Ok(Some(why)) => Some(OpenError::Log { seq, why }),
-        Err(error) => Some(OpenError::Read(error)),
-    };
-    (log, damage)
-}
 
-/// The record at a place of the log, if a valid one is there.
-fn read_record(
-    device: &dyn Device,
-    layout: Layout,
-    keys: &Keys,
-    position: u64,
-) -> io::Result<Option<Record>> {
-    let first = read_sectors(device, Layout::LOG_START + position, 1)?;
-    let Ok(head) = RecordHeader::decode(&first) else { return Ok(None) };
-    let sectors = u64::from(head.sectors.get());
-    if position + sectors > layout.log_sectors() {
-        return Ok(None);
-    }
-    let bytes = match sectors {
-        1 => first,
-        _ => read_sectors(device, Layout::LOG_START + position, sectors)?,
-    };
-    Ok(Record::open(keys, head, &bytes).ok())
-}
-
-/// Whether behind the end of the log stands a record that knows record `seq` as durable: then that was not a
-/// torn tail, but damage.
-fn later_record(
-    device: &dyn Device,
-    layout: Layout,
-    keys: &Keys,
-    position: u64,
-    seq: u64,
-) -> io::Result<Option<&'static str>> {
-    let near = (position + 2 * RECORD_SECTORS_MAX).min(layout.log_sectors());
-    let wrapped = 2 * RECORD_SECTORS_MAX - (near - position);
-    for (from, to) in [(position, near), (0, wrapped.min(position))] {
-        let mut at = from;
-        while at < to {
-            let step = (to - at).min(256);
-            let bytes = read_sectors(device, Layout::LOG_START + at, step)?;
-            for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
-                let Ok(head) = RecordHeader::decode(sector) else { continue };
-                if head.seq.get() > seq
-                    && head.durable_seq.get() >= seq
-                    && read_record(device, layout, keys, at + index as u64)?.is_some()
-                {
-                    return Ok(Some("it is damaged, but a later record says that it was durable"));
+    /// What whoever opened the store may do with it now. One that may write nothing gets it for reading only if
+    /// `may_only_read`, and is refused otherwise.
+    fn take_rights(&mut self, may_only_read: bool) -> Result<(), OpenError> {
+        let sealer = self.sealer.get_mut();
+        let now_ns = now_ns().max(sealer.time_ns);
+        let at = authors::Moment { seconds: now_ns / 1_000_000_000, seq: sealer.seq + 1 };
+        if self.keys.owner.is_none() {
+            for (key, value) in self.system_items(ItemKind::READCAP)? {
+                let Ok(bytes) = decode_readcap(&key, &value) else { continue };
+                let is_mine = bytes.recipient == self.keys.node.public().to_bytes();
+                if !is_mine || at.seconds >= bytes.expires.get() {
+                    continue;
+                }
+                if let Ok(cap) = open_readcap(&self.keys.store_id, &self.keys.node, &bytes) {
+                    self.keys.readcaps.push(cap);
                 }
             }
-            at += step;
         }
-    }
-    Ok(None)
-}
-
-/// Ends the log at the first record whose data did not all reach the disk. Those that are known to be durable
-/// are not asked.
-fn cut_torn_tail(
-    device: &dyn Device,
-    layout: Layout,
-    superblock: &Superblock,
-    log: &mut Log,
-) -> Result<(), OpenError> {
-    let durable = log.records.last().map_or(0, |last| last.head.durable_seq.get());
-    let mut torn = None;
-    for (index, record) in log.records.iter().enumerate() {
-        if record.head.seq.get() > durable && !data_is_whole(device, record)? {
-            torn = Some(index);
-            break;
-        }
-    }
-    if let Some(index) = torn {
-        log.records.truncate(index);
-        let mut position = superblock.log_position.get();
-        let mut appended = 0;
-        for record in &log.records {
-            let sectors = u64::from(record.head.sectors.get());
-            if position + sectors > layout.log_sectors() {
-                appended += layout.log_sectors() - position;
-                position = 0;
+        let chain = self.authors.get_mut().whole_store(&self.keys.node.public().signing, at);
+        match (self.keys.role(), chain) {
+            (Role::Owner, Ok(chain)) if chain.links().len() <= SUPERBLOCK_CHAIN_MAX => {
+                self.keys.chain = chain.links().to_vec();
+                self.expires_ns = self.keys.expires_ns();
             }
-            appended += sectors;
-            position = (position + sectors) % layout.log_sectors();
+            _ if self.options.read_only => {}
+            (Role::Owner, Ok(_)) => return Err(CertificateError::TooLong.into()),
+            (Role::Owner, Err(why)) => return Err(why.into()),
+            (_, Err(why)) if !may_only_read => return Err(why.into()),
+            _ => self.options.read_only = true,
         }
-        (log.position, log.appended) = (position, appended);
+        Ok(())
     }
-    Ok(())
-}
-
-/// Whether all data that a record brought is there. What lies side by side is read at once, and several such
-/// pieces together: a record may bring thousands of sectors that are an extent each.
-fn data_is_whole(device: &dyn Device, record: &Record) -> Result<bool, OpenError> {
-    let damaged = |why| OpenError::Log { seq: record.head.seq.get(), why };
-    let mut extents = Vec::new();
-    for change in crate::format::decode_changes(&record.body) {
-        let Ok(change) = change else { return Err(damaged("malformed change")) };
-        let Change::Put(key, value) = change else { continue };
-        if key.kind != ItemKind::EXTENT {
-            continue;
-        }
-        let extent = Extent::decode(value).map_err(|_| damaged("malformed extent"))?;
-        if extent.birth() != record.head.seq.get() {
-            continue;
-        }
-        if extent.sector() + extent.sectors() > device.sectors() {
-            return Ok(false);
-        }
-        extents.push(extent);
-    }
-    extents.sort_unstable_by_key(Extent::sector);
-    let neighbours = |a: &Extent, b: &Extent| a.sector() + a.sectors() == b.sector();
-    let pieces: Vec<&[Extent]> =
-        extents.chunk_by(neighbours).flat_map(|piece| piece.chunks(CHECKED_EXTENTS)).collect();
-    for pieces in pieces.chunks(CHECKED_PIECES) {
-        let length = |piece: &[Extent]| piece.iter().map(Extent::sectors).sum::<u64>();
-        let mut buffers: Vec<SectorBuf> =
-            pieces.iter().map(|piece| device.buffer(length(piece) as usize)).collect();
-        let mut reads: Vec<Read<'_>> = pieces
-            .iter()
-            .zip(&mut buffers)
-            .map(|(piece, bytes)| Read { sector: piece[0].sector(), bytes })
-            .collect();
-        device.read(&mut reads).map_err(OpenError::Read)?;
-        let whole = pieces.iter().zip(&buffers).all(|(piece, bytes)| {
-            piece.iter().all(|extent| {
-                let from = (extent.sector() - piece[0].sector()) as usize * SECTOR_BYTES;
-                verify_extent(extent, &bytes[from..][..extent.sectors() as usize * SECTOR_BYTES]).is_ok()
-            })
-        });
-        if !whole {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// What the anchor remembers of the store, if there is one.
@@ -639,6 +571,7 @@ impl Core {
             freed.push(seq, record.head.durable_seq.get(), runs);
             self.next_block.get_mut().clone_from(&record.head.next_block.get());
             (sealer.seq, sealer.previous) = (seq, record.hash);
+            sealer.time_ns = record.head.time_ns.get();
             layers.sealed_seq = seq;
             *self.durable_seq.get_mut() = seq;
         }

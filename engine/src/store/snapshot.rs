@@ -64,6 +64,8 @@ pub(super) enum State {
 pub(super) struct Snapshot {
     pub(super) id: BlockId,
     pub(super) name: String,
+    /// As its item has it: who has no owner key passes it on.
+    sealed_name: Vec<u8>,
     pub(super) state: State,
     pub(super) seq: u64,
     time_ns: u64,
@@ -92,6 +94,14 @@ impl Snapshots {
     }
 }
 
+/// A snapshot's name, as its item holds it.
+fn seal_name(owner: &Secret, id: BlockId, name: &str) -> Vec<u8> {
+    let mut sealed = Vec::new();
+    let key = Key::new(SYSTEM_BLOCK, ItemKind::SNAPSHOT, id);
+    seal_item(owner, KeyBytes::from(key).as_bytes(), name.as_bytes(), &mut sealed);
+    sealed
+}
+
 impl Snapshot {
     /// What became of one that was being made when a crash came. Its record follows the checkpoint that is its root: if
     /// that is the newest, it is there, and else it holds nothing. Tells whether that changed it.
@@ -112,7 +122,7 @@ impl Snapshot {
         Key::new(SYSTEM_BLOCK, ItemKind::SNAPSHOT, self.id)
     }
 
-    fn encode(&self, core: &Core) -> Change {
+    fn encode(&self) -> Change {
         let bytes = SnapshotBytes {
             state: self.state as u8,
             reserved: [0; 3],
@@ -123,13 +133,17 @@ impl Snapshot {
             root: self.root.ptr,
         };
         let mut value = bytes.as_bytes().to_vec();
-        seal_item(&core.keys.owner, KeyBytes::from(self.key()).as_bytes(), self.name.as_bytes(), &mut value);
+        value.extend_from_slice(&self.sealed_name);
         Change::Raw(value.into())
     }
 
-    pub(super) fn decode(owner: &Secret, key: &Key, value: &[u8]) -> Option<Self> {
+    /// Without the owner key, a snapshot has a number in place of its name.
+    pub(super) fn decode(owner: Option<&Secret>, key: &Key, value: &[u8]) -> Option<Self> {
         let (bytes, sealed) = SnapshotBytes::read_from_prefix(value).ok()?;
-        let name = open_item(owner, KeyBytes::from(*key).as_bytes(), sealed).ok()?;
+        let name = match owner {
+            Some(owner) => open_item(owner, KeyBytes::from(*key).as_bytes(), sealed).ok()?,
+            None => format!("#{}", key.offset).into_bytes().into(),
+        };
         let state = match bytes.state {
             0 => State::Making,
             1 => State::There,
@@ -140,6 +154,7 @@ impl Snapshot {
         Some(Self {
             id: key.offset,
             name: String::from_utf8(name.to_vec()).ok()?,
+            sealed_name: sealed.to_vec(),
             state,
             seq: bytes.seq.get(),
             time_ns: bytes.time_ns.get(),
@@ -192,7 +207,7 @@ impl Core {
         // Before the lock is released: a snapshot without its root looks to others as if it held nothing.
         if self.snapshots.lock().all.iter().any(|known| known.id == snapshot.id) {
             let mut layers = self.layers.write();
-            layers.pending.put(snapshot.key(), snapshot.encode(self));
+            layers.pending.put(snapshot.key(), snapshot.encode());
             layers.pending.newest = Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
             let mut snapshots = self.snapshots.lock();
             if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
@@ -211,9 +226,11 @@ impl Core {
         name: &str,
         generation: &mut u64,
     ) -> std::result::Result<(Snapshot, Result<Moment>), SnapshotError> {
+        let id = self.next_block.fetch_add(1, Ordering::Relaxed);
         let mut snapshot = Snapshot {
-            id: self.next_block.fetch_add(1, Ordering::Relaxed),
+            id,
             name: name.to_owned(),
+            sealed_name: seal_name(self.keys.owner.as_ref().ok_or(Error::NoKey)?, id, name),
             state: State::Making,
             seq: 0,
             time_ns: now_ns(),
@@ -231,7 +248,7 @@ impl Core {
             snapshot.seq = moment.seq;
             snapshot.next_block = moment.next_block;
             let pending = &mut layers.pending;
-            pending.put(snapshot.key(), snapshot.encode(self));
+            pending.put(snapshot.key(), snapshot.encode());
             pending.newest = Seq(self.next_op.fetch_add(1, Ordering::Relaxed));
             self.snapshots.lock().all.push(snapshot.clone());
         });
@@ -242,7 +259,7 @@ impl Core {
     fn set_snapshot(self: &Arc<Self>, snapshot: &Snapshot) -> Result<()> {
         let mut transaction = Transaction::new(self.clone());
         transaction.frees();
-        transaction.put_system(snapshot.key(), snapshot.encode(self));
+        transaction.put_system(snapshot.key(), snapshot.encode());
         transaction.apply()?;
         let mut snapshots = self.snapshots.lock();
         if let Some(known) = snapshots.all.iter_mut().find(|known| known.id == snapshot.id) {
@@ -333,7 +350,7 @@ impl Core {
         }
         let mut transaction = Transaction::new(self.clone());
         let emptying = Snapshot { state: State::Emptying, ..snapshot.clone() };
-        transaction.put_system(snapshot.key(), emptying.encode(self));
+        transaction.put_system(snapshot.key(), emptying.encode());
         transaction.apply_unchecked()?;
         self.commit_if_room()
     }
@@ -440,9 +457,10 @@ impl Core {
         let (from, to) = range(ItemKind::SNAPSHOT);
         let mut all = Vec::new();
         for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
-            let mut snapshot = Snapshot::decode(&self.keys.owner, &key, &value).ok_or(corrupt("snapshot"))?;
+            let mut snapshot =
+                Snapshot::decode(self.keys.owner.as_ref(), &key, &value).ok_or(corrupt("snapshot"))?;
             if snapshot.settle(seq, self.layers.get_mut().root) && !self.options.read_only {
-                let change = snapshot.encode(self);
+                let change = snapshot.encode();
                 let pending = &mut self.layers.get_mut().pending;
                 pending.put(key, change);
                 pending.newest = Seq(self.next_op.fetch_add(1, Ordering::Relaxed));

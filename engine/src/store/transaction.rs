@@ -15,7 +15,7 @@ use super::overlay::{Content, Page, Segment};
 use super::read::{LOST, Source};
 use super::reclaim::Reclaiming;
 use super::{Block, Core, Item, Seq};
-use crate::crypto::{ExtentKey, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
+use crate::crypto::{ExtentKey, Secret, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
 use crate::device::Write;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -42,6 +42,8 @@ pub struct Transaction {
     core: Arc<Core>,
     items: Vec<(Key, Change)>,
     blocks: Vec<Block>,
+    /// Blocks that move to another.
+    homes: Vec<(Block, BlockId)>,
     data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
     /// For the journal, one behind the other, and where each ends.
@@ -86,6 +88,7 @@ impl Transaction {
             core,
             items: Vec::new(),
             blocks: Vec::new(),
+            homes: Vec::new(),
             data: Vec::new(),
             reclaim: Vec::new(),
             notes: Zeroizing::default(),
@@ -100,19 +103,28 @@ impl Transaction {
         }
     }
 
-    /// Makes a block with a new id and a new random key.
+    /// Makes a block with a new id and a new random key, that belongs nowhere.
     pub fn create(&mut self, attributes: &[u8]) -> Block {
+        self.create_in(SYSTEM_BLOCK, attributes)
+    }
+
+    /// Makes a block with a new id and a new random key, that belongs to the block `home`: see [`Block::home`].
+    pub fn create_in(&mut self, home: BlockId, attributes: &[u8]) -> Block {
         let id = self.core.next_block.fetch_add(1, Ordering::Relaxed);
-        let block = self.core.open_blocks.insert(BlockState::create(id, &self.core.keys.owner));
-        self.purpose = Purpose::Add;
-        self.set_attributes(&block, attributes);
-        block
+        self.create_with_id(id, home, attributes)
     }
 
     /// Creates [`super::Store::ROOT`] anew, where a repair found that it is lost.
     pub fn create_root(&mut self, attributes: &[u8]) -> Block {
-        let state = BlockState::create(super::Store::ROOT, &self.core.keys.owner);
-        let block = self.core.open_blocks.insert(state);
+        self.create_with_id(super::Store::ROOT, SYSTEM_BLOCK, attributes)
+    }
+
+    fn create_with_id(&mut self, id: BlockId, home: BlockId, attributes: &[u8]) -> Block {
+        let (wrap, wrapped_by) = self.core.keys.wrapping_of_new().unwrap_or_else(|| {
+            self.failed.get_or_insert(Error::NoKey);
+            (Secret::random(), 0)
+        });
+        let block = self.core.open_blocks.insert(BlockState::create(id, home, &wrap, wrapped_by));
         self.purpose = Purpose::Add;
         self.set_attributes(&block, attributes);
         block
@@ -139,8 +151,20 @@ impl Transaction {
 
     /// Replaces the attributes that the layer above keeps with a block.
     pub fn set_attributes(&mut self, block: &Block, attributes: &[u8]) {
+        let home = self.homes.iter().rev().find(|(moved, _)| moved.id() == block.id());
+        let home = home.map_or(block.home(), |(_, home)| *home);
+        self.put_header(block, attributes, home);
+    }
+
+    /// As [`Transaction::set_attributes`], of a block that belongs to another from now on.
+    pub fn set_attributes_and_home(&mut self, block: &Block, attributes: &[u8], home: BlockId) {
+        self.homes.push((block.clone(), home));
+        self.put_header(block, attributes, home);
+    }
+
+    fn put_header(&mut self, block: &Block, attributes: &[u8], home: BlockId) {
         assert!(attributes.len() <= ATTRIBUTES_BYTES_MAX);
-        let change = Change::Attributes(Arc::new(Zeroizing::new(attributes.to_vec())));
+        let change = Change::Attributes { plain: Arc::new(Zeroizing::new(attributes.to_vec())), home };
         self.items.push((Key::new(block.id(), ItemKind::HEADER, 0), change));
         self.blocks.push(block.clone());
     }
@@ -523,6 +547,9 @@ impl Transaction {
         pending.weight += self.weight;
         for block in self.blocks.drain(..) {
             pending.blocks.entry(block.id()).or_insert(block);
+        }
+        for (block, home) in self.homes.drain(..) {
+            block.0.home.store(home, Ordering::Relaxed);
         }
         for (key, change) in self.items.drain(..) {
             pending.put(key, change);

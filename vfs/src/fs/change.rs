@@ -17,6 +17,8 @@ struct Update {
     before: Attributes,
     after: Attributes,
     data: bool,
+    /// The directory that its block belongs to from now on: see [`blocktree_engine::Block::home`].
+    home: Option<u64>,
     /// The block goes with this transaction, so its attributes are not written.
     destroyed: bool,
 }
@@ -84,12 +86,20 @@ impl Change<'_> {
                     before,
                     after: before,
                     data: false,
+                    home: None,
                     destroyed: false,
                 });
                 self.updates.len() - 1
             }
         };
         &mut self.updates[index]
+    }
+
+    /// Lets the inode's block belong to another directory.
+    pub(super) fn set_home(&mut self, inode: &Arc<Inode>, home: u64) {
+        if inode.block.home() != home {
+            self.update(inode).home = Some(home);
+        }
     }
 
     /// Marks an entry added to (or, with -1, taken from) a directory.
@@ -128,8 +138,15 @@ impl Change<'_> {
     /// Makes it visible, wholly or not at all; `happened` is what is told of it.
     pub(super) fn commit(mut self, happened: Happened<'_>) -> Result<Seq> {
         for update in self.updates.iter().filter(|update| !update.destroyed) {
-            if update.after != update.before || update.inode.state().atime_pending {
-                self.transaction.set_attributes(&update.inode.block, update.after.encode().as_bytes());
+            let (block, attributes) = (&update.inode.block, update.after.encode());
+            match update.home {
+                Some(home) => {
+                    self.transaction.set_attributes_and_home(block, attributes.as_bytes(), home);
+                }
+                None if update.after != update.before || update.inode.state().atime_pending => {
+                    self.transaction.set_attributes(block, attributes.as_bytes());
+                }
+                None => {}
             }
         }
         let fs = self.fs;

@@ -172,7 +172,8 @@ impl Fs {
             attributes.xattr_name_bytes += name.len() as u32 + 1;
         }
 
-        let block = change.transaction.create(zerocopy::IntoBytes::as_bytes(&attributes.encode()));
+        let encoded = attributes.encode();
+        let block = change.transaction.create_in(directory.ino, zerocopy::IntoBytes::as_bytes(&encoded));
         let inode = Inode::new(block.id(), block, attributes, Default::default());
         xattr::put_first(&mut change.transaction, &inode, self.names, &inherited);
         if !new.target.is_empty() {

@@ -71,6 +71,8 @@ pub struct Fs {
 pub struct Shared {
     store: Store,
     options: MountOptions,
+    /// The directory at the top: everything that is shown is below it.
+    root: Ino,
     inodes: InodeTable,
     names: NameHash,
     pub(crate) events: Hub,

@@ -65,6 +65,7 @@ impl Fs {
             journal: Journal::new(),
             store,
             options,
+            root: Self::ROOT,
             inodes: InodeTable::new(unused_max),
             locks: Arc::new(LockTable::default()),
             tree_shape: Mutex::new(()),

@@ -36,6 +36,7 @@ impl Fs {
 
     fn link_counted(&self, inode: &Arc<Inode>, parent: Ino, name: &[u8]) -> Result<Stat> {
         let directory = self.inode(parent)?;
+        let _shape = self.tree_shape.lock();
         let _guards = lock_all(&[inode, &directory]).map_err(gone)?;
         live_directory(&directory)?;
         let attributes = inode.attributes();
@@ -61,6 +62,7 @@ impl Fs {
         linked.ctime = now;
         put(&mut change.transaction, &directory, position, &inode.block, attributes.kind, name);
         change.edit_directory(&directory, 1);
+        change.set_home(inode, if is_first { parent } else { self.home_above(inode, &directory)? });
         change.commit(Happened::Linked { parent, name, inode, is_new: is_first })?;
         inode.set_nameless(false);
         Ok(self.stat(inode))

@@ -177,6 +177,9 @@ impl Fs {
             }
         }
         change.edit(child).ctime = now;
+        if source.ino != target.ino {
+            change.set_home(child, self.home_moved(child, target)?);
+        }
         if kind == FileKind::Directory && source.ino != target.ino {
             change.edit(child).parent = target.ino;
             leave_directory(change.edit(source));
@@ -216,6 +219,7 @@ impl Fs {
             for (kind, moved, old, new) in
                 [(from.1.kind, child, source, target), (entry.kind, other, target, source)]
             {
+                change.set_home(moved, self.home_moved(moved, new)?);
                 if kind == FileKind::Directory {
                     change.edit(moved).parent = new.ino;
                     leave_directory(change.edit(old));
@@ -234,6 +238,33 @@ impl Fs {
         Ok(())
     }
 
+    /// Where an inode belongs that gets a name in `directory`, beside those that it has: the deepest directory above
+    /// all of them. The caller holds `tree_shape`.
+    pub(super) fn home_above(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<Ino> {
+        let home = inode.block.home();
+        if home == directory.ino {
+            return Ok(home);
+        }
+        let Ok(old) = self.inode(home) else { return Ok(self.root) };
+        let mut at = directory.clone();
+        for _ in 0..DEPTH_MAX {
+            if at.ino == self.root || self.is_within(&old, at.ino)? {
+                return Ok(at.ino);
+            }
+            at = self.inode(at.attributes().parent).map_err(gone)?;
+        }
+        Err(FsError::Malformed { ino: directory.ino, what: "the directories above it make a loop" })
+    }
+
+    /// Where an inode belongs whose name in another directory moved to `directory`.
+    fn home_moved(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<Ino> {
+        let attributes = inode.attributes();
+        match attributes.kind == FileKind::Directory || attributes.nlink == 1 {
+            true => Ok(directory.ino),
+            false => self.home_above(inode, directory),
+        }
+    }
+
     /// Whether `directory` is `ancestor` or lies below it. The caller holds `tree_shape` if that may be.
     fn is_within(&self, directory: &Arc<Inode>, ancestor: Ino) -> Result<bool> {
         let mut at = directory.clone();
@@ -242,7 +273,7 @@ impl Fs {
                 return Ok(true);
             }
             let parent = at.attributes().parent;
-            if parent == at.ino || parent == 0 {
+            if at.ino == self.root || parent == at.ino || parent == 0 {
                 return Ok(false);
             }
             at = self.inode(parent).map_err(gone)?;

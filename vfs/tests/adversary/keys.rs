@@ -2,7 +2,7 @@
 //! reader who also has the keys of blocks.
 
 use blocktree_engine::crypto::{
-    Certificate, ExtentKey, Principal, Rights, Secret, open_item, seal_item, seal_sectors, wrap_key,
+    Certificate, ExtentKey, Principal, Rights, Secret, Terms, open_item, seal_item, seal_sectors, wrap_key,
 };
 use blocktree_engine::device::SplitMix64;
 use blocktree_engine::format::{BlockHeader, Extent, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
@@ -111,11 +111,20 @@ pub(crate) fn keeper(victim: &Victim, rng: &mut SplitMix64, attempt: &mut Attemp
     let snapshot = all.iter().find(|(_, _, key, _)| key.kind == ItemKind::SNAPSHOT).unwrap();
     edit("remove a snapshot", snapshot.0, &mut |items| drop(items.remove(snapshot.1)));
     let stranger = Principal::generate();
-    let writecap = Certificate::issue(&stranger, &stranger.public(), 1, Rights::ALL).as_bytes().to_vec();
+    let terms = Terms {
+        store_id: insight.superblock.store_id,
+        subject: stranger.public(),
+        block: 1,
+        rights: Rights::ALL,
+        not_before: 0,
+        expires: u64::MAX,
+        serial: 7,
+    };
+    let writecap = Certificate::issue(&stranger, &terms).bytes().as_bytes().to_vec();
     for (what, kind, offset, value) in [
         ("orphan a file", ItemKind::ORPHAN, 2, Vec::new()),
         ("empty a file", ItemKind::RECLAIM, 2, [&[0_u8; 8][..], &[1]].concat()),
-        ("plant a writecap", ItemKind::WRITECAP, 0, writecap),
+        ("plant a writecap", ItemKind::WRITECAP, 7, writecap),
     ] {
         edit(what, root, &mut |items| {
             items.push((Key::new(SYSTEM_BLOCK, kind, offset), value.clone()));

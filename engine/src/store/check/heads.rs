@@ -4,8 +4,9 @@ use zerocopy::IntoBytes;
 
 use super::{Findings, Fix};
 use crate::device::{Device, Write};
-use crate::format::{Layout, Superblock};
-use crate::store::Keys;
+use crate::format::{Layout, RootSlotHeader, Superblock};
+use crate::store::access::read_copy;
+use crate::store::keys::Keys;
 use crate::store::open::{OpenError, read_sectors, read_superblock};
 
 /// Holds both key slots against the one that opened.
@@ -20,6 +21,54 @@ pub(super) fn check_keyslots(device: &dyn Device, layout: Layout, good: &[u8], f
             Ok(_) => {}
         }
     }
+}
+
+/// The slots that hold nothing the check could open: each is whole, and the same as its copy.
+pub(super) fn check_other_slots(device: &dyn Device, layout: Layout, findings: &mut Findings) {
+    let [front, rear] = layout.rootslots();
+    let read = |sector| read_sectors(device, sector, 1).map(|bytes| bytes.to_vec());
+    match (read(front), read(rear)) {
+        (Ok(front), Ok(rear)) if front == rear => {}
+        _ => findings.add("root slot", "its two copies are not the same", None, Fix::Heads),
+    }
+    for (index, places) in layout.access().enumerate() {
+        let [front, rear] = places.map(|sector| read_copy(device, sector).ok().flatten());
+        let is_unused =
+            places.iter().all(|sector| read(*sector).is_ok_and(|bytes| bytes.iter().all(|b| *b == 0)));
+        if front != rear || (front.is_none() && !is_unused) {
+            let place = format!("access slots {} at sectors {} and {}", index + 1, places[0], places[1]);
+            let is_lost = front.is_none() && rear.is_none();
+            let (what, fix) = match is_lost {
+                true => ("both copies are damaged", Fix::No),
+                false => ("its two copies are not the same", Fix::Heads),
+            };
+            findings.add(place, what, None, fix);
+        }
+    }
+}
+
+/// The copies of the root slot and of the access slots that are to be written anew: from the one that is whole, or
+/// newer.
+fn other_slots(device: &dyn Device, layout: Layout) -> Vec<(u64, Vec<u8>)> {
+    let mut good = Vec::new();
+    let [front, rear] = layout.rootslots();
+    let is_slot = |bytes: &[u8]| bytes.starts_with(&RootSlotHeader::MAGIC);
+    if let (Ok(a), Ok(b)) = (read_sectors(device, front, 1), read_sectors(device, rear, 1)) {
+        match (is_slot(&a), is_slot(&b)) {
+            (true, false) => good.push((rear, a.to_vec())),
+            (false, true) => good.push((front, b.to_vec())),
+            // Which of the two opens, only its passphrase tells.
+            _ => {}
+        }
+    }
+    for places in layout.access() {
+        let copies = places.map(|sector| read_copy(device, sector).ok().flatten());
+        let newest = copies.iter().flatten().max_by_key(|copy| copy.generation.get());
+        if let Some(newest) = newest {
+            good.extend(places.map(|sector| (sector, newest.as_bytes().to_vec())));
+        }
+    }
+    good
 }
 
 /// Verifies all copies of the superblock; returns the one that counts: the newest of which two copies are valid,
@@ -73,12 +122,14 @@ pub(super) fn differ(device: &dyn Device, layout: Layout, superblock: &Superbloc
 pub(super) fn repair(
     device: &dyn Device,
     layout: Layout,
-    keyslot: &[u8],
+    keyslot: Option<&[u8]>,
     superblock: &Superblock,
 ) -> Result<(), OpenError> {
-    let keyslots = layout.keyslots().into_iter().map(|sector| (sector, keyslot));
+    let keyslots = layout.keyslots().into_iter().filter_map(|sector| Some((sector, keyslot?)));
+    let others = other_slots(device, layout);
+    let others = others.iter().map(|(sector, bytes)| (*sector, &bytes[..]));
     let superblocks = layout.superblocks().into_iter().map(|sector| (sector, superblock.as_bytes()));
-    for (sector, good) in keyslots.chain(superblocks) {
+    for (sector, good) in keyslots.chain(others).chain(superblocks) {
         if read_sectors(device, sector, 1).is_ok_and(|bytes| bytes[..] == *good) {
             continue;
         }

@@ -4,14 +4,17 @@ use zerocopy::FromBytes;
 
 use super::salvage::Missing;
 use super::{Fix, Job, Survey};
-use crate::crypto::open_key;
+use crate::crypto::{Certificate, CertificateError, Revocation, open_key};
 use crate::format::{
-    BlockHeader, BlockId, Extent, ItemKind, Key, LostBytes, SYSTEM_BLOCK, Superblock, WRAPPED_KEY_BYTES,
+    BlockHeader, BlockId, CertificateBytes, Extent, ItemKind, Key, LostBytes, RevocationBytes, SYSTEM_BLOCK,
+    Superblock, WRAPPED_KEY_BYTES,
 };
 use crate::space::Run;
+use crate::store::access::decode_access;
 use crate::store::block::BlockState;
 use crate::store::journal::open_notes;
 use crate::store::layers::Found;
+use crate::store::readers::decode_readcap;
 use crate::store::resolve::decode_shared;
 use crate::store::snapshot::{Snapshot, State};
 use crate::store::transaction::Reclaim;
@@ -164,7 +167,7 @@ impl Live<'_, '_, '_> {
         let place = format!("block {}", key.block);
         match open_header(self.core, &key, value) {
             Ok((block, header)) => {
-                current.block = Some(block);
+                current.block = block;
                 current.header = Some((header, value[size_of::<BlockHeader>()..].to_vec()));
             }
             Err(what) => {
@@ -234,7 +237,7 @@ impl Live<'_, '_, '_> {
                 }
                 None => Some("not a shared item"),
             },
-            ItemKind::SNAPSHOT => match Snapshot::decode(&self.core.keys.owner, &key, value) {
+            ItemKind::SNAPSHOT => match Snapshot::decode(self.core.keys.owner.as_ref(), &key, value) {
                 Some(mut snapshot) => {
                     let (seq, root) = self.checkpoint;
                     snapshot.settle(seq, root);
@@ -262,7 +265,20 @@ impl Live<'_, '_, '_> {
                 self.owners.push(key);
                 (!value.is_empty()).then_some("not what names a journal")
             }
-            ItemKind::WRITECAP => None,
+            ItemKind::WRITECAP => {
+                let bytes = CertificateBytes::read_from_bytes(value).map_err(|_| CertificateError::Version);
+                let verified = bytes.and_then(|bytes| Certificate::verify(&bytes, &self.core.keys.store_id));
+                (!verified.is_ok_and(|cap| cap.serial() == key.offset))
+                    .then_some("not a writecap that verifies")
+            }
+            ItemKind::REVOCATION => {
+                let bytes = RevocationBytes::read_from_bytes(value).map_err(|_| CertificateError::Version);
+                let verified = bytes.and_then(|bytes| Revocation::verify(&bytes, &self.core.keys.store_id));
+                (!verified.is_ok_and(|end| end.serial() == key.offset))
+                    .then_some("not a revocation that verifies")
+            }
+            ItemKind::READCAP => decode_readcap(&key, value).is_err().then_some("not a readcap"),
+            ItemKind::ACCESS => decode_access(&key, value).is_none().then_some("not an access item"),
             _ => Some("of an unknown kind"),
         };
         if let Some(what) = wrong {
@@ -307,20 +323,24 @@ impl Live<'_, '_, '_> {
     }
 }
 
-/// Opens a block's key and attributes.
+/// Opens a block's key and attributes. Without the owner key, there is a header but no block.
 pub(super) fn open_header(
     core: &Core,
     key: &Key,
     value: &[u8],
-) -> Result<(Block, BlockHeader), &'static str> {
+) -> Result<(Option<Block>, BlockHeader), &'static str> {
     let (header, sealed) = BlockHeader::read_from_prefix(value).map_err(|_| "its header is too short")?;
     if key.offset != 0 {
         return Err("a header at the wrong place");
     }
-    let state = BlockState::open(key.block, &header, &core.keys.owner);
-    let block = Block(std::sync::Arc::new(state.map_err(|_| "its key does not open under the owner key")?));
+    if core.keys.owner.is_none() {
+        return Ok((None, header));
+    }
+    let block_key = core.keys.open_header(key.block, &header);
+    let block_key = block_key.map_err(|_| "its key does not open under the owner key")?;
+    let block = Block(std::sync::Arc::new(BlockState::open(key.block, &header, block_key)));
     open_at(&block, key, sealed).map_err(|_| "its attributes do not open under its key")?;
-    Ok((block, header))
+    Ok((Some(block), header))
 }
 
 /// Checks all of an extent item but its data.

@@ -32,8 +32,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::journal::is_own_note;
+use super::keys::Credential;
 use super::layers::Value;
-use super::open::{OpenError, build, find_keys, find_layout, read_log_before_damage};
+use super::log_tail::{Log, read_log_before_damage};
+use super::open::{OpenError, build, find_keys, find_layout};
 use super::snapshot::Snapshot;
 use super::{Core, OpenOptions};
 use crate::crypto::Hash;
@@ -213,13 +215,28 @@ pub fn check(
     options: &CheckOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport, OpenError> {
-    let (keys, keyslot) = find_keys(&*device, passphrase)?;
+    check_as(device, &Credential::Passphrase(passphrase), options, progress)
+}
+
+/// As [`check`], by whoever has the credential: without the owner key, nothing that only block keys open is looked
+/// into, and nothing repaired.
+pub fn check_as(
+    device: Arc<dyn Device>,
+    credential: &Credential<'_>,
+    options: &CheckOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<CheckReport, OpenError> {
+    let (all_keys, keyslot) = find_keys(&*device, credential)?;
     let mut findings = Findings::default();
-    let Some(layout) = find_layout(&*device, &keys) else {
+    let opened = all_keys.into_iter().find_map(|keys| Some((find_layout(&*device, &keys)?, keys)));
+    let Some((layout, keys)) = opened else {
         findings.add("superblock", "no copy of it is valid: the store cannot be read", None, Fix::No);
         return Ok(findings.report(0, &[]));
     };
-    heads::check_keyslots(&*device, layout, &keyslot, &mut findings);
+    if let Some(keyslot) = &keyslot {
+        heads::check_keyslots(&*device, layout, keyslot, &mut findings);
+    }
+    heads::check_other_slots(&*device, layout, &mut findings);
     let Some(superblock) = heads::check_superblocks(&*device, layout, &keys, &mut findings) else {
         return Ok(findings.report(0, &[]));
     };
@@ -234,9 +251,15 @@ pub fn check(
     let written = superblock.written_sectors.get();
     let space = Space::load(device.clone(), table.clone(), layout, volume, written)?;
     let in_use = space.in_use();
-    let (log, log_damage) = read_log_before_damage(&*device, layout, &keys, &superblock);
     let open_options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
     let mut core = build(device.clone(), layout, keys, open_options, &superblock, space);
+    // What stands in damaged nodes is found missing below.
+    if let Err(error) = core.load_authors(&superblock)
+        && !matches!(error, OpenError::Store(_))
+    {
+        findings.add("superblock", error.to_string(), None, Fix::No);
+    }
+    let (log, log_damage) = read_log_before_damage(&core, &superblock);
     let heads = layout.superblocks().len() + layout.keyslots().len() + table.homes().len();
     let mut survey = Survey {
         findings,
@@ -268,9 +291,9 @@ pub fn check(
     survey.tell();
 
     let mut done = Vec::new();
-    if options.repair {
+    if options.repair && core.may_repair() {
         if survey.findings.needs(Fix::Heads) || heads::differ(&*device, layout, &superblock) {
-            heads::repair(&*device, layout, &keyslot, &superblock)?;
+            heads::repair(&*device, layout, keyslot.as_deref(), &superblock)?;
             done.push(Fix::Heads);
         }
         // What comes after damage in the log would be lost, and what missing nodes hold would be freed.
@@ -283,7 +306,7 @@ pub fn check(
             let progress = survey.progress;
             drop(core);
             // The index is whole now, and what does not fit it is seen.
-            let rest = check(device, passphrase, options, progress)?;
+            let rest = check_as(device, credential, options, progress)?;
             return Ok(salvage::join(given_up, rest));
         }
         let possible = log_whole && !survey.incomplete;
@@ -298,12 +321,7 @@ pub fn check(
 }
 
 /// Puts the log's items into memory, as opening does; returns what happened to space.
-fn replay(
-    core: &mut Core,
-    log: super::open::Log,
-    superblock: &Superblock,
-    survey: &mut Survey<'_>,
-) -> Vec<Delta> {
+fn replay(core: &mut Core, log: Log, superblock: &Superblock, survey: &mut Survey<'_>) -> Vec<Delta> {
     let mut deltas = Vec::new();
     let mut next_block = superblock.next_block.get();
     let sealer = core.sealer.get_mut();
@@ -341,7 +359,7 @@ fn replay(
             deltas.push(Delta { run: Run { sector, sectors: u64::from(sectors) }, used });
         }
         next_block = next_block.max(record.head.next_block.get());
-        (sealer.seq, sealer.previous) = (seq, record.hash);
+        (sealer.seq, sealer.previous, sealer.time_ns) = (seq, record.hash, record.head.time_ns.get());
     }
     *core.next_block.get_mut() = next_block;
     deltas

@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::format::{ItemKind, Key, SYSTEM_BLOCK, SharedBytes, Superblock};
 use crate::limits::{REGION_SECTORS, SPACE_FANOUT};
 use crate::space::{Bitmap, Delta, Space, Table, count_free};
-use crate::store::Core;
 use crate::store::checkpoint::{Moment, Sink};
 use crate::store::open::OpenError;
+use crate::store::{Core, now_ns};
 use crate::tree::Root;
 
 /// Bitmaps to one batch of writes.
@@ -65,6 +65,7 @@ pub(super) fn write_checkpoint(
         root: Root::EMPTY,
         nodes: survey.live_nodes,
         space: table.top(),
+        time_ns: now_ns().max(sealer.time_ns),
     };
     let layers = core.layers.read();
     let changes = layers.active.items.iter().map(|(key, value)| (*key, value.as_deref()));

@@ -175,7 +175,8 @@ impl Items<'_> {
         }
         let key = Key::new(id, ItemKind::HEADER, 0);
         let value = self.core.tree.get(&self.snapshot.root, &key).ok().flatten();
-        let block = value.and_then(|value| open_header(self.core, &key, &value).ok()).map(|(block, _)| block);
+        let block =
+            value.and_then(|value| open_header(self.core, &key, &value).ok()).and_then(|(block, _)| block);
         self.current = Some((id, block.clone()));
         block
     }

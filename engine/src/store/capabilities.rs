@@ -1,0 +1,233 @@
+//! Giving and taking capabilities: what the owner's commands do.
+//!
+//! Capabilities are items of the index, and durable when these methods return.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::authors::Moment;
+use super::batch::Change;
+use super::keys::Role;
+use super::layers::Found;
+use super::readers::{ReadcapInfo, decode_readcap, seal_readcap};
+use super::slots::new_serial;
+use super::{Block, Core, Store, WHOLE_STORE, now_ns};
+use crate::crypto::{Certificate, CertificateError, Principal, PublicKeys, Revocation, Rights, Terms};
+use crate::error::{Error, Result};
+use crate::format::{BlockHeader, BlockId, ItemKind, Key, SYSTEM_BLOCK};
+
+/// Deeper trees than any path reaches are damage.
+const DEPTH_MAX: usize = 1 << 16;
+
+/// Why a capability is not given or taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CapabilityError {
+    #[error("the issuer may not give this")]
+    NotGiven(#[source] CertificateError),
+    #[error("there is no such capability")]
+    NoSuch,
+    #[error("only the root and who issued a writecap can revoke it")]
+    NotTheIssuer,
+    #[error("the store is open by this very writecap; open it by another to revoke it")]
+    Own,
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+/// A writecap to be issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    pub subject: PublicKeys,
+    pub block: BlockId,
+    pub rights: Rights,
+    /// Seconds since 1970; `u64::MAX` where it does not end.
+    pub not_before: u64,
+    pub expires: u64,
+}
+
+/// A writecap that the store knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WritecapInfo {
+    pub certificate: Certificate,
+    /// The last record for which it counts, where it was revoked.
+    pub revoked: Option<u64>,
+    /// Why it does not count now, where it does not.
+    pub refused: Option<CertificateError>,
+}
+
+impl Store {
+    /// What whoever opened the store may do with it.
+    pub fn role(&self) -> Role {
+        self.core.keys.role()
+    }
+
+    /// Whether nothing can be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.core.options.read_only
+    }
+
+    /// Who opened the store.
+    pub fn holder(&self) -> PublicKeys {
+        self.core.keys.node.public()
+    }
+
+    /// The principal that every right comes from.
+    pub fn root_principal(&self) -> [u8; 32] {
+        self.core.keys.root_principal
+    }
+
+    pub fn store_id(&self) -> [u8; 16] {
+        self.core.keys.store_id
+    }
+
+    /// The directory that a block belongs to, as the structure key shows it; `None` where there is no such block.
+    pub fn home(&self, id: BlockId) -> Result<Option<BlockId>> {
+        self.core.home_of(id)
+    }
+
+    /// All writecaps, good and bad, by their serials.
+    pub fn writecaps(&self) -> Vec<WritecapInfo> {
+        let authors = self.core.authors.lock().clone();
+        let at = self.core.next_moment();
+        let info = |(certificate, revoked): (&Certificate, Option<u64>)| {
+            let within = &mut |block, above| self.core.is_within(block, above);
+            WritecapInfo {
+                certificate: *certificate,
+                revoked,
+                refused: authors.chain_of(certificate, at, within).err(),
+            }
+        };
+        authors.all().map(info).collect()
+    }
+
+    /// Issues a writecap, signed by `issuer` or else by whoever opened the store. Returns its serial.
+    pub fn issue_writecap(
+        &self,
+        issuer: Option<&Principal>,
+        grant: &Grant,
+    ) -> std::result::Result<u64, CapabilityError> {
+        let core = &self.core;
+        let terms = Terms {
+            store_id: core.keys.store_id,
+            subject: grant.subject,
+            block: grant.block,
+            rights: grant.rights,
+            not_before: grant.not_before,
+            expires: grant.expires,
+            serial: new_serial(),
+        };
+        if core.home_of(grant.block)?.is_none() {
+            return Err(CapabilityError::NoSuch);
+        }
+        let certificate = Certificate::issue(issuer.unwrap_or(&core.keys.node), &terms);
+        let mut authors = core.authors.lock().clone();
+        authors.add(certificate.bytes()).map_err(CapabilityError::NotGiven)?;
+        let mut at = core.next_moment();
+        // One that begins later must hold then.
+        at.seconds = at.seconds.max(grant.not_before);
+        let within = &mut |block, above| core.is_within(block, above);
+        authors.chain_of(&certificate, at, within).map_err(CapabilityError::NotGiven)?;
+        self.put_capability(ItemKind::WRITECAP, terms.serial, certificate.bytes().as_bytes())?;
+        *core.authors.lock() = authors;
+        Ok(terms.serial)
+    }
+
+    /// Ends a writecap with the records that were made so far, signed by `issuer` or else by whoever opened the store.
+    pub fn revoke_writecap(
+        &self,
+        issuer: Option<&Principal>,
+        serial: u64,
+    ) -> std::result::Result<(), CapabilityError> {
+        let core = &self.core;
+        let issuer = issuer.unwrap_or(&core.keys.node);
+        let certificate = *core.authors.lock().get(serial).ok_or(CapabilityError::NoSuch)?;
+        if issuer.public() != certificate.issuer() && issuer.public().id() != core.keys.root_principal {
+            return Err(CapabilityError::NotTheIssuer);
+        }
+        if core.keys.chain.iter().any(|link| link.serial() == serial) {
+            return Err(CapabilityError::Own);
+        }
+        let seq = core.layers.read().sealed_seq;
+        let revocation = Revocation::issue(issuer, core.keys.store_id, serial, seq);
+        let value = revocation.bytes().as_bytes();
+        self.put_capability(ItemKind::REVOCATION, serial, value)?;
+        let key = Key::new(SYSTEM_BLOCK, ItemKind::REVOCATION, serial);
+        core.authors.lock().note(&key, value).map_err(CapabilityError::NotGiven)
+    }
+
+    /// All readcaps, by their serials.
+    pub fn readcaps(&self) -> Result<Vec<ReadcapInfo>> {
+        let items = self.core.system_items(ItemKind::READCAP)?;
+        let decoded = items.iter().map(|(key, value)| decode_readcap(key, value));
+        let corrupt = |_| Error::Corrupt { what: "readcap", sector: 0 };
+        decoded.map(|bytes| Ok(ReadcapInfo::from(&bytes.map_err(corrupt)?))).collect()
+    }
+
+    /// Seals a block's key, and with it those of all below it, to a principal; with `writes`, also what it needs to
+    /// make blocks there. Returns the readcap's serial. The recipient needs an access slot to get at it.
+    pub fn share(&self, block: &Block, recipient: &PublicKeys, expires: u64, writes: bool) -> Result<u64> {
+        let info = ReadcapInfo {
+            serial: new_serial(),
+            block: block.id(),
+            epoch: block.0.epoch,
+            expires,
+            recipient: *recipient,
+            writes,
+        };
+        let sealed = match seal_readcap(&self.core.keys, &info, &block.0.key) {
+            Ok(sealed) => sealed,
+            Err(_) if writes && self.core.keys.owner.is_none() => return Err(Error::NoKey),
+            Err(_) => return Err(Error::BadPublicKey),
+        };
+        self.put_capability(ItemKind::READCAP, info.serial, sealed.as_bytes())?;
+        Ok(info.serial)
+    }
+
+    /// Takes a readcap out of the index. Its holder still knows the key that was in it, until that is replaced.
+    pub fn remove_readcap(&self, serial: u64) -> Result<()> {
+        let mut transaction = self.transaction();
+        transaction.put_system(Key::new(SYSTEM_BLOCK, ItemKind::READCAP, serial), Change::Delete);
+        self.sync(transaction.apply()?)
+    }
+
+    fn put_capability(&self, kind: ItemKind, serial: u64, value: &[u8]) -> Result<()> {
+        let mut transaction = self.transaction();
+        transaction.put_system(Key::new(SYSTEM_BLOCK, kind, serial), Change::Raw(value.into()));
+        self.sync(transaction.apply()?)
+    }
+}
+
+impl Core {
+    /// When the next record will be made, at the earliest.
+    pub(super) fn next_moment(&self) -> Moment {
+        let sealer = self.sealer.lock();
+        Moment { seconds: sealer.time_ns.max(now_ns()) / 1_000_000_000, seq: sealer.seq + 1 }
+    }
+
+    /// The directory that a block belongs to; `None` where there is no such block.
+    pub(super) fn home_of(&self, id: BlockId) -> Result<Option<BlockId>> {
+        match self.find(&Key::new(id, ItemKind::HEADER, 0))? {
+            None => Ok(None),
+            Some(Found::Change(Change::Attributes { home, .. })) => Ok(Some(home)),
+            Some(Found::Change(_)) => Err(Error::Corrupt { what: "block header", sector: 0 }),
+            Some(Found::Value(value)) => match BlockHeader::ref_from_prefix(&value) {
+                Ok((header, _)) => Ok(Some(header.home.get())),
+                Err(_) => Err(Error::Corrupt { what: "block header", sector: 0 }),
+            },
+        }
+    }
+
+    /// Whether a block is another or below it, as far as the homes of blocks say.
+    pub(super) fn is_within(&self, block: BlockId, above: BlockId) -> bool {
+        let mut at = block;
+        for _ in 0..DEPTH_MAX {
+            if at == above || above == WHOLE_STORE {
+                return true;
+            }
+            match self.home_of(at) {
+                Ok(Some(home)) if home != SYSTEM_BLOCK => at = home,
+                _ => return false,
+            }
+        }
+        false
+    }
+}
