@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::commands::{check, info, init, mount, principal, samba_config, scrub, snapshot, umount};
+use crate::commands::{check, info, init, log, mount, principal, samba_config, scrub, snapshot, umount};
 use crate::failure::{FAILED, Result, USAGE};
 use crate::passphrase::Source;
 use crate::{helper, size};
@@ -47,6 +47,8 @@ enum Command {
     Scrub(scrub::Arguments),
     /// Print a share of a mounted store for Samba's smb.conf
     SambaConfig(samba_config::Arguments),
+    /// Show who changed what, newest first
+    Log(log::Arguments),
     /// Make, list, delete and mount snapshots
     #[command(subcommand, arg_required_else_help = true)]
     Snapshot(snapshot::Command),
@@ -126,6 +128,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Scrub(arguments) => scrub::run(&arguments),
         Command::SambaConfig(arguments) => samba_config::run(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Principal(command) => principal::run(&command),
     }

@@ -11,6 +11,7 @@ mod anchor;
 mod cli;
 mod commands;
 mod daemon;
+mod date;
 mod failure;
 mod helper;
 mod mount_list;

@@ -29,6 +29,13 @@ pub(crate) fn store_mounted_on(path: &Path) -> io::Result<Option<StoreMount>> {
     Ok(store_mounts()?.into_iter().rev().find(|mount| mount.mountpoint == path))
 }
 
+/// The mounted store that a path is in, which has no symlinks and need not exist.
+pub(crate) fn mount_above(path: &Path) -> io::Result<Option<StoreMount>> {
+    let mounts = store_mounts()?.into_iter().filter(|mount| path.starts_with(&mount.mountpoint));
+    // The last of the deepest, which covers the others.
+    Ok(mounts.max_by_key(|mount| mount.mountpoint.components().count()))
+}
+
 /// Where this store is mounted, also by another name; those for writing first.
 pub(crate) fn mounts_of(store: &Path) -> io::Result<Vec<StoreMount>> {
     let store = resolve(store);

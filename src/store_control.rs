@@ -11,13 +11,15 @@ use blocktree_vfs::control::{
 
 use blocktree_vfs::{Fs, FsError};
 
-use crate::commands::info;
+use crate::commands::{info, log};
 
 /// The store behind a mount, as the control channel sees it.
 pub(crate) struct StoreControl {
     fs: Arc<Fs>,
     is_read_only: bool,
     scrub: Arc<Scrub>,
+    /// The last history that somebody asked for, and its stamp.
+    history: Mutex<(u32, Arc<str>)>,
 }
 
 /// The scrub that runs, or the last one that did.
@@ -29,7 +31,7 @@ struct Scrub {
 
 impl StoreControl {
     pub(crate) fn new(fs: Arc<Fs>, is_read_only: bool) -> Self {
-        Self { fs, is_read_only, scrub: Arc::default() }
+        Self { fs, is_read_only, scrub: Arc::default(), history: Mutex::new((0, Arc::from(""))) }
     }
 }
 
@@ -90,6 +92,24 @@ impl Service for StoreControl {
             SnapshotEntry::new(&snapshot.name, snapshot.time_ns, snapshot.seq)
         };
         Ok(snapshots.iter().filter_map(entry).collect())
+    }
+
+    fn history(&self, path: &[u8], before: u64, limit: u32, stamp: u32) -> Result<(u32, Arc<str>), Refusal> {
+        let known = self.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if stamp != 0 && stamp == known.0 {
+            return Ok(known);
+        }
+        let text: Arc<str> = match log::to_json(&self.fs, path, before, limit) {
+            Ok(text) => text.into(),
+            Err(FsError::Engine(error)) => return Err(refusal(error)),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the history");
+                return Err(Refusal::Failed);
+            }
+        };
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        *history = (history.0.checked_add(1).unwrap_or(1), text);
+        Ok(history.clone())
     }
 
     fn snapshot_delete(&self, name: &str) -> Result<(), Refusal> {

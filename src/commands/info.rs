@@ -121,6 +121,14 @@ pub(crate) fn to_json(info: &StoreInfo) -> String {
     serde_json::to_string(&description).unwrap_or_default()
 }
 
+/// The id of the root principal of a mounted store.
+pub(crate) fn root_principal_of(mountpoint: &Path) -> anyhow::Result<String> {
+    let text = from_daemon(mountpoint)?;
+    let description: Description =
+        serde_json::from_str(&text).context("the daemon's answer makes no sense; is it another version?")?;
+    Ok(description.root_principal)
+}
+
 fn from_daemon(mountpoint: &Path) -> anyhow::Result<String> {
     /// Texts change rarely; if one seems to change all the time, something is wrong.
     const TRIES_MAX: usize = 8;

@@ -10,7 +10,9 @@
 //!    out; no message is longer than [`MESSAGE_BYTES_MAX`].
 //! 2. Every message starts with [`VERSION`]; another version is refused, never guessed at.
 //! 3. Requests come from any process that may open the root: nothing in them is trusted, no answer panics, and only
-//!    root or the user that mounted changes anything.
+//!    root or the user that mounted changes anything, or is told names.
+
+use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -24,6 +26,10 @@ pub const SNAPSHOT_NAME_BYTES_MAX: usize = 255;
 pub const SNAPSHOTS_PER_PAGE: usize = 14;
 /// Bytes of text in one chunk of a description.
 pub const INFO_CHUNK_BYTES: usize = 4064;
+/// Bytes of text in one chunk of a history, and of the path that is asked for.
+pub const HISTORY_CHUNK_BYTES: usize = 4048;
+/// Changes that one history lists at most.
+pub const HISTORY_CHANGES_MAX: u32 = 1000;
 
 /// Who answers: lets a caller find the daemon and see what it may ask.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -53,6 +59,27 @@ pub struct InfoChunk {
     pub text: [u8; INFO_CHUNK_BYTES],
 }
 const _: () = assert!(size_of::<InfoChunk>() == 4096);
+
+/// A part of a history, which is JSON text.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HistoryChunk {
+    pub version: u32,
+    /// Bytes of `text` that count: in a request those of the path, from the root of the tree.
+    pub length: u32,
+    /// Where in the text this chunk starts: set by the caller.
+    pub offset: u64,
+    pub total: u64,
+    /// Changes before this one, and how many: set by the caller.
+    pub before: u64,
+    pub limit: u32,
+    /// 0 asks for a history as of now. The answer has a number with which the rest of it is asked for; if a later answer
+    /// has another, the text was forgotten meanwhile: start again.
+    pub stamp: u32,
+    pub reserved: u64,
+    pub text: [u8; HISTORY_CHUNK_BYTES],
+}
+const _: () = assert!(size_of::<HistoryChunk>() == 4096);
 
 /// How far a scrub is.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -153,6 +180,31 @@ impl InfoChunk {
     }
 }
 
+impl HistoryChunk {
+    /// Asks for the history of a path. `None` if the path is too long.
+    pub fn request(path: &[u8], before: u64, limit: u32) -> Option<Self> {
+        let mut text = [0; HISTORY_CHUNK_BYTES];
+        text.get_mut(..path.len())?.copy_from_slice(path);
+        let (length, limit) = (path.len() as u32, limit.min(HISTORY_CHANGES_MAX));
+        Some(Self {
+            version: VERSION,
+            length,
+            offset: 0,
+            total: 0,
+            before,
+            limit,
+            stamp: 0,
+            reserved: 0,
+            text,
+        })
+    }
+
+    /// The part of the text that it carries.
+    pub fn text(&self) -> &[u8] {
+        self.text.get(..self.length as usize).unwrap_or(&[])
+    }
+}
+
 impl SnapshotName {
     /// `None` if the name is empty or too long.
     pub fn new(name: &str) -> Option<Self> {
@@ -226,10 +278,11 @@ pub enum Command {
     SnapshotList,
     SnapshotDelete,
     Sync,
+    History,
 }
 
 impl Command {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Hello,
         Self::Info,
         Self::ScrubStart,
@@ -239,6 +292,7 @@ impl Command {
         Self::SnapshotList,
         Self::SnapshotDelete,
         Self::Sync,
+        Self::History,
     ];
 
     /// The bytes of its message.
@@ -246,6 +300,7 @@ impl Command {
         match self {
             Self::Hello => size_of::<Hello>(),
             Self::Info => size_of::<InfoChunk>(),
+            Self::History => size_of::<HistoryChunk>(),
             Self::ScrubStatus => size_of::<ScrubStatus>(),
             Self::SnapshotCreate | Self::SnapshotDelete => size_of::<SnapshotName>(),
             Self::SnapshotList => size_of::<SnapshotPage>(),
@@ -264,8 +319,13 @@ impl Command {
     }
 
     /// Whether only root and the user that mounted may ask for it.
-    const fn changes(self) -> bool {
-        matches!(self, Self::ScrubStart | Self::ScrubStop | Self::SnapshotCreate | Self::SnapshotDelete)
+    const fn is_private(self) -> bool {
+        match self {
+            Self::ScrubStart | Self::ScrubStop | Self::SnapshotCreate | Self::SnapshotDelete => true,
+            // It has names out of directories that not everybody may read.
+            Self::History => true,
+            Self::Hello | Self::Info | Self::ScrubStatus | Self::SnapshotList | Self::Sync => false,
+        }
     }
 }
 
@@ -305,6 +365,9 @@ pub trait Service: Send + Sync {
     fn snapshot_create(&self, name: &str) -> Result<(), Refusal>;
     fn snapshot_list(&self) -> Result<Vec<SnapshotEntry>, Refusal>;
     fn snapshot_delete(&self, name: &str) -> Result<(), Refusal>;
+    /// What `blocktree log` shows of a path, as JSON, and its stamp. With one that is not 0, what had that stamp, if it is
+    /// still known.
+    fn history(&self, path: &[u8], before: u64, limit: u32, stamp: u32) -> Result<(u32, Arc<str>), Refusal>;
 }
 
 /// Who asks, and who mounted.
@@ -322,7 +385,7 @@ pub fn answer(service: &dyn Service, caller: Caller, number: u32, input: &[u8]) 
     if version != VERSION {
         return Err(Refusal::Version);
     }
-    if command.changes() && caller.user != 0 && caller.user != caller.owner {
+    if command.is_private() && caller.user != 0 && caller.user != caller.owner {
         return Err(Refusal::NotPermitted);
     }
     let plain = || Plain::default().as_bytes().to_vec();
@@ -358,6 +421,15 @@ pub fn answer(service: &dyn Service, caller: Caller, number: u32, input: &[u8]) 
             Ok(snapshot_page(&service.snapshot_list()?, request.from).as_bytes().to_vec())
         }
         Command::Sync => service.sync().map(|()| plain()),
+        Command::History => {
+            let request = HistoryChunk::read_from_bytes(input).map_err(|_| Refusal::Malformed)?;
+            let path = request.text.get(..request.length as usize).ok_or(Refusal::Malformed)?;
+            if path.contains(&0) || request.limit == 0 || request.limit > HISTORY_CHANGES_MAX {
+                return Err(Refusal::Malformed);
+            }
+            let (stamp, text) = service.history(path, request.before, request.limit, request.stamp)?;
+            Ok(history_chunk(&request, stamp, &text).as_bytes().to_vec())
+        }
     }
 }
 
@@ -369,6 +441,16 @@ fn info_chunk(text: &str, offset: u64) -> InfoChunk {
     chunk.text[..part.len()].copy_from_slice(part);
     chunk.length = part.len() as u32;
     chunk.total = text.len() as u64;
+    chunk
+}
+
+fn history_chunk(request: &HistoryChunk, stamp: u32, text: &str) -> HistoryChunk {
+    let start = usize::try_from(request.offset).unwrap_or(usize::MAX).min(text.len());
+    let part = &text.as_bytes()[start..];
+    let part = &part[..part.len().min(HISTORY_CHUNK_BYTES)];
+    let mut chunk = HistoryChunk { stamp, text: [0; HISTORY_CHUNK_BYTES], ..*request };
+    chunk.text[..part.len()].copy_from_slice(part);
+    (chunk.length, chunk.total) = (part.len() as u32, text.len() as u64);
     chunk
 }
 

@@ -24,7 +24,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::events::{Event, Mask, Range, Seq};
 use crate::fs::{Fs, Shared};
 use crate::inode::Inode;
-use crate::layout::{Malformed, Note, NoteKind, Time};
+use crate::layout::{FileKind, Malformed, Note, NoteKind, Time};
 use crate::{FsError, Ino, Result};
 
 /// A file that nobody has written to for so long has settled, even if it is open.
@@ -71,16 +71,28 @@ pub struct Entry {
     pub name: Option<Name>,
     /// Of a rename.
     pub new_name: Option<Name>,
+    /// It is about a directory; of a rename, perhaps about the one whose name was replaced or exchanged.
+    pub is_directory: bool,
 }
 
 impl Entry {
     pub(crate) fn overflow(seq: Seq) -> Self {
         let (time, author, actor) = (Time::default(), [0; 32], Actor::Node);
-        Self { seq, time, author, actor, event: Event::Overflow, name: None, new_name: None }
+        Self {
+            seq,
+            time,
+            author,
+            actor,
+            event: Event::Overflow,
+            name: None,
+            new_name: None,
+            is_directory: false,
+        }
     }
 
     pub(crate) fn read(note: &blocktree_engine::Note) -> std::result::Result<Self, Malformed> {
-        let Note { kind, time_ms, actor, ino, name, new_name, other, whiteout } = Note::decode(&note.bytes)?;
+        let Note { kind, time_ms, actor, ino, name, new_name, other, whiteout, directory } =
+            Note::decode(&note.bytes)?;
         let parent = name.map_or(0, |(parent, _)| parent);
         let some = |ino| (ino != 0).then_some(ino);
         let event = match kind {
@@ -111,6 +123,7 @@ impl Entry {
             event,
             name: name.map(own),
             new_name: new_name.map(own),
+            is_directory: directory,
         })
     }
 }
@@ -180,7 +193,12 @@ impl Happened<'_> {
     }
 
     fn note(&self, now: Time, actor: Actor) -> Option<Vec<u8>> {
-        let note = |kind, inode: &Inode| Note { ino: inode.ino, ..plain(kind, now, actor) };
+        let is_directory = |inode: &Inode| inode.attributes().kind == FileKind::Directory;
+        let note = |kind, inode: &Inode| Note {
+            ino: inode.ino,
+            directory: is_directory(inode),
+            ..plain(kind, now, actor)
+        };
         let known = |kind, inode: &Inode| {
             let place = inode.place();
             let name = place.as_ref().map(|place| (place.parent, &place.name[..]));
@@ -197,9 +215,10 @@ impl Happened<'_> {
             }
             Self::Renamed { from, to, inode, other, exchanged, whiteout } => {
                 let kind = if exchanged { NoteKind::Exchanged } else { NoteKind::Renamed };
+                let directory = is_directory(inode) || other.is_some_and(|other| is_directory(other));
                 let (other, whiteout) = (number(other), number(whiteout));
                 let (name, new_name) = (Some(from), Some(to));
-                Note { name, new_name, other, whiteout, ..note(kind, inode) }.encode()
+                Note { name, new_name, other, whiteout, directory, ..note(kind, inode) }.encode()
             }
             Self::Data { inode, .. } => known(NoteKind::Modified, inode),
             Self::Attributes { inode } => known(NoteKind::Attributes, inode),
@@ -230,7 +249,17 @@ fn plain(kind: NoteKind, now: Time, actor: Actor) -> Note<'static> {
     let milliseconds = i64::from(now.nanoseconds / 1_000_000);
     let time_ms =
         now.seconds.saturating_mul(1000).saturating_add(milliseconds).clamp(0, (1 << 48) - 1) as u64;
-    Note { kind, time_ms, actor: actor.id(), ino: 0, name: None, new_name: None, other: 0, whiteout: 0 }
+    Note {
+        kind,
+        time_ms,
+        actor: actor.id(),
+        ino: 0,
+        name: None,
+        new_name: None,
+        other: 0,
+        whiteout: 0,
+        directory: false,
+    }
 }
 
 /// What a mount knows of its journal.

@@ -13,6 +13,7 @@ pub mod file_flags;
 mod fs;
 #[cfg(feature = "fuse")]
 pub mod fuse;
+mod history;
 mod ids;
 mod inode;
 pub mod journal;
@@ -29,6 +30,7 @@ pub use fs::{
     Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, OpenFlags, RenameFlags, SetXattrFlags, Statfs,
     Whence, WriteFlags,
 };
+pub use history::{Past, PastChange};
 pub use ids::{IdMap, IdRange, Ids};
 pub use journal::{Actor, Entry, Name};
 pub use layout::{FileFlags, FileKind, Time};

@@ -40,6 +40,9 @@ impl Service for NoService {
     fn sync(&self) -> Result<(), Refusal> {
         Err(Refusal::Unknown)
     }
+    fn history(&self, _: &[u8], _: u64, _: u32, _: u32) -> Result<(u32, Arc<str>), Refusal> {
+        Err(Refusal::Failed)
+    }
 }
 
 /// A mount that ends with the test.

@@ -39,6 +39,10 @@ impl Service for Fake {
     fn snapshot_delete(&self, _name: &str) -> Result<(), Refusal> {
         Err(Refusal::NotFound)
     }
+    fn history(&self, path: &[u8], _: u64, limit: u32, stamp: u32) -> Result<(u32, Arc<str>), Refusal> {
+        assert_eq!((path, limit), (&b"/a"[..], 3));
+        Ok((if stamp == 0 { 7 } else { stamp }, self.text.as_str().into()))
+    }
 }
 
 const OWNER: Caller = Caller { user: 1000, owner: 1000 };
@@ -71,6 +75,36 @@ fn a_long_description_comes_in_chunks() {
         assert!(!chunk.text().is_empty());
     }
     assert_eq!(text, fake.text.as_bytes());
+}
+
+#[test]
+fn a_history_comes_in_chunks_to_who_may_know_it() {
+    let fake = Fake::new(2 * HISTORY_CHUNK_BYTES + 5, 0);
+    let mut request = HistoryChunk::request(b"/a", u64::MAX, 3).unwrap();
+    let number = Command::History.number();
+    assert_eq!(answer(&fake, STRANGER, number, request.as_bytes()), Err(Refusal::NotPermitted));
+    let mut text = Vec::new();
+    loop {
+        let reply = answer(&fake, OWNER, number, request.as_bytes()).unwrap();
+        let chunk = HistoryChunk::read_from_bytes(&reply).unwrap();
+        assert_eq!(chunk.stamp, 7);
+        assert!(!chunk.text().is_empty());
+        text.extend_from_slice(chunk.text());
+        if text.len() as u64 == chunk.total {
+            break;
+        }
+        (request.offset, request.stamp) = (text.len() as u64, chunk.stamp);
+    }
+    assert_eq!(text, fake.text.as_bytes());
+    assert!(HistoryChunk::request(&[b'x'; HISTORY_CHUNK_BYTES + 1], 0, 1).is_none());
+    for malformed in [
+        HistoryChunk { limit: 0, ..request },
+        HistoryChunk { limit: HISTORY_CHANGES_MAX + 1, ..request },
+        HistoryChunk { length: HISTORY_CHUNK_BYTES as u32 + 1, ..request },
+        HistoryChunk { length: 3, ..request },
+    ] {
+        assert_eq!(answer(&fake, OWNER, number, malformed.as_bytes()), Err(Refusal::Malformed));
+    }
 }
 
 #[test]

@@ -13,7 +13,8 @@ use super::{Malformed, NAME_BYTES_MAX};
 #[repr(C)]
 pub struct NoteBytes {
     pub kind: u8,
-    /// 1: actor, 2: inode, 4: name, 8: new name, 16: other inode, 32: whiteout.
+    /// 1: actor, 2: inode, 4: name, 8: new name, 16: other inode, 32: whiteout, 64: it is about a directory, or the other
+    /// inode is one.
     pub flags: u8,
     /// Milliseconds since 1970, little-endian.
     pub time_ms: [u8; 6],
@@ -27,6 +28,7 @@ const NAME: u8 = 4;
 const NEW_NAME: u8 = 8;
 const OTHER: u8 = 16;
 const WHITEOUT: u8 = 32;
+const DIRECTORY: u8 = 64;
 
 /// What a note is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +66,10 @@ impl NoteKind {
     /// The flags that a note of this kind must have, and may have.
     fn flags(self) -> (u8, u8) {
         match self {
-            Self::Created | Self::Linked | Self::Unlinked => (INODE | NAME, ACTOR),
-            Self::Renamed => (INODE | NAME | NEW_NAME, ACTOR | OTHER | WHITEOUT),
-            Self::Exchanged => (INODE | NAME | NEW_NAME | OTHER, ACTOR),
-            Self::Modified | Self::Settled | Self::Attributes => (INODE, ACTOR | NAME),
+            Self::Created | Self::Linked | Self::Unlinked => (INODE | NAME, ACTOR | DIRECTORY),
+            Self::Renamed => (INODE | NAME | NEW_NAME, ACTOR | OTHER | WHITEOUT | DIRECTORY),
+            Self::Exchanged => (INODE | NAME | NEW_NAME | OTHER, ACTOR | DIRECTORY),
+            Self::Modified | Self::Settled | Self::Attributes => (INODE, ACTOR | NAME | DIRECTORY),
             Self::Mounted | Self::Unmounted => (0, 0),
         }
     }
@@ -87,6 +89,7 @@ pub struct Note<'a> {
     /// 0: none.
     pub other: u64,
     pub whiteout: u64,
+    pub directory: bool,
 }
 
 impl<'a> Note<'a> {
@@ -97,7 +100,8 @@ impl<'a> Note<'a> {
             | flag(self.name.is_some(), NAME)
             | flag(self.new_name.is_some(), NEW_NAME)
             | flag(self.other != 0, OTHER)
-            | flag(self.whiteout != 0, WHITEOUT);
+            | flag(self.whiteout != 0, WHITEOUT)
+            | flag(self.directory, DIRECTORY);
         let mut time_ms = [0; 6];
         time_ms.copy_from_slice(&self.time_ms.to_le_bytes()[..6]);
         let mut out = Vec::with_capacity(96);
@@ -143,7 +147,9 @@ impl<'a> Note<'a> {
         }
         let mut time_ms = [0; 8];
         time_ms[..6].copy_from_slice(&head.time_ms);
-        Ok(Self { kind, time_ms: u64::from_le_bytes(time_ms), actor, ino, name, new_name, other, whiteout })
+        let time_ms = u64::from_le_bytes(time_ms);
+        let directory = has(DIRECTORY);
+        Ok(Self { kind, time_ms, actor, ino, name, new_name, other, whiteout, directory })
     }
 }
 

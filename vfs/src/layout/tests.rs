@@ -107,3 +107,64 @@ proptest! {
         prop_assert_eq!(decode_bucket(&joined).unwrap(), records);
     }
 }
+
+fn note(kind: NoteKind) -> Note<'static> {
+    Note {
+        kind,
+        time_ms: (1 << 48) - 1,
+        actor: None,
+        ino: 0,
+        name: None,
+        new_name: None,
+        other: 0,
+        whiteout: 0,
+        directory: false,
+    }
+}
+
+#[test]
+fn notes_come_back() {
+    let long = [b'n'; NAME_BYTES_MAX];
+    let name = Some((u64::MAX, &long[..]));
+    let notes = [
+        Note { ino: 1, name, directory: true, ..note(NoteKind::Created) },
+        Note { ino: u64::MAX, name, actor: Some([7; 32]), ..note(NoteKind::Linked) },
+        Note { ino: 300, name: Some((1, b"x")), ..note(NoteKind::Unlinked) },
+        Note { ino: 5, name, new_name: Some((2, b"y")), other: 9, whiteout: 8, ..note(NoteKind::Renamed) },
+        Note { ino: 5, name, new_name: Some((2, b"y")), other: 9, ..note(NoteKind::Exchanged) },
+        Note { ino: 5, ..note(NoteKind::Modified) },
+        Note { ino: 5, name, ..note(NoteKind::Settled) },
+        Note { ino: 5, time_ms: 0, ..note(NoteKind::Attributes) },
+        note(NoteKind::Mounted),
+        note(NoteKind::Unmounted),
+    ];
+    for note in notes {
+        let bytes = note.encode();
+        assert_eq!(Note::decode(&bytes).unwrap(), note);
+        for length in 0..bytes.len() {
+            assert!(Note::decode(&bytes[..length]).is_err(), "{note:?} cut to {length}");
+        }
+        assert!(Note::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+}
+
+#[test]
+fn malformed_notes_are_refused() {
+    let good = Note { ino: 5, name: Some((1, b"x")), ..note(NoteKind::Created) }.encode();
+    let bad = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        assert!(Note::decode(&bytes).is_err(), "byte {at} is {byte}");
+    };
+    bad(0, 0);
+    bad(0, 11);
+    bad(0, NoteKind::Renamed as u8);
+    bad(1, 0);
+    bad(1, 128 | 6);
+    bad(8, 0);
+    bad(10, 0);
+    bad(10, 2);
+    bad(11, b'/');
+    bad(11, b'.');
+    bad(11, 0);
+}

@@ -142,6 +142,25 @@ fn read_xattrs(fs: &Fs, ino: Ino) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, FsError>
 }
 
 impl Tree {
+    /// Every name, and what it leads to.
+    pub(crate) fn names(&self) -> BTreeMap<(Ino, Vec<u8>), Ino> {
+        let mut names = BTreeMap::new();
+        for (parent, shown) in &self.inodes {
+            if let Some(Shown { content: Content::Directory(entries), .. }) = shown {
+                names.extend(entries.iter().map(|(name, ino)| ((*parent, name.clone()), *ino)));
+            }
+        }
+        names
+    }
+
+    pub(crate) fn files_with_bytes(&self) -> impl Iterator<Item = Ino> {
+        let files = self.inodes.iter().filter(|(_, shown)| {
+            let shown = shown.as_ref().map(|shown| &shown.stat);
+            shown.is_some_and(|stat| stat.kind == FileKind::Regular && stat.size > 0)
+        });
+        files.map(|(ino, _)| *ino)
+    }
+
     /// Whether all that could be read is as the model says; otherwise what is not.
     pub(crate) fn compare(&self, model: &Model) -> Result<(), String> {
         let mut todo = vec![(String::new(), Fs::ROOT)];

@@ -9,6 +9,7 @@ use blocktree_engine::device::{CrashPoint, FaultyDevice, Image, SplitMix64, Surv
 use blocktree_engine::{CheckOptions, CreateOptions, OpenOptions, Problem, Store, check};
 use blocktree_vfs::{Fs, MountOptions, Time};
 
+use crate::journal;
 use crate::model::Model;
 use crate::operation::{Operation, Refused};
 use crate::shown::read_tree;
@@ -191,7 +192,9 @@ impl World {
 
     /// Whether the mounted filesystem shows the newest state.
     pub(crate) fn verify(&self) -> Result<(), String> {
-        read_tree(&self.fs, false)?.compare(&self.now().model).map_err(|why| format!("while mounted: {why}"))
+        let tree = read_tree(&self.fs, false)?;
+        let compared = tree.compare(&self.now().model).and_then(|()| journal::compare(&self.fs, &tree));
+        compared.map_err(|why| format!("while mounted: {why}"))
     }
 
     /// Whether what can be read of it is right.
@@ -245,6 +248,9 @@ pub(crate) fn recognise(
         let numbers = (allowed.first().map(|m| m.number), allowed.last().map(|m| m.number));
         return Err(format!("shows none of the states {numbers:?}; compared with the oldest: {why}"));
     };
+    if !damaged {
+        journal::compare(fs, &tree)?;
+    }
     // Reading takes long: one of the snapshots each time.
     let shown = device.events() + found.number;
     if let Some((name, model)) = found.snapshots.iter().nth(shown as usize % (names.len() + 1)) {
@@ -254,7 +260,11 @@ pub(crate) fn recognise(
             .and_then(|store| {
                 let options = MountOptions { read_only: true, ..mount_options() };
                 let fs = Fs::mount(store, options).map_err(|error| format!("{error:?}"))?;
-                Ok(read_tree(&fs, damaged)?.compare(model))
+                let tree = read_tree(&fs, damaged)?;
+                Ok(match damaged {
+                    true => tree.compare(model),
+                    false => tree.compare(model).and_then(|()| journal::compare(&fs, &tree)),
+                })
             });
         match compared {
             Ok(result) => result.map_err(|why| format!("snapshot {name}: {why}"))?,
