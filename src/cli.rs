@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::commands::{check, info, init, log, mount, principal, samba_config, scrub, snapshot, umount};
+use crate::commands::{check, info, init, key, log, mount, principal, samba_config, scrub, snapshot, umount};
 use crate::failure::{FAILED, Result, USAGE};
 use crate::passphrase::Source;
 use crate::{helper, size};
@@ -55,6 +55,9 @@ enum Command {
     /// Make and show principals: the key pairs by which people and machines know each other
     #[command(subcommand, arg_required_else_help = true)]
     Principal(principal::Command),
+    /// Back up, restore and change the keys of a store
+    #[command(subcommand, arg_required_else_help = true)]
+    Key(key::Command),
 }
 
 /// Where the passphrase comes from, for every command that opens a store or a principal's file.
@@ -103,6 +106,29 @@ impl NewPassphraseSource {
     }
 }
 
+/// Where the passphrase of a backup comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BackupPassphraseSource {
+    /// Read the backup's passphrase from this file
+    #[arg(id = "backup_passphrase_file", long = "backup-passphrase-file", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Take the backup's from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+    #[arg(
+        id = "backup_passphrase_from",
+        long = "backup-passphrase-from",
+        value_name = "SOURCE",
+        conflicts_with = "backup_passphrase_file"
+    )]
+    from: Option<Source>,
+}
+
+impl BackupPassphraseSource {
+    /// `None` where the command line does not say.
+    pub(crate) fn source(&self) -> Option<Source> {
+        self.from.clone().or_else(|| self.file.clone().map(Source::File))
+    }
+}
+
 /// Runs what the command line says.
 pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
     // mount(8) without a helper for this type has /sbin/mount.fuse3 call `blocktree STORE MOUNTPOINT -o OPTIONS`.
@@ -131,6 +157,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Log(arguments) => log::run(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Principal(command) => principal::run(&command),
+        Command::Key(command) => key::run(&command),
     }
 }
 

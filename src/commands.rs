@@ -18,6 +18,7 @@ use crate::passphrase::{Source, obtain};
 pub(crate) mod check;
 pub(crate) mod info;
 pub(crate) mod init;
+pub(crate) mod key;
 pub(crate) mod log;
 pub(crate) mod mount;
 pub(crate) mod principal;

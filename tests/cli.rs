@@ -13,7 +13,7 @@ use support::{BINARY, Place, finish, program, run};
 fn help_and_version_succeed() {
     let help = run(["--help"]).ok();
     for command in
-        ["init", "mount", "umount", "info", "check", "scrub", "samba-config", "snapshot", "principal"]
+        ["init", "mount", "umount", "info", "check", "scrub", "samba-config", "snapshot", "principal", "key"]
     {
         assert!(help.stdout.contains(command), "{command}");
         let help = run([command, "--help"]).ok();

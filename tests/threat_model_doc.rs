@@ -23,7 +23,10 @@ fn every_line_names_a_test_that_exists() {
             let source = fs::read_to_string(top.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert!(!tests.is_empty(), "names no test: {row}");
             for test in tests {
-                let found = source.contains(&format!("#[test]\nfn {test}()"));
+                // Those of a module are indented.
+                let found = ["", "    "]
+                    .iter()
+                    .any(|indent| source.contains(&format!("#[test]\n{indent}fn {test}()")));
                 assert!(found, "{file} has no test {test}");
                 named += 1;
             }

@@ -9,21 +9,11 @@ use zeroize::Zeroizing;
 use super::sealed_file::{Kind, Protection, SealedFile, SealedFileError};
 use super::shamir::{self, SHARES_MAX};
 use super::words::{WordsError, from_words, to_words};
+use crate::MasterKeys;
 use crate::crypto::{Hash, Principal, PrincipalId, Secret, random, tagged_hash};
 use crate::format::{BackupClear, BackupSecrets, Malformed, malformed};
 
 const WHAT: &str = "backup";
-
-/// Everything that a store can be opened, written and given away with.
-#[derive(Debug, Clone)]
-pub struct BackupKeys {
-    pub store_id: [u8; 16],
-    /// Wraps the key of every block.
-    pub owner: Secret,
-    /// Encrypts index nodes and log records.
-    pub structure: Secret,
-    pub root: Principal,
-}
 
 /// Of how many shares how many are needed: at least two, and at most [`SHARES_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,13 +71,13 @@ pub enum BackupError {
 }
 
 /// The bytes of a file with all keys.
-pub fn seal_backup(keys: &BackupKeys, time_ns: u64, protection: Protection) -> Vec<u8> {
+pub fn seal_backup(keys: &MasterKeys, time_ns: u64, protection: Protection) -> Vec<u8> {
     let clear = clear_of(keys, time_ns);
     SealedFile::seal(Kind::Backup, clear.as_bytes(), secrets_of(keys).as_bytes(), protection)
 }
 
 /// The bytes of files with one share each.
-pub fn seal_shares(keys: &BackupKeys, time_ns: u64, split: Split, protection: Protection) -> Vec<Vec<u8>> {
+pub fn seal_shares(keys: &MasterKeys, time_ns: u64, split: Split, protection: Protection) -> Vec<Vec<u8>> {
     let whole = clear_of(keys, time_ns);
     let shares = shamir::split(secrets_of(keys).as_bytes(), split.needed, split.shares);
     let file = |(share, secret): (u8, &Zeroizing<Vec<u8>>)| {
@@ -149,7 +139,7 @@ pub struct OpenPart {
 }
 
 /// The keys of a backup: of one part that is whole, or of as many shares as are needed.
-pub fn combine(parts: &[OpenPart]) -> Result<BackupKeys, BackupError> {
+pub fn combine(parts: &[OpenPart]) -> Result<MasterKeys, BackupError> {
     let Some(first) = parts.first() else { return Err(BackupError::TooFew { needed: 1, found: 0 }) };
     let common = |clear: &BackupClear| BackupClear { share: 0, ..*clear };
     if parts.iter().any(|part| common(&part.clear) != common(&first.clear)) {
@@ -185,7 +175,7 @@ pub fn combine(parts: &[OpenPart]) -> Result<BackupKeys, BackupError> {
     if !is_whole {
         return Err(BackupError::Changed);
     }
-    Ok(BackupKeys {
+    Ok(MasterKeys {
         store_id: secrets.store_id,
         owner: Secret::new(secrets.owner_key),
         structure: Secret::new(secrets.structure_key),
@@ -260,7 +250,7 @@ fn seed_of(root: &Principal) -> Result<Secret, BackupError> {
     if is_grown { Ok(seed) } else { Err(BackupError::NoWords) }
 }
 
-fn clear_of(keys: &BackupKeys, time_ns: u64) -> BackupClear {
+fn clear_of(keys: &MasterKeys, time_ns: u64) -> BackupClear {
     BackupClear {
         store_id: keys.store_id,
         root_principal: keys.root.public().id(),
@@ -272,7 +262,7 @@ fn clear_of(keys: &BackupKeys, time_ns: u64) -> BackupClear {
     }
 }
 
-fn secrets_of(keys: &BackupKeys) -> BackupSecrets {
+fn secrets_of(keys: &MasterKeys) -> BackupSecrets {
     let mut secrets = BackupSecrets {
         store_id: keys.store_id,
         owner_key: *keys.owner.bytes(),
@@ -296,8 +286,8 @@ mod tests {
 
     const PASSPHRASE: Protection = Protection::Passphrase(b"paper", KdfCost::TRIVIAL);
 
-    fn keys() -> BackupKeys {
-        BackupKeys {
+    fn keys() -> MasterKeys {
+        MasterKeys {
             store_id: random(),
             owner: Secret::random(),
             structure: Secret::random(),
@@ -309,7 +299,7 @@ mod tests {
         BackupFile::parse(file).unwrap().open(b"paper").unwrap()
     }
 
-    fn same(a: &BackupKeys, b: &BackupKeys) -> bool {
+    fn same(a: &MasterKeys, b: &MasterKeys) -> bool {
         a.store_id == b.store_id
             && a.owner.bytes() == b.owner.bytes()
             && a.structure.bytes() == b.structure.bytes()

@@ -16,8 +16,8 @@ mod text;
 mod words;
 
 pub use backup::{
-    BackupError, BackupFile, BackupInfo, BackupKeys, OpenPart, Split, combine, root_from_words,
-    root_to_shares, root_to_words, seal_backup, seal_shares,
+    BackupError, BackupFile, BackupInfo, OpenPart, Split, combine, root_from_words, root_to_shares,
+    root_to_words, seal_backup, seal_shares,
 };
 pub use principal_file::PrincipalFile;
 pub use sealed_file::{Kind, Protection, SealedFile, SealedFileError};

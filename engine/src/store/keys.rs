@@ -24,6 +24,8 @@ pub enum Credential<'a> {
         /// The principal that the store must belong to. Without it, what the slot says is believed.
         root: Option<PrincipalId>,
     },
+    /// Opens everything, for reading only: the root signs nothing but rights.
+    Master(&'a MasterKeys),
 }
 
 /// What whoever opened a store may do with it.

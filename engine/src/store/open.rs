@@ -126,7 +126,7 @@ impl Store {
         options: &OpenOptions,
     ) -> Result<Self, OpenError> {
         let mut options = options.clone();
-        options.read_only |= options.snapshot.is_some();
+        options.read_only |= options.snapshot.is_some() || matches!(credential, Credential::Master(_));
         let (layout, keys) = open_keys(&*device, credential)?;
         // Before the disk: a writer that shares it with this reader makes both newer.
         let anchored = read_anchor(&options, &keys.store_id);
@@ -286,6 +286,7 @@ pub(super) fn find_keys(
             Ok((vec![Keys::from_key_slot(&header, &secrets)], Some(sector)))
         }
         Credential::Principal { holder, root } => Ok((open_slots(device, holder, root)?, None)),
+        Credential::Master(master) => Ok((vec![Keys::from_master(master)], None)),
     }
 }
 

@@ -137,7 +137,7 @@ pub fn replace_node(
 }
 
 /// One copy after the other: one of them is whole at any time.
-fn write_copies(
+pub(super) fn write_copies(
     device: &Arc<dyn Device>,
     places: [u64; 2],
     sector: &[u8],

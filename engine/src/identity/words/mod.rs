@@ -57,7 +57,7 @@ pub fn from_words(text: &str) -> Result<Zeroizing<Vec<u8>>, WordsError> {
         let word = words.next().unwrap_or_default();
         let is_meant = |known: &&str| *known == word || (word.len() == 4 && known.starts_with(word));
         // The first four letters of a word are those of no other.
-        let index = list.iter().position(|known| is_meant(known)).ok_or(WordsError::Unknown(place + 1))?;
+        let index = list.iter().position(is_meant).ok_or(WordsError::Unknown(place + 1))?;
         for at in 0..11 {
             if index >> (10 - at) & 1 == 1 {
                 let bit = 11 * place + at;
