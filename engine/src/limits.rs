@@ -99,6 +99,8 @@ pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
 /// A file of keys that people carry is never longer.
 pub const SEALED_FILE_BYTES_MAX: usize = 4096;
+/// Nor a request for a right.
+pub const CAP_REQUEST_BYTES_MAX: usize = 8192;
 
 const _: () = assert!(STORE_SECTORS_MIN <= VOLUME_SECTORS_INITIAL);
 const _: () = assert!(STORE_SECTORS_DEFAULT <= STORE_SECTORS_MAX);

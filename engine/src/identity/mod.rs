@@ -10,6 +10,7 @@
 
 mod backup;
 mod principal_file;
+mod request;
 mod sealed_file;
 mod shamir;
 mod text;
@@ -20,6 +21,7 @@ pub use backup::{
     root_to_words, seal_backup, seal_shares,
 };
 pub use principal_file::PrincipalFile;
+pub use request::{REASON_BYTES_MAX, Request, RequestError};
 pub use sealed_file::{Kind, Protection, SealedFile, SealedFileError};
 pub use shamir::SHARES_MAX;
 pub use text::TextError;
