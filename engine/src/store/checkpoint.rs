@@ -336,10 +336,10 @@ impl Core {
 
     /// Makes what is pending durable and writes a checkpoint, so that everything freed so far is free.
     fn settle(&self) -> Result<()> {
-        let leader = self.leader.lock();
+        let turn = self.turn.take();
         self.commit()?;
         self.make_durable()?;
-        drop(leader);
+        drop(turn);
         self.run_checkpoint()
     }
 

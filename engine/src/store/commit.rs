@@ -39,19 +39,17 @@ const SMALL_SECTORS: u64 = 64;
 impl Core {
     /// Returns once every operation up to `seq` is durable. Those who wait at the same time share a flush.
     pub(super) fn sync(&self, seq: Seq) -> Result<()> {
-        if self.durable_op.load(Ordering::Acquire) >= seq.0 {
+        let is_durable = || self.durable_op.load(Ordering::Acquire) >= seq.0;
+        if is_durable() {
             return Ok(());
         }
-        let _leader = self.leader.lock();
-        if self.durable_op.load(Ordering::Acquire) >= seq.0 {
-            return Ok(());
-        }
+        let Some(_turn) = self.turn.take_unless(is_durable) else { return Ok(()) };
         self.check_writable()?;
         self.commit()?;
         self.make_durable()
     }
 
-    /// Makes every record durable that was sealed so far. The caller is the leader.
+    /// Makes every record durable that was sealed so far. The caller has the turn.
     pub(super) fn make_durable(&self) -> Result<()> {
         let (record, op) = {
             let layers = self.layers.read();

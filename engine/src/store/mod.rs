@@ -33,6 +33,7 @@ mod scrub;
 mod slots;
 mod snapshot;
 mod transaction;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -84,6 +85,7 @@ use keys::Keys;
 use layers::{Found, Layers};
 use snapshot::Snapshots;
 use transaction::Reclaim;
+use turn::Turn;
 
 /// An open store. Cheap to clone; all methods may be called from many threads.
 #[derive(Clone)]
@@ -210,7 +212,7 @@ struct Core {
     layers: RwLock<Layers>,
     sealer: Mutex<Sealer>,
     /// Who flushes.
-    leader: Mutex<()>,
+    turn: Turn,
     /// One checkpoint at a time; holds the generation of the last.
     checkpoint: Mutex<u64>,
     space: Mutex<Space>,

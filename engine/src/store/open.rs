@@ -30,6 +30,7 @@ use super::layers::{Layers, MemTable};
 use super::log::Record;
 use super::log_tail::{Log, read_log};
 use super::readers::{decode_readcap, open_readcap};
+use super::turn::Turn;
 use super::{Core, OpenOptions, Sealer, Seq, Store, WHOLE_STORE, now_ns};
 use crate::anchor::{AnchorError, Anchored, Rollback};
 use crate::crypto::{Certificate, CertificateError, Chain, KeySlotError, Rights, unseal_keyslot, verify};
@@ -215,7 +216,7 @@ pub(super) fn build(
             appended: 0,
             journal: Default::default(),
         }),
-        leader: Mutex::new(()),
+        turn: Turn::default(),
         checkpoint: Mutex::new(superblock.generation.get()),
         space: Mutex::new(space),
         freed: Default::default(),
