@@ -11,6 +11,7 @@
 //! 3. The newest entries are kept, so many as the engine's limits say. Who asks for older ones gets an
 //!    [`Event::Overflow`] first.
 //! 4. The first change after a mount leaves an [`Event::Mounted`] before it.
+//! 5. Only owners open the journal. Who writes without the owner key changes the tree and leaves no entries.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;

@@ -198,7 +198,8 @@ impl Core {
         let Some(id) = self.journal_id()? else { return Ok(()) };
         let block = match self.block(id) {
             Ok(Some(block)) => block,
-            Ok(None) | Err(Error::Corrupt { .. } | Error::Read(_)) => return Ok(()),
+            // Who is no owner makes changes without notes.
+            Ok(None) | Err(Error::Corrupt { .. } | Error::Read(_) | Error::NoKey) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let ends = match self.find_ends(&block) {
@@ -381,4 +382,143 @@ fn cut(mut page: NotesPage, limit: usize) -> NotesPage {
         page.notes.truncate(end);
     }
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::crypto::KdfCost;
+    use crate::device::MemoryDevice;
+    use crate::store::{CheckOptions, CreateOptions, OpenOptions, check};
+
+    const PASSPHRASE: &[u8] = b"pass";
+
+    fn options() -> OpenOptions {
+        OpenOptions { background: false, ..OpenOptions::default() }
+    }
+
+    fn store() -> (Arc<MemoryDevice>, Store, Block) {
+        let device = Arc::new(MemoryDevice::new(8192));
+        let create = CreateOptions { capacity_sectors: 8192, kdf: KdfCost::TRIVIAL };
+        let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options()).unwrap();
+        let mut transaction = store.transaction();
+        transaction.create(b"root");
+        let journal = transaction.create_journal(b"");
+        store.sync(transaction.apply().unwrap()).unwrap();
+        (device, store, journal)
+    }
+
+    fn note(store: &Store, notes: &[&[u8]]) -> Seq {
+        let mut transaction = store.transaction();
+        notes.iter().for_each(|note| transaction.note(note));
+        transaction.apply().unwrap()
+    }
+
+    fn bytes(notes: &[Note]) -> Vec<Vec<u8>> {
+        notes.iter().map(|note| note.bytes.to_vec()).collect()
+    }
+
+    #[test]
+    fn notes_are_there_at_once_and_after_any_sealing() {
+        let (device, store, _) = store();
+        // Longer than one item, and one of a single operation that needs an item of its own.
+        let long = [7; NOTES_BYTES_MAX - 10];
+        let mut expected = Vec::new();
+        for number in 0..300_u32 {
+            let own = [&number.to_le_bytes()[..], &[1; 40]].concat();
+            expected.extend([own.clone(), b"second".to_vec()]);
+            note(&store, &[&own, b"second"]);
+            if number % 70 == 3 {
+                expected.push(long.to_vec());
+                note(&store, &[&long]);
+            }
+            if number % 100 == 50 {
+                store.write_back().unwrap();
+            }
+        }
+        let all = |store: &Store| {
+            let mut notes: Vec<Note> = Vec::new();
+            loop {
+                let from = notes.last().map_or(Seq(0), |note| note.seq);
+                let page = store.notes_since(from, 7).unwrap();
+                assert!(page.missing_to.is_none() && page.notes.len() <= 8, "an operation is not torn apart");
+                if page.notes.is_empty() {
+                    return notes;
+                }
+                notes.extend(page.notes);
+            }
+        };
+        let back = |store: &Store, before| {
+            let mut notes = Vec::new();
+            let is_cut = store.notes_before(before, &mut |note| {
+                notes.push(note);
+                true
+            });
+            assert!(!is_cut.unwrap());
+            notes.reverse();
+            notes
+        };
+        let check_all = |store: &Store| {
+            let notes = all(store);
+            assert_eq!(bytes(&notes), expected);
+            assert_eq!(back(store, Seq(u64::MAX)), notes);
+            let middle = notes[notes.len() / 2].seq;
+            let older: Vec<Note> = notes.into_iter().filter(|note| note.seq < middle).collect();
+            assert_eq!(back(store, middle), older);
+        };
+        check_all(&store);
+        store.sync(store.newest()).unwrap();
+        check_all(&store);
+        store.checkpoint().unwrap();
+        check_all(&store);
+        store.close().unwrap();
+        let newest = store.newest();
+        let store = Store::open(device, PASSPHRASE, &options()).unwrap();
+        check_all(&store);
+        assert!(store.newest() > newest, "numbers go on");
+    }
+
+    #[test]
+    fn an_item_in_anothers_name_is_found_out() {
+        let (device, store, journal) = store();
+        let seq = note(&store, &[b"mine"]);
+        store.sync(seq).unwrap();
+        let key = Key::new(journal.id(), ItemKind::JOURNAL, seq.0);
+        let value = store.core.find_sealed(&key).unwrap().unwrap();
+        let own = store.core.keys.node.public().signing;
+        assert!(is_own_note(&key, &value, &own));
+        assert!(!is_own_note(&key, &value, &[1; 32]));
+
+        // Signed by this node, but with a note that says that somebody else made it.
+        let mut forged = value.to_vec();
+        forged[2..34].fill(1);
+        let mut transaction = store.transaction();
+        transaction.put_system(key, crate::store::batch::Change::Raw(forged.into()));
+        store.sync(transaction.apply().unwrap()).unwrap();
+        let image = device.snapshot();
+        let reopened = Store::open(Arc::new(MemoryDevice::from_bytes(image.clone())), PASSPHRASE, &options());
+        assert!(matches!(reopened.err(), Some(OpenError::Log { why, .. }) if why.contains("another's name")));
+        let device = Arc::new(MemoryDevice::from_bytes(image));
+        let report = check(device, PASSPHRASE, &CheckOptions::default(), &mut |_, _| {}).unwrap();
+        assert!(report.problems.iter().any(|problem| problem.what.contains("another's name")), "{report:?}");
+    }
+
+    #[test]
+    fn a_check_opens_every_item() {
+        let (device, store, journal) = store();
+        let seq = note(&store, &[b"mine"]);
+        store.sync(seq).unwrap();
+        let key = Key::new(journal.id(), ItemKind::JOURNAL, seq.0);
+        let mut value = store.core.find_sealed(&key).unwrap().unwrap().to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        let mut transaction = store.transaction();
+        transaction.put_system(key, crate::store::batch::Change::Raw(value.into()));
+        transaction.apply().unwrap();
+        store.close().unwrap();
+        let report = check(device, PASSPHRASE, &CheckOptions::default(), &mut |_, _| {}).unwrap();
+        let [problem] = &report.problems[..] else { panic!("{report:?}") };
+        assert!(problem.what.contains("journal's key"), "{problem:?}");
+    }
 }

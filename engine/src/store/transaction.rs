@@ -130,8 +130,11 @@ impl Transaction {
         block
     }
 
-    /// Makes the block that takes notes from now on. A store has one at most.
+    /// Makes the block that takes notes from now on. A store has one at most, and only an owner makes it, for owners.
     pub fn create_journal(&mut self, attributes: &[u8]) -> Block {
+        if self.core.keys.owner.is_none() {
+            self.failed.get_or_insert(Error::NoKey);
+        }
         let block = self.create(attributes);
         let key = Key::new(SYSTEM_BLOCK, ItemKind::JOURNAL, block.id());
         self.items.push((key, Change::Raw(Vec::new().into())));
@@ -140,9 +143,8 @@ impl Transaction {
     }
 
     /// Notes something about this transaction in the journal, which becomes durable with it; see
-    /// [`super::Store::notes_since`]. There are at most [`NOTES_MAX`] with [`NOTES_BYTES_MAX`] bytes
-    /// in all. Nothing happens in a
-    /// store without a journal, or whose journal this node does not open.
+    /// [`super::Store::notes_since`]. There are at most [`NOTES_MAX`] with [`NOTES_BYTES_MAX`] bytes in all. Nothing
+    /// happens in a store without a journal, or whose journal this node does not open.
     pub fn note(&mut self, note: &[u8]) {
         self.notes.extend_from_slice(note);
         self.note_ends.push(self.notes.len());

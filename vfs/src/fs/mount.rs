@@ -181,8 +181,8 @@ fn make_journal(store: &Store) -> Result<()> {
     let mut transaction = store.transaction();
     transaction.create_journal(b"");
     match transaction.apply() {
-        // It does without one until there is space.
-        Ok(_) | Err(Error::NoSpace) => Ok(()),
+        // It does without one until there is space, and an owner.
+        Ok(_) | Err(Error::NoSpace | Error::NoKey) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

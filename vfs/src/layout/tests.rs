@@ -89,6 +89,9 @@ fn buckets_leave_room_for_the_dots_and_fit_an_offset() {
 proptest! {
     #[test]
     fn decoding_never_panics(clear in prop::collection::vec(any::<u8>(), 0..12), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(note) = Note::decode(&bytes) {
+            prop_assert_eq!(note.encode(), &bytes[..]);
+        }
         let _ = Attributes::decode(&bytes);
         let _ = decode_entry(&clear, &bytes);
         let _ = decode_bucket(&bytes);
