@@ -275,6 +275,9 @@ pub(crate) struct Journal {
 #[derive(Default)]
 struct Modified {
     files: HashMap<Ino, Vec<Actor>>,
+    /// Nobody looks at them until told to. To tell it costs more than a small file's write, so that happens when there are
+    /// some for the first time in a while, not each time that there are some.
+    is_unwatched: bool,
     closed: bool,
 }
 
@@ -325,7 +328,7 @@ impl Journal {
             inode.set_noted(Some(actor));
             let (modified, changed) = &*self.modified;
             let mut modified = modified.lock();
-            if modified.files.is_empty() {
+            if std::mem::take(&mut modified.is_unwatched) {
                 changed.notify_all();
             }
             modified.files.entry(inode.ino).or_default().push(actor);
@@ -389,7 +392,8 @@ fn watch((modified, changed): &(Mutex<Modified>, Condvar), shared: &Weak<Shared>
     loop {
         {
             let mut modified = modified.lock();
-            while modified.files.is_empty() && !modified.closed {
+            modified.is_unwatched = modified.files.is_empty();
+            while modified.is_unwatched && !modified.closed {
                 changed.wait(&mut modified);
             }
             if !modified.closed {
