@@ -120,6 +120,9 @@ fn for_people(report: &CheckReport, paths: &BTreeMap<BlockId, PathBuf>, is_repai
         // Writing to a string does not fail.
         let _ = writeln!(text, "{path}{}: {}{repaired}", problem.place, problem.what);
     }
+    for note in &report.notes {
+        let _ = writeln!(text, "Note: {note}");
+    }
     let checked = size::display(report.sectors_checked.saturating_mul(SECTOR_BYTES as u64));
     let problems = |count| if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
     let _ = match (report.damage_left, report.repaired) {
@@ -157,7 +160,7 @@ mod tests {
         let problem =
             |block| Problem { what: "wrong hash".into(), place: "sector 7".into(), repaired: true, block };
         let problems = vec![problem(None), problem(Some(5))];
-        let report = CheckReport { problems, repaired: 2, sectors_checked: 256, damage_left: 0 };
+        let report = CheckReport { problems, repaired: 2, sectors_checked: 256, ..CheckReport::default() };
         let text = for_people(&report, &BTreeMap::from([(5, PathBuf::from("/a/b"))]), true);
         assert_eq!(
             text,

@@ -359,6 +359,12 @@ fn why_no_layout(device: &dyn Device, keys: &Keys) -> OpenError {
     }
 }
 
+/// Why a copy of the superblock is not valid, other than that its bytes are wrong.
+pub(super) const TOO_SHORT: &str = "the volume is too short";
+pub(super) const UNREADABLE: &str = "cannot be read";
+pub(super) const OTHER_STORE: &str = "of another store";
+pub(super) const NO_WRITECAP: &str = "its author holds no writecap for the store";
+
 /// Reads and verifies one copy.
 pub(super) fn read_superblock(
     device: &dyn Device,
@@ -366,17 +372,17 @@ pub(super) fn read_superblock(
     sector: u64,
 ) -> Result<Superblock, &'static str> {
     if sector >= device.sectors() {
-        return Err("the volume is too short");
+        return Err(TOO_SHORT);
     }
-    let bytes = read_sectors(device, sector, 1).map_err(|_| "cannot be read")?;
+    let bytes = read_sectors(device, sector, 1).map_err(|_| UNREADABLE)?;
     let superblock = Superblock::decode(&bytes).map_err(|malformed| malformed.why)?;
     if superblock.store_id != keys.store_id || superblock.root_principal != keys.root_principal {
-        return Err("of another store");
+        return Err(OTHER_STORE);
     }
     if !verify(&superblock.author, &superblock_hash(&superblock), &superblock.signature) {
         return Err("wrong signature");
     }
-    author_of(&superblock).map_err(|_| "its author holds no writecap for the store")?;
+    author_of(&superblock).map_err(|_| NO_WRITECAP)?;
     Ok(superblock)
 }
 

@@ -4,10 +4,12 @@ use zerocopy::IntoBytes;
 
 use super::{Findings, Fix};
 use crate::device::{Device, Write};
-use crate::format::{Layout, RootSlotHeader, Superblock};
+use crate::format::{Layout, OTHER_VERSION, RootSlotHeader, Superblock};
 use crate::store::access::read_copy;
 use crate::store::keys::Keys;
-use crate::store::open::{OpenError, read_sectors, read_superblock};
+use crate::store::open::{
+    NO_WRITECAP, OTHER_STORE, OpenError, TOO_SHORT, UNREADABLE, read_sectors, read_superblock,
+};
 
 /// Holds both key slots against the one that opened.
 pub(super) fn check_keyslots(device: &dyn Device, layout: Layout, good: &[u8], findings: &mut Findings) {
@@ -96,6 +98,12 @@ pub(super) fn check_superblocks(
     for (index, copy) in copies.iter().enumerate() {
         let place = format!("superblock copy {} at sector {}", index + 1, layout.superblocks()[index]);
         match copy {
+            // A crash can tear those that a checkpoint was writing; the next one writes them anew.
+            Err(why) if pair.is_some() && can_be_torn(why) => {
+                findings.notes.push(format!(
+                    "{place}: {why}, as a crash leaves it; the next checkpoint writes it anew"
+                ));
+            }
             Err(why) => findings.add(place, *why, None, Fix::Heads),
             Ok(copy) if copy == chosen => {}
             // A checkpoint writes two copies and then the other two: a crash can leave them one apart.
@@ -109,6 +117,11 @@ pub(super) fn check_superblocks(
         }
     }
     Some(chosen.clone())
+}
+
+/// Whether a copy that is not valid may be one of which only a part was written.
+fn can_be_torn(why: &str) -> bool {
+    ![OTHER_VERSION, OTHER_STORE, NO_WRITECAP, UNREADABLE, TOO_SHORT].contains(&why)
 }
 
 /// Whether any copy of the superblock is not this one.

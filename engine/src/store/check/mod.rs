@@ -77,6 +77,8 @@ pub struct Problem {
 pub struct CheckReport {
     /// At most ten thousand; the counts below are of all.
     pub problems: Vec<Problem>,
+    /// What a crash may leave and the next checkpoint mends: no damage, but worth to know.
+    pub notes: Vec<String>,
     pub sectors_checked: u64,
     pub repaired: u64,
     pub damage_left: u64,
@@ -98,6 +100,7 @@ enum Fix {
 #[derive(Default)]
 struct Findings {
     listed: Vec<(Problem, Fix)>,
+    notes: Vec<String>,
     /// By fix: no, heads, checkpoint, salvage.
     counts: [u64; 4],
 }
@@ -123,7 +126,13 @@ impl Findings {
             problem.repaired = done.contains(&fix);
             problem
         });
-        CheckReport { problems: problems.collect(), sectors_checked, repaired, damage_left: all - repaired }
+        CheckReport {
+            problems: problems.collect(),
+            notes: self.notes,
+            sectors_checked,
+            repaired,
+            damage_left: all - repaired,
+        }
     }
 }
 

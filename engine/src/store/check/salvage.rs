@@ -93,6 +93,7 @@ pub(super) fn join(given_up: CheckReport, rest: CheckReport) -> CheckReport {
     problems.extend(rest.problems);
     CheckReport {
         problems,
+        notes: given_up.notes,
         sectors_checked: rest.sectors_checked,
         repaired: given_up.repaired + rest.repaired,
         damage_left: rest.damage_left,
