@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// The clients' user: any Debian has it, and it may do nothing that others may not.
 pub const USER: &str = "daemon";
-const PASSWORD: &str = "secret";
+pub const PASSWORD: &str = "secret";
 
 /// How long smbd may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);

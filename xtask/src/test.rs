@@ -7,25 +7,23 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::tools::{self, FSX};
-use crate::{conformance, packages};
+use crate::{conformance, packages, torture};
 use xtask::command::{cargo, execute};
 
-/// Runs all tests, or with `words` what `cargo test` makes of them: `xtask test --test programs`.
+const ALL: [&str; 3] = ["--workspace", "--all-features", "--no-fail-fast"];
+
+/// Runs all tests and prints what the torture among them tried, or with `words` what `cargo test` makes of them: `xtask test --test programs`.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     packages::ensure()?;
     open_fuse_to_users()?;
     let_fuse_use_io_uring();
     let fsx = tools::ensure(&FSX)?;
-    let tested = execute(
-        cargo()
-            .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
-            .args(words)
-            .env("BLOCKTREE_TEST_FSX", fsx),
-    );
+    let variable = ("BLOCKTREE_TEST_FSX", fsx.as_path());
     // Whoever names tests wants those only.
     if !words.is_empty() {
-        return tested;
+        return execute(cargo().arg("test").args(ALL).args(words).env(variable.0, variable.1));
     }
+    let tested = torture::run_tests(&ALL, variable);
     if !packages::is_root()? {
         eprintln!("not tested here: only root can compare with ext4 (`cargo xtask conformance`)");
         return tested;

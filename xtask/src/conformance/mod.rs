@@ -9,6 +9,7 @@
 mod fio;
 mod fsx;
 mod ground;
+pub(crate) mod kernel_smb;
 mod pjdfstest;
 mod ranges;
 mod report;
@@ -59,6 +60,7 @@ fn suites() -> Vec<Box<dyn Suite>> {
         Box::new(fio::Fio),
         Box::new(ranges::Ranges),
         Box::new(smbtorture::Smbtorture),
+        Box::new(kernel_smb::KernelSmb),
         Box::new(fsx::Fsx),
         Box::new(stress::Stress),
     ]

@@ -101,7 +101,7 @@ fn parts(form: Form) -> Vec<&'static str> {
 }
 
 /// Folders as shares of a server. The server ends before its folder goes.
-struct Shared {
+pub(super) struct Shared {
     server: Server,
     shares: Vec<String>,
     folder: Scratch,
@@ -109,7 +109,7 @@ struct Shared {
 
 impl Shared {
     /// Shares all of these with the settings that suit one of them, which is a Blocktree.
-    fn new(grounds: &[&Ground], blocktree: &Ground) -> Result<Self> {
+    pub(super) fn new(grounds: &[&Ground], blocktree: &Ground) -> Result<Self> {
         let settings = output(Command::new(blocktree.program()).arg("samba-config").arg(blocktree.folder()))?;
         share_name(&settings).context("samba-config prints no share")?;
         let mut sections = String::new();
@@ -123,6 +123,15 @@ impl Shared {
         let folder = Scratch::new(&std::env::temp_dir(), "samba")?;
         let server = Server::start(&folder.join("server"), &sections)?;
         Ok(Self { server, shares, folder })
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The name of one of the shares, in the order of the grounds.
+    pub(super) fn share(&self, number: usize) -> &str {
+        &self.shares[number]
     }
 
     /// Runs a part of smbtorture, or one case of it.

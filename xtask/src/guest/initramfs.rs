@@ -23,6 +23,8 @@ const MODULES: &[&str] = &[
     "hmac",
     "ccm",
     "gcm",
+    "ghash_generic",
+    "seqiv",
     "ctr",
     "ecb",
     "md5",

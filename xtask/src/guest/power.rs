@@ -18,7 +18,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::disk::{Cut, Disk, Survivors};
 use super::workload::{self, BEGIN, FAILED, MOUNTING, OPERATION, Told};
-use super::{Machine, Parts, network_block};
+use super::{ATTEMPTS, Machine, Parts, network_block};
 use crate::packages;
 use xtask::command::{execute, outcome, output, target};
 use xtask::scratch::Scratch;
@@ -51,8 +51,8 @@ enum Moment {
     Operation(u64, usize, Duration),
 }
 
-/// Cuts the power so many times; `program` is `blocktree`.
-pub(crate) fn run(program: &Path, seed: u64, cuts: u64) -> Result<Tally> {
+/// Cuts the power so many times; `program` is `blocktree`. What was tried until something failed was tried, too.
+pub(crate) fn run(program: &Path, seed: u64, cuts: u64, tally: &mut Tally) -> Result<()> {
     ensure!(packages::is_root()?, "only root can look at all that a machine's root wrote: run this as root");
     let scratch = Scratch::new(&target(), "power")?;
     // The path of a socket must be short.
@@ -60,17 +60,15 @@ pub(crate) fn run(program: &Path, seed: u64, cuts: u64) -> Result<Tally> {
     let parts = Parts::gather(program, &scratch.join(""))?;
     let host = Host::new(&parts.program, &scratch)?;
     let mut random = StdRng::seed_from_u64(seed);
-    let mut tally = Tally::default();
     let mut image = vec![0; DISK_BYTES];
     let (mut life, mut before) = (0, None);
     while tally.cuts < cuts {
         let life_seed = random.random();
         let socket = sockets.join(format!("disk-{}", tally.cuts));
-        let disk = Arc::new(Disk::new(std::mem::take(&mut image)));
-        network_block::serve(disk.clone(), &socket, life_seed)?;
         let moment = choose(&mut random);
         let said = |told: Told| format!("seed {seed}, cut {}: life {life}, {moment:?}, {told:?}", tally.cuts);
-        let machine = Machine::start(&parts, &format!("power {life_seed} {life}"), Some(&socket))?;
+        let words = format!("power {life_seed} {life}");
+        let (machine, disk) = start(&parts, &words, &image, &socket, life_seed)?;
         let (cut, told) = live(machine, &disk, moment).with_context(|| said(Told::default()))?;
         let mut fate = None;
         for survivors in [Survivors::None, Survivors::All, Survivors::Some, Survivors::Some] {
@@ -105,7 +103,21 @@ pub(crate) fn run(program: &Path, seed: u64, cuts: u64) -> Result<Tally> {
             }
         }
     }
-    Ok(tally)
+    Ok(())
+}
+
+/// A machine that has started, and its disk.
+fn start(parts: &Parts, words: &str, image: &[u8], socket: &Path, seed: u64) -> Result<(Machine, Arc<Disk>)> {
+    for attempt in 0..ATTEMPTS {
+        let socket = socket.with_extension(attempt.to_string());
+        let disk = Arc::new(Disk::new(image.to_vec()));
+        network_block::serve(disk.clone(), &socket, seed)?;
+        let machine = Machine::start(parts, words, Some(&socket))?;
+        if machine.has_booted()? {
+            return Ok((machine, disk));
+        }
+    }
+    bail!("no machine starts")
 }
 
 fn choose(random: &mut StdRng) -> Moment {

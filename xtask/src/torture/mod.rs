@@ -1,14 +1,19 @@
 //! `cargo xtask torture`: crashes, faults and attacks for as long as one likes, and a table of what was tried.
 //!
 //! Simulations go on with new seeds until their time is over; tests of attacks and of processes run once. A test
-//! tells what it tried in lines of the form `tally: NAME: histories 3, crashes 40`.
+//! tells what it tried in lines of the form `tally: NAME: histories 3, crashes 40`. [`listen`] hears the same of the short
+//! forms, when all tests run.
 
-use std::collections::BTreeMap;
+mod listen;
+mod table;
+
 use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::listen::run_tests;
+use self::table::{Row, print, read};
 use crate::guest::power;
 use crate::packages;
 use xtask::command::{cargo, execute, root, target};
@@ -51,14 +56,6 @@ const PARTS: &[Part] = &[
     Part { what: "processes and hosts", package: "blocktree", test: "hostile", names: &[], share: 0 },
 ];
 
-/// Columns of the table: their titles, and the words of the tallies that they add up.
-const COLUMNS: &[(&str, &str)] = &[
-    ("histories", "histories"),
-    ("operations", "operations"),
-    ("crash points", "crashes"),
-    ("faults", "faults"),
-    ("attacks", "attacks"),
-];
 const MINUTES: u64 = 2;
 
 /// From so many minutes on, virtual machines lose their power, unless it is said how often.
@@ -102,7 +99,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     if cuts > 0 && is_wanted(POWER) {
         rows.push((POWER, cut_power(cuts, seed.unwrap_or_else(rand::random))?));
     }
-    print_table(&rows);
+    print(&rows);
     match rows.iter().map(|(_, row)| row.failures).sum::<u64>() {
         0 => Ok(()),
         failures => bail!("{failures} failures"),
@@ -117,28 +114,15 @@ fn cut_power(cuts: u64, seed: u64) -> Result<Row> {
     let began = Instant::now();
     execute(cargo().args(["build", "--package", "blocktree", "--quiet"]))?;
     let mut row = Row { tests: 1, ..Row::default() };
-    match power::run(&target().join("debug/blocktree"), seed, cuts) {
-        Ok(tally) => {
-            let counts =
-                [("histories", tally.cuts), ("operations", tally.operations), ("crashes", tally.disks)];
-            row.counts = counts.into_iter().map(|(word, count)| (word.to_owned(), count)).collect();
-        }
-        Err(error) => {
-            println!("{error:#}");
-            row.failures = 1;
-        }
+    let mut tally = power::Tally::default();
+    if let Err(error) = power::run(&target().join("debug/blocktree"), seed, cuts, &mut tally) {
+        println!("{error:#}");
+        row.failures = 1;
     }
+    let counts = [("histories", tally.cuts), ("operations", tally.operations), ("crashes", tally.disks)];
+    row.counts = counts.into_iter().map(|(word, count)| (word.to_owned(), count)).collect();
     row.seconds = began.elapsed().as_secs();
     Ok(row)
-}
-
-/// What came of a part.
-#[derive(Default)]
-struct Row {
-    counts: BTreeMap<String, u64>,
-    tests: u64,
-    failures: u64,
-    seconds: u64,
 }
 
 impl Part {
@@ -163,75 +147,5 @@ impl Part {
             println!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(row)
-    }
-}
-
-/// Adds up what tests told.
-fn read(text: &str) -> Row {
-    let mut row = Row::default();
-    for line in text.lines() {
-        if let Some((_, counts)) = line.strip_prefix("tally: ").and_then(|line| line.split_once(": ")) {
-            for count in counts.split(", ") {
-                if let Some((word, number)) = count.split_once(' ')
-                    && let Ok(number) = number.parse::<u64>()
-                {
-                    *row.counts.entry(word.to_owned()).or_default() += number;
-                }
-            }
-        } else if let Some(result) = line.strip_prefix("test result: ") {
-            let count = |what: &str| {
-                let before = result.split(what).next()?.trim_end();
-                before.rsplit(' ').next()?.parse::<u64>().ok()
-            };
-            row.tests += count("passed").unwrap_or(0);
-            row.failures += count("failed").unwrap_or(0);
-        }
-    }
-    row
-}
-
-fn print_table(rows: &[(&str, Row)]) {
-    let line = |cells: &[String]| {
-        let cells = cells.iter().enumerate();
-        let cells =
-            cells.map(|(at, cell)| if at == 0 { format!("{cell:22}") } else { format!("{cell:>12}") });
-        println!("{}", cells.collect::<Vec<_>>().join(" "));
-    };
-    let titles = COLUMNS.iter().map(|(title, _)| *title).chain(["tests", "seconds", "failures"]);
-    println!();
-    line(&std::iter::once("").chain(titles).map(str::to_owned).collect::<Vec<_>>());
-    let mut sum = vec![0; COLUMNS.len() + 3];
-    for (what, row) in rows {
-        let counts = COLUMNS.iter().map(|(_, word)| row.counts.get(*word).copied().unwrap_or(0));
-        let counts: Vec<u64> = counts.chain([row.tests, row.seconds, row.failures]).collect();
-        sum.iter_mut().zip(&counts).for_each(|(sum, count)| *sum += count);
-        line(&std::iter::once((*what).to_owned()).chain(shown(&counts)).collect::<Vec<_>>());
-    }
-    line(&std::iter::once("all".to_owned()).chain(shown(&sum)).collect::<Vec<_>>());
-}
-
-/// Numbers as cells: no failures are "none".
-fn shown(counts: &[u64]) -> impl Iterator<Item = String> {
-    let last = counts.len() - 1;
-    counts.iter().enumerate().map(move |(at, count)| match (at == last, count) {
-        (true, 0) => "none".to_owned(),
-        _ => count.to_string(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_tests_tell_is_added_up() {
-        let row = read(
-            "noise\ntally: long lives: histories 2, crashes 40, faults 1\n\
-             tally: short sequences: histories 3, crashes 2\n\
-             test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.5s\n",
-        );
-        let counts: Vec<_> = row.counts.iter().map(|(word, count)| (word.as_str(), *count)).collect();
-        assert_eq!(counts, [("crashes", 42), ("faults", 1), ("histories", 5)]);
-        assert_eq!((row.tests, row.failures), (3, 1));
     }
 }
