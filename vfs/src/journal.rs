@@ -1,7 +1,7 @@
 //! The change journal: an [`Entry`] for each visible change, in the store, in the same record as the change.
 //!
 //! Key types: [`Entry`] is what is asked for again with [`Fs::events_since`], [`Actor`] on whose behalf a change was
-//! made, [`Happened`] what an operation tells of its change. The engine keeps the entries and knows nothing of what
+//! made, `Happened` what an operation tells of its change. The engine keeps the entries and knows nothing of what
 //! they say; [`crate::layout::Note`] is how they stand there.
 //!
 //! 1. After any crash the entries are exactly those of the changes that the tree has.
