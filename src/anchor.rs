@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blocktree_engine::anchor::{Anchor, AnchorStatus, FileAnchor};
-use blocktree_engine::{OpenError, OpenOptions, Store};
+use blocktree_engine::{Credential, OpenError, OpenOptions, Store};
 
 use blocktree_engine::device::Device;
 
@@ -86,10 +86,14 @@ pub(crate) fn notice(status: Option<&AnchorStatus>, choice: &Choice, is_read_onl
 }
 
 /// Holds a store that nobody has open against its anchor: what is wrong, if that can be told.
-pub(crate) fn examine(device: Arc<dyn Device>, passphrase: &[u8], anchor: Arc<dyn Anchor>) -> Option<String> {
+pub(crate) fn examine(
+    device: Arc<dyn Device>,
+    credential: &Credential<'_>,
+    anchor: Arc<dyn Anchor>,
+) -> Option<String> {
     let options =
         OpenOptions { read_only: true, background: false, anchor: Some(anchor), ..OpenOptions::default() };
-    match Store::open(device, passphrase, &options) {
+    match Store::open_as(device, credential, &options) {
         Err(error @ (OpenError::RolledBack { .. } | OpenError::Anchor { .. })) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
             Some(error.to_string() + &source.unwrap_or_default())

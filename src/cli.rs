@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::commands::{check, info, init, key, log, mount, principal, samba_config, scrub, snapshot, umount};
+use crate::commands::{
+    cap, check, info, init, key, log, mount, principal, samba_config, scrub, snapshot, umount,
+};
 use crate::failure::{FAILED, Result, USAGE};
 use crate::passphrase::Source;
 use crate::{helper, size};
@@ -52,6 +54,9 @@ enum Command {
     /// Make, list, delete and mount snapshots
     #[command(subcommand, arg_required_else_help = true)]
     Snapshot(snapshot::Command),
+    /// Say who may read and write a store
+    #[command(subcommand, arg_required_else_help = true)]
+    Cap(cap::Command),
     /// Make and show principals: the key pairs by which people and machines know each other
     #[command(subcommand, arg_required_else_help = true)]
     Principal(principal::Command),
@@ -156,6 +161,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::SambaConfig(arguments) => samba_config::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
+        Command::Cap(command) => cap::run(&command),
         Command::Principal(command) => principal::run(&command),
         Command::Key(command) => key::run(&command),
     }

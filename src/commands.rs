@@ -13,8 +13,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::anchor::Choice;
 use crate::failure::Result;
 use crate::mount_list::{StoreMount, mounts_of, resolve, store_mounted_on};
-use crate::passphrase::{Source, obtain};
+use crate::passphrase::Source;
+use crate::store_key::{HolderArguments, StoreKey};
 
+pub(crate) mod cap;
 pub(crate) mod check;
 pub(crate) mod info;
 pub(crate) mod init;
@@ -29,10 +31,20 @@ pub(crate) mod umount;
 
 /// Opens the store at `path`, which is not mounted.
 pub(crate) fn open_store(path: &Path, source: Option<&Source>, is_read_only: bool) -> Result<Store> {
+    open_store_as(path, source, &HolderArguments::default(), is_read_only)
+}
+
+/// As [`open_store`], by a principal where one is named.
+pub(crate) fn open_store_as(
+    path: &Path,
+    source: Option<&Source>,
+    holder: &HolderArguments,
+    is_read_only: bool,
+) -> Result<Store> {
     let access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
     // Before asking for the passphrase: there may be nothing to open.
     let device = open_volume(path, access)?;
-    let passphrase = obtain(source, path, false)?;
+    let key = StoreKey::obtain(source, holder, path)?;
     let options = OpenOptions {
         read_only: is_read_only,
         anchor: Choice::Usual.anchor(),
@@ -40,7 +52,7 @@ pub(crate) fn open_store(path: &Path, source: Option<&Source>, is_read_only: boo
         accept_rollback: is_read_only,
         ..OpenOptions::default()
     };
-    Ok(Store::open(device, &passphrase, &options).map_err(|error| open_failed(error, path))?)
+    Ok(Store::open_as(device, &key.credential(), &options).map_err(|error| open_failed(error, path))?)
 }
 
 /// What to tell of a store that does not open, and what to do where the error itself does not say so.

@@ -22,6 +22,7 @@ use crate::failure::{FAILED, Result};
 use crate::mount_options::Options;
 use crate::passphrase::Passphrase;
 use crate::store_control::StoreControl;
+use crate::store_key::StoreKey;
 use crate::system::{self, EndSignals};
 
 /// What is mounted where, and how.
@@ -50,20 +51,26 @@ pub(crate) fn serve(
     // Before the first thread, so that all of them inherit it.
     let signals = EndSignals::block().context("cannot block signals")?;
     let is_read_only = settings.options.read_only;
-    let store = open_store(settings, &passphrase)?;
-    drop(passphrase);
+    let key = match &settings.options.principal {
+        Some(who) => StoreKey::of(who.open_with(&passphrase)?, settings.options.root),
+        None => StoreKey::Passphrase(passphrase),
+    };
+    let store = open_store(settings, &key)?;
+    drop(key);
+    let is_read_only = is_read_only || store.is_read_only();
     let notice = check_anchor(settings, &store)?;
     let options = blocktree_vfs::MountOptions {
         read_only: is_read_only,
         no_atime: !settings.options.flags.access_times,
         ids: settings.options.ids.clone(),
+        subtree: settings.options.subtree,
         ..blocktree_vfs::MountOptions::default()
     };
     let fs = Fs::mount(store.clone(), options)
         .with_context(|| format!("cannot read the tree in {}{DAMAGE_ADVICE}", settings.store.display()))?;
     let fs = Arc::new(fs);
     let service = Arc::new(StoreControl::new(Arc::clone(&fs), is_read_only));
-    let mounted = fuse::mount(&fs, &settings.mountpoint, &mount_options(settings), service);
+    let mounted = fuse::mount(&fs, &settings.mountpoint, &mount_options(settings, is_read_only), service);
     let mounted = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {
@@ -88,7 +95,7 @@ pub(crate) fn serve(
 }
 
 /// Opens the store. A snapshot of a store that another daemon changes meanwhile may take several tries.
-fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
+fn open_store(settings: &Settings, key: &StoreKey) -> Result<Store> {
     const TRIES_MAX: u32 = 10;
     const PAUSE: Duration = Duration::from_millis(20);
     let access = settings.options.store_access();
@@ -104,7 +111,7 @@ fn open_store(settings: &Settings, passphrase: &Passphrase) -> Result<Store> {
         tries += 1;
         // Anew each time: the volume may have grown.
         let device = open_volume(&settings.store, access)?;
-        match Store::open(device, passphrase, &options) {
+        match Store::open_as(device, &key.credential(), &options) {
             Ok(store) => return Ok(store),
             Err(error) if access == Access::Shared && tries < TRIES_MAX && may_pass(&error, tries) => {
                 tracing::debug!(%error, tries, "the store changed while it was being opened");
@@ -145,11 +152,11 @@ fn may_pass(error: &OpenError, tries: u32) -> bool {
     }
 }
 
-fn mount_options(settings: &Settings) -> MountOptions {
+fn mount_options(settings: &Settings, read_only: bool) -> MountOptions {
     let options = &settings.options;
     MountOptions {
         source: settings.store.clone().into(),
-        read_only: options.read_only,
+        read_only,
         access: options.access,
         flags: options.flags,
         write_back: options.write_back.unwrap_or(true),

@@ -55,6 +55,7 @@ fn mount_as_asked(arguments: &[OsString]) -> Result<u8> {
         mountpoint: mountpoint.into(),
         options: Vec::new(),
         passphrase: PassphraseSource::default(),
+        principal: None,
         foreground: false,
         as_daemon: false,
         accept_rollback: options.accept_rollback,

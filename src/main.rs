@@ -23,6 +23,7 @@ mod private_file;
 mod signature;
 mod size;
 mod store_control;
+mod store_key;
 mod system;
 
 use std::ffi::OsString;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use blocktree_engine::crypto::PrincipalId;
 use blocktree_engine::device;
 use blocktree_vfs::fuse::{Access, Flags, Transport};
 use blocktree_vfs::{IdMap, IdRange};
@@ -10,6 +11,8 @@ use blocktree_vfs::{IdMap, IdRange};
 use crate::anchor::Choice;
 use crate::failure::{Failure, Result};
 use crate::passphrase::Source;
+use crate::principals::Who;
+use crate::store_key::{parse_id, parse_serial};
 
 /// What a list of options asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,11 @@ pub(crate) struct Options {
     /// Where the passphrase comes from.
     pub(crate) passphrase: Option<Source>,
     pub(crate) snapshot: Option<String>,
+    /// Whose key opens the store in place of its passphrase, and the root principal that it must belong to.
+    pub(crate) principal: Option<Who>,
+    pub(crate) root: Option<PrincipalId>,
+    /// Which of several shared directories is shown.
+    pub(crate) subtree: Option<u64>,
     /// Where it is remembered how far the store had come, and whether the store counts even if that disagrees.
     pub(crate) anchor: Choice,
     pub(crate) accept_rollback: bool,
@@ -51,6 +59,9 @@ impl Default for Options {
             transport: Transport::default(),
             passphrase: None,
             snapshot: None,
+            principal: None,
+            root: None,
+            subtree: None,
             anchor: Choice::Usual,
             accept_rollback: false,
             unknown: Vec::new(),
@@ -159,6 +170,15 @@ impl Options {
                 let name = name.map_err(|_| Failure::usage("the name of a snapshot is UTF-8 text"))?;
                 self.snapshot = Some(name.to_owned());
             }
+            ("principal", Some(value)) if !value.is_empty() => {
+                self.principal = Some(text(name, value)?.parse().map_err(Failure::usage)?);
+            }
+            ("root", Some(value)) if !value.is_empty() => {
+                self.root = Some(parse_id(text(name, value)?).map_err(Failure::usage)?);
+            }
+            ("subtree", Some(value)) if !value.is_empty() => {
+                self.subtree = Some(parse_serial(text(name, value)?).map_err(Failure::usage)?);
+            }
             ("anchor", Some(b"none")) => self.anchor = Choice::Nowhere,
             ("anchor", Some(value)) if !value.is_empty() => {
                 self.anchor = Choice::At(OsString::from_vec(value.to_vec()).into());
@@ -166,7 +186,7 @@ impl Options {
             ("accept_rollback", None) => self.accept_rollback = true,
             (
                 "passphrase_file" | "passphrase_from" | "snapshot" | "anchor" | "max_read" | "threads"
-                | "uid" | "gid" | "map_uid" | "map_gid",
+                | "uid" | "gid" | "map_uid" | "map_gid" | "principal" | "root" | "subtree",
                 _,
             ) => {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
@@ -181,6 +201,10 @@ impl Options {
         }
         Ok(())
     }
+}
+
+fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str> {
+    std::str::from_utf8(value).map_err(|_| Failure::usage(format!("the mount option {name} is UTF-8 text")))
 }
 
 /// Options that fstab and mount(8) have for themselves, and those that are always on.
@@ -335,6 +359,9 @@ mod tests {
             "passphrase_from=secret",
             "passphrase_from",
             "anchor=",
+            "principal=",
+            "root=12",
+            "subtree=x",
             "max_read=17",
             "threads=many",
             "remount",

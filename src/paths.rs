@@ -8,31 +8,35 @@ use std::sync::Arc;
 
 use blocktree_engine::device::Device;
 use blocktree_engine::format::BlockId;
-use blocktree_engine::{OpenOptions, Store};
+use blocktree_engine::{Credential, OpenOptions, Store};
 use blocktree_vfs::{FileKind, Fs, MountOptions};
 
 /// One path, from the root of the tree, for each of the blocks that the undamaged part of the tree names. Empty where
 /// the store does not open.
 pub(crate) fn of_blocks(
     device: Arc<dyn Device>,
-    passphrase: &[u8],
+    credential: &Credential<'_>,
     blocks: &BTreeSet<BlockId>,
 ) -> BTreeMap<BlockId, PathBuf> {
-    let mut found = BTreeMap::new();
     if blocks.is_empty() {
-        return found;
+        return BTreeMap::new();
     }
     let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
-    let Ok(store) = Store::open(device, passphrase, &options) else { return found };
+    let Ok(store) = Store::open_as(device, credential, &options) else { return BTreeMap::new() };
     let options = MountOptions { read_only: true, ..MountOptions::default() };
-    let Ok(fs) = Fs::mount(store, options) else { return found };
+    Fs::mount(store, options).map(|fs| in_tree(&fs, blocks)).unwrap_or_default()
+}
+
+/// As [`of_blocks`], in a tree that is open.
+pub(crate) fn in_tree(fs: &Fs, blocks: &BTreeSet<BlockId>) -> BTreeMap<BlockId, PathBuf> {
+    let mut found = BTreeMap::new();
     let mut folders = vec![(Fs::ROOT, PathBuf::from("/"))];
     while let Some((folder, path)) = folders.pop() {
         if blocks.contains(&folder) {
             found.insert(folder, path.clone());
         }
         // What a damaged folder still shows is looked at; the rest of it has no names any more.
-        let _ = list(&fs, folder, |ino, kind, name| {
+        let _ = list(fs, folder, |ino, kind, name| {
             let path = path.join(Path::new(OsStr::from_bytes(name)));
             if kind == FileKind::Directory {
                 folders.push((ino, path));

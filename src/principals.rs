@@ -104,6 +104,22 @@ impl Who {
 
     /// All keys, with the passphrase of the file if it has one.
     pub(crate) fn open(&self, source: Option<&Source>) -> anyhow::Result<Principal> {
+        self.open_with(&self.passphrase(source)?)
+    }
+
+    /// The passphrase of the file with its keys; empty where it has none.
+    pub(crate) fn passphrase(&self, source: Option<&Source>) -> anyhow::Result<Passphrase> {
+        let (path, file) = self.file()?;
+        if file.is_protected() { obtain(source, &path, false) } else { Ok(Passphrase::default()) }
+    }
+
+    /// All keys, with what [`Who::passphrase`] found.
+    pub(crate) fn open_with(&self, passphrase: &Passphrase) -> anyhow::Result<Principal> {
+        let (path, file) = self.file()?;
+        file.open(passphrase).with_context(|| format!("cannot open {}", path.display()))
+    }
+
+    fn file(&self) -> anyhow::Result<(PathBuf, PrincipalFile)> {
         let Some(path) = self.path()? else {
             bail!("this line is what everybody may know of a principal; name the file with its keys");
         };
@@ -112,9 +128,7 @@ impl Who {
         let Content::Own(file) = Content::read(&path)? else {
             bail!("{} holds only what everybody may know of a principal, and not its keys", path.display());
         };
-        let passphrase =
-            if file.is_protected() { obtain(source, &path, false)? } else { Passphrase::default() };
-        file.open(&passphrase).with_context(|| format!("cannot open {}", path.display()))
+        Ok((path, file))
     }
 }
 

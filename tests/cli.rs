@@ -12,9 +12,19 @@ use support::{BINARY, Place, finish, program, run};
 #[test]
 fn help_and_version_succeed() {
     let help = run(["--help"]).ok();
-    for command in
-        ["init", "mount", "umount", "info", "check", "scrub", "samba-config", "snapshot", "principal", "key"]
-    {
+    for command in [
+        "init",
+        "mount",
+        "umount",
+        "info",
+        "check",
+        "scrub",
+        "samba-config",
+        "snapshot",
+        "principal",
+        "key",
+        "cap",
+    ] {
         assert!(help.stdout.contains(command), "{command}");
         let help = run([command, "--help"]).ok();
         assert!(help.stdout.starts_with(|letter: char| letter.is_uppercase()), "{command}: {}", help.stdout);

@@ -9,16 +9,16 @@ use anyhow::{Context as _, anyhow};
 use blocktree_engine::device::{Access, Device};
 use blocktree_engine::format::BlockId;
 use blocktree_engine::limits::SECTOR_BYTES;
-use blocktree_engine::{CheckOptions, CheckReport, OpenOptions, Problem, Store};
+use blocktree_engine::{CheckOptions, CheckReport, Credential, OpenOptions, Problem, Role, Store};
 use blocktree_vfs::repair::examine;
 
 use super::{find_mount, open_volume, print, progress_bar};
 use crate::anchor::{self, Choice};
 use crate::cli::PassphraseSource;
 use crate::failure::{DAMAGE_LEFT, FAILED, Result};
-use crate::passphrase::obtain;
 use crate::paths;
 use crate::size;
+use crate::store_key::{HolderArguments, StoreKey};
 
 /// Check a store that is not mounted: its structure, every hash and every signature.
 ///
@@ -33,6 +33,8 @@ pub(crate) struct Arguments {
     repair: bool,
     #[command(flatten)]
     passphrase: PassphraseSource,
+    #[command(flatten)]
+    holder: HolderArguments,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
@@ -48,45 +50,52 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     }
     let access = if arguments.repair { Access::ReadWrite } else { Access::ReadOnly };
     let device = open_volume(path, access)?;
-    let passphrase = obtain(arguments.passphrase.source().as_ref(), path, false)?;
+    let key = StoreKey::obtain(arguments.passphrase.source().as_ref(), &arguments.holder, path)?;
+    let credential = key.credential();
     let bar = progress_bar("Checking");
     let mut progress = |done: u64, total: u64| {
         bar.set_length(total.saturating_mul(SECTOR_BYTES as u64));
         bar.set_position(done.saturating_mul(SECTOR_BYTES as u64));
     };
     let options = CheckOptions { repair: arguments.repair };
-    let report = blocktree_engine::check(device.clone(), &passphrase, &options, &mut progress);
+    let report = blocktree_engine::check_as(device.clone(), &credential, &options, &mut progress);
     bar.finish_and_clear();
     let report = report.with_context(|| format!("cannot check the store {}", path.display()))?;
     let mut report = report;
     let anchor = Choice::Usual.anchor();
-    if let Some(what) = anchor.and_then(|anchor| anchor::examine(device.clone(), &passphrase, anchor)) {
+    if let Some(what) = anchor.and_then(|anchor| anchor::examine(device.clone(), &credential, anchor)) {
         report.problems.push(Problem { what, place: "age".into(), repaired: false, block: None });
         report.damage_left += 1;
     }
-    examine_tree(device.clone(), &passphrase, arguments.repair, &mut report)
+    let is_complete = examine_tree(device.clone(), &credential, arguments.repair, &mut report)
         .with_context(|| format!("cannot repair the tree in {}", path.display()))?;
     let blocks = report.problems.iter().filter_map(|problem| problem.block).collect();
-    let paths = paths::of_blocks(device, &passphrase, &blocks);
+    let paths = paths::of_blocks(device, &credential, &blocks);
     print(&for_people(&report, &paths, arguments.repair))?;
+    if !is_complete {
+        print("Structure, hashes and signatures only: names and files are for who has the owner key.\n")?;
+    }
     Ok(exit_code(&report))
 }
 
 /// Adds what does not fit in the tree of files, and mends it where that was asked for. A store that does not open has
-/// been reported.
+/// been reported. False where names and files could not be looked at, for want of the owner key.
 fn examine_tree(
     device: Arc<dyn Device>,
-    passphrase: &[u8],
+    credential: &Credential<'_>,
     repair: bool,
     report: &mut CheckReport,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let open = |read_only| {
         let options = OpenOptions { read_only, background: false, ..OpenOptions::default() };
-        Store::open(device.clone(), passphrase, &options)
+        Store::open_as(device.clone(), credential, &options)
     };
-    let Ok(store) = open(true) else { return Ok(()) };
+    let Ok(store) = open(true) else { return Ok(true) };
+    if store.role() != Role::Owner {
+        return Ok(false);
+    }
     // What cannot be read was reported too.
-    let Ok(mut findings) = examine(&store, false) else { return Ok(()) };
+    let Ok(mut findings) = examine(&store, false) else { return Ok(true) };
     drop(store);
     if repair && !findings.is_empty() {
         let store = open(false)?;
@@ -100,7 +109,7 @@ fn examine_tree(
         let (what, repaired) = (finding.what, finding.repaired);
         report.problems.push(Problem { what, place, repaired, block: None });
     }
-    Ok(())
+    Ok(true)
 }
 
 fn exit_code(report: &CheckReport) -> u8 {

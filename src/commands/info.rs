@@ -10,10 +10,11 @@ use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_vfs::control::{Command, InfoChunk};
 use serde::{Deserialize, Serialize};
 
-use super::{find_mount, open_store, print};
+use super::{find_mount, open_store_as, print};
 use crate::cli::PassphraseSource;
 use crate::failure::Result;
 use crate::mount_list::StoreMount;
+use crate::store_key::HolderArguments;
 use crate::{size, system};
 
 /// Show what a store is and how full.
@@ -27,6 +28,8 @@ pub(crate) struct Arguments {
     json: bool,
     #[command(flatten)]
     passphrase: PassphraseSource,
+    #[command(flatten)]
+    holder: HolderArguments,
 }
 
 /// The JSON of `info --json`: names and units that scripts rely on.
@@ -99,7 +102,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
                 .context("the daemon's answer makes no sense; is it another version?")?
         }
         None => {
-            let store = open_store(&arguments.path, arguments.passphrase.source().as_ref(), true)?;
+            let store = open_store_as(
+                &arguments.path,
+                arguments.passphrase.source().as_ref(),
+                &arguments.holder,
+                true,
+            )?;
             let description = Description::from(&store.info());
             store.close().context("cannot close the store")?;
             description

@@ -21,6 +21,7 @@ use crate::failure::{FAILED, Failure, Result};
 use crate::mount_list::{resolve, store_mounted_on};
 use crate::mount_options::Options;
 use crate::passphrase::{Passphrase, obtain, read_line_or_all};
+use crate::store_key::passphrase_of;
 use crate::system;
 
 const OPTIONS_HELP: &str = "\
@@ -34,6 +35,9 @@ Mount options:
   map_uid=STORED:SHOWN[:COUNT], map_gid=...
                                show those on disk as others; may be repeated
   snapshot=NAME                show the tree as it was when this snapshot was made
+  principal=PRINCIPAL          as --principal
+  root=ID                      with principal: the root principal that the store must belong to
+  subtree=SERIAL               which of several shared directories to show
   anchor=FILE, anchor=none     where this machine remembers how far the store had come, so that an older copy of it
                                is noticed; or nowhere
   accept_rollback              as --accept-rollback
@@ -63,6 +67,9 @@ pub(crate) struct Arguments {
     pub(crate) options: Vec<OsString>,
     #[command(flatten)]
     pub(crate) passphrase: PassphraseSource,
+    /// Mount what this principal may see, with its key instead of the store's passphrase: a name or a file
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub(crate) principal: Option<String>,
     /// Stay in the foreground, until the store is unmounted or a signal ends it
     #[arg(long, short = 'f')]
     pub(crate) foreground: bool,
@@ -75,7 +82,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
-    let options = Options::parse(&arguments.options)?;
+    let mut lists = arguments.options.clone();
+    if let Some(principal) = &arguments.principal {
+        lists.push(format!("principal={}", principal.replace('\\', "\\\\").replace(',', "\\,")).into());
+    }
+    let options = Options::parse(&lists)?;
     // The daemon is given what was accepted once already.
     if !arguments.as_daemon {
         options.refuse_unknown()?;
@@ -96,7 +107,10 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
         return Err(anyhow!("{store} is the store itself; mount it on another directory").into());
     }
     let source = arguments.passphrase.source().or_else(|| options.passphrase.clone());
-    let passphrase = obtain(source.as_ref(), &arguments.store, false)?;
+    let passphrase = match &options.principal {
+        Some(who) => passphrase_of(who, source.as_ref())?,
+        None => obtain(source.as_ref(), &arguments.store, false)?,
+    };
     let settings = settings(arguments, options);
     if arguments.foreground {
         daemon::log_to(daemon::Log::StandardError);

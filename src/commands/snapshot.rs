@@ -96,6 +96,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 mountpoint: mountpoint.clone(),
                 options,
                 passphrase: passphrase.clone(),
+                principal: None,
                 foreground: *foreground,
                 accept_rollback: false,
                 as_daemon: false,

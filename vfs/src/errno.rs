@@ -29,7 +29,7 @@ impl FsError {
             Self::Invalid(_) => libc::EINVAL,
             Self::NotSupported(_) => libc::EOPNOTSUPP,
             Self::NotPermitted(_) => libc::EPERM,
-            Self::Refused => libc::EACCES,
+            Self::Refused | Self::NotShared | Self::SeveralShared(_) => libc::EACCES,
             Self::TooLarge => libc::EFBIG,
             Self::TooManyLinks => libc::EMLINK,
             Self::DirectoryFull | Self::AttributesFull | Self::NoSpace => libc::ENOSPC,

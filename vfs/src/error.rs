@@ -31,6 +31,12 @@ pub enum FsError {
     NotSupported(&'static str),
     #[error("not permitted: {0}")]
     NotPermitted(&'static str),
+    /// Nothing is shared with who opened the store, or not what was asked for.
+    #[error("nothing in the store is shared with this principal, or not what was asked for")]
+    NotShared,
+    /// More than one readcap, by their serials.
+    #[error("several directories are shared with this principal: {}", serials(.0))]
+    SeveralShared(Vec<u64>),
     /// An observer refused.
     #[error("refused by policy")]
     Refused,
@@ -59,6 +65,11 @@ pub enum FsError {
     Interrupted,
     #[error("no space left")]
     NoSpace,
+}
+
+fn serials(serials: &[u64]) -> String {
+    let serials: Vec<String> = serials.iter().map(|serial| format!("{serial:016x}")).collect();
+    serials.join(", ")
 }
 
 pub type Result<T> = std::result::Result<T, FsError>;

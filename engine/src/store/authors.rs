@@ -110,11 +110,6 @@ impl Authors {
         !self.is_complete || self.by_signing_key.contains_key(signing)
     }
 
-    /// Whether any of its certificates, good or bad, is for less than the whole store.
-    pub(super) fn may_have_subtrees(&self, signing: &[u8; 32]) -> bool {
-        self.of(signing).any(|certificate| certificate.block() != WHOLE_STORE)
-    }
-
     /// A chain that lets the author write the whole store at a moment.
     pub(super) fn whole_store(&self, signing: &[u8; 32], at: Moment) -> Result<Chain, CertificateError> {
         let mut chains =

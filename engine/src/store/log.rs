@@ -69,8 +69,6 @@ pub(super) struct Record {
     pub(super) head: RecordHeader,
     pub(super) hash: Hash,
     pub(super) body: Vec<u8>,
-    /// Its author may write the whole store.
-    pub(super) is_whole_store: bool,
 }
 
 impl Record {
@@ -91,6 +89,6 @@ impl Record {
         let mut body = bytes[HEAD..].to_vec();
         open_sectors(&ExtentKey::derive(&keys.structure, &head.nonce), 0, &mut body);
         body.truncate(head.body_bytes.get() as usize);
-        Ok(Self { head, hash, body, is_whole_store: false })
+        Ok(Self { head, hash, body })
     }
 }

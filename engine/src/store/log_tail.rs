@@ -50,7 +50,7 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
             let fits = record.head.seq.get() == seq && record.head.previous == previous;
             fits.then_some((position, record))
         });
-        let Some((position, mut record)) = found else { break };
+        let Some((position, record)) = found else { break };
         if position != log.position {
             log.appended += layout.log_sectors() - log.position;
         }
@@ -62,7 +62,7 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
         if record.head.time_ns.get() < time_ns {
             return (log, Some(OpenError::Log { seq, why: "older than the record before it" }));
         }
-        if let Err(error) = know_author(&mut authors, &mut record) {
+        if let Err(error) = know_author(&mut authors, &record) {
             return (log, Some(error));
         }
         log.position = (position + sectors) % layout.log_sectors();
@@ -78,14 +78,12 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
     (log, damage)
 }
 
-/// Refuses a record whose author has no writecap that holds, notes those that it brings, and tells whether its author
-/// may write the whole store: otherwise each of its changes is judged when it is applied.
-fn know_author(authors: &mut Authors, record: &mut Record) -> Result<(), OpenError> {
+/// Refuses a record whose author has no writecap for the whole store that holds, and notes those that it brings.
+fn know_author(authors: &mut Authors, record: &Record) -> Result<(), OpenError> {
     let (seq, author) = (record.head.seq.get(), record.head.author);
     let at = authors::Moment { seconds: record.head.time_ns.get() / 1_000_000_000, seq };
     match authors.whole_store(&author, at) {
-        Ok(_) => record.is_whole_store = true,
-        Err(_) if authors.may_have_subtrees(&author) => {}
+        Ok(_) => {}
         Err(why) => return Err(OpenError::Refused { seq, author: describe_author(&author), why }),
     }
     for change in crate::format::decode_changes(&record.body) {

@@ -152,7 +152,7 @@ impl Fs {
             mtime: now,
             ctime: now,
             btime: now,
-            parent: if is_directory { directory.ino } else { 0 },
+            parent: if is_directory { directory.block.id() } else { 0 },
             xattr_count: 0,
             xattr_name_bytes: 0,
             has_access_acl: false,
@@ -173,7 +173,8 @@ impl Fs {
         }
 
         let encoded = attributes.encode();
-        let block = change.transaction.create_in(directory.ino, zerocopy::IntoBytes::as_bytes(&encoded));
+        let block =
+            change.transaction.create_in(directory.block.id(), zerocopy::IntoBytes::as_bytes(&encoded));
         let inode = Inode::new(block.id(), block, attributes, Default::default());
         xattr::put_first(&mut change.transaction, &inode, self.names, &inherited);
         if !new.target.is_empty() {

@@ -8,7 +8,7 @@ use super::{Fs, OpenFlags};
 use crate::directory::{Place, check_name, find};
 use crate::events::{Intent, Mask, Range};
 use crate::inode::{Inode, Unused};
-use crate::layout::FileKind;
+use crate::layout::{Attributes, Entry, FileKind};
 use crate::lock::LockOwner;
 use crate::{FsError, Ino, Result, SetAttributes, Stat};
 
@@ -31,10 +31,13 @@ impl Fs {
         for _ in 0..LOOKUP_ATTEMPTS {
             let attributes = live_directory(&directory)?;
             let child = match name {
-                b".." => attributes.parent,
-                _ => find(&self.store, &directory, self.names.of(&directory, name), name)?.taken()?.1.child,
+                b".." => self.count_child(self.above(&directory, &attributes))?,
+                _ => {
+                    let place = find(&self.store, &directory, self.names.of(&directory, name), name)?;
+                    self.count_entry(&directory, &place.taken()?.1)?
+                }
             };
-            if let Some(inode) = self.count_child(child)? {
+            if let Some(inode) = child {
                 if name != b".." {
                     inode.seen_at(parent, name);
                 }
@@ -44,9 +47,23 @@ impl Fs {
         Err(FsError::Malformed { ino: parent, what: "an entry leads to no inode" })
     }
 
-    /// Counts a lookup of an inode that an entry was just seen to lead to. `None` if it has gone since.
-    pub(super) fn count_child(&self, ino: Ino) -> Result<Option<Arc<Inode>>> {
-        match self.inode(ino) {
+    /// The directory that a directory is in; the one at the top is in itself.
+    pub(super) fn above(&self, directory: &Inode, attributes: &Attributes) -> Ino {
+        if directory.ino == Self::ROOT { Self::ROOT } else { self.ino_of(attributes.parent) }
+    }
+
+    /// Counts a lookup of the inode that an entry was just seen to lead to. `None` if it has gone since.
+    pub(super) fn count_entry(&self, directory: &Inode, entry: &Entry) -> Result<Option<Arc<Inode>>> {
+        self.count(self.inode_in(directory, entry))
+    }
+
+    /// Counts a lookup of an inode by its number. `None` if it has gone.
+    fn count_child(&self, ino: Ino) -> Result<Option<Arc<Inode>>> {
+        self.count(self.inode(ino))
+    }
+
+    fn count(&self, inode: Result<Arc<Inode>>) -> Result<Option<Arc<Inode>>> {
+        match inode {
             Ok(inode) if self.inodes.count_lookup(&inode) => Ok(Some(inode)),
             Ok(inode) => {
                 inode.settle();

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use blocktree_engine::Store;
+use blocktree_engine::format::BlockId;
 use parking_lot::Mutex;
 
 use crate::Ino;
@@ -71,8 +72,9 @@ pub struct Fs {
 pub struct Shared {
     store: Store,
     options: MountOptions,
-    /// The directory at the top: everything that is shown is below it.
-    root: Ino,
+    /// The block of the directory at the top: everything that is shown is below it. Its inode is [`Fs::ROOT`],
+    /// whichever block it is.
+    root: BlockId,
     inodes: InodeTable,
     names: NameHash,
     pub(crate) events: Hub,
@@ -125,6 +127,8 @@ pub struct MountOptions {
     pub no_atime: bool,
     /// Whom the mount shows in place of those on disk.
     pub ids: IdMap,
+    /// Which of the readcaps of who opened the store is shown, by its serial; needed where there are several.
+    pub subtree: Option<u64>,
     /// Inodes kept in memory that the kernel does not know; 0 chooses.
     pub inode_cache_count: usize,
     /// The clock, for tests.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blocktree_engine::format::BlockId;
-use blocktree_engine::{Error, Store};
+use blocktree_engine::{Block, Error, Role, Seq, Store};
 use parking_lot::Mutex;
 use zerocopy::IntoBytes;
 
@@ -14,9 +14,9 @@ use crate::directory::NameHash;
 use crate::events::{Hub, Observer};
 use crate::inode::{Inode, InodeTable};
 use crate::journal::{Happened, Journal};
-use crate::layout::{Attributes, FileFlags, FileKind, Time};
+use crate::layout::{Attributes, Entry, FileFlags, FileKind, Time};
 use crate::lock::LockTable;
-use crate::{FsError, Result};
+use crate::{FsError, Ino, Result};
 
 const INODE_CACHE_COUNT: usize = 64 << 10;
 
@@ -42,7 +42,11 @@ impl Fs {
     }
 
     /// Starts to serve a store's tree; ends what was unlinked but still open at a crash.
-    pub fn mount(store: Store, options: MountOptions) -> Result<Self> {
+    ///
+    /// Who has the owner key sees all of it; others what one of their readcaps gives.
+    pub fn mount(store: Store, mut options: MountOptions) -> Result<Self> {
+        options.read_only |= store.is_read_only();
+        let root = root_block(&store, &options)?;
         if !options.read_only {
             make_journal(&store)?;
             for id in store.orphans()? {
@@ -65,13 +69,13 @@ impl Fs {
             journal: Journal::new(),
             store,
             options,
-            root: Self::ROOT,
+            root: root.id(),
             inodes: InodeTable::new(unused_max),
             locks: Arc::new(LockTable::default()),
             tree_shape: Mutex::new(()),
             durable: AtomicU64::new(0),
         }));
-        let root = fs.inode(Self::ROOT)?;
+        let root = fs.inodes.get(Self::ROOT, |changed| fs.load(Self::ROOT, Some(root), changed))?;
         if root.attributes().kind != FileKind::Directory {
             return Err(FsError::Malformed { ino: Self::ROOT, what: "the root is no directory" });
         }
@@ -128,18 +132,45 @@ impl Fs {
         }
     }
 
-    /// The inode, from memory or from the store.
-    pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino, |changed| {
-            let block = self.store.block(ino)?.ok_or(FsError::Stale)?;
-            let bytes = self.store.attributes(&block)?;
-            let attributes = Attributes::decode(&bytes)
-                .map_err(|malformed| FsError::Malformed { ino, what: malformed.0 })?;
-            if attributes.nlink == 0 {
-                return Err(FsError::Stale);
-            }
-            Ok(Inode::new(ino, block, attributes, changed))
+    /// The inode, from memory or from the store. Without the owner key, it must be one that is in use, or else it is as
+    /// if it were gone: its key is found only on the way through the directory that it is in.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        self.inodes.get(ino, |changed| self.load(ino, self.block(ino)?, changed))
+    }
+
+    /// The inode that an entry of a directory leads to.
+    pub(super) fn inode_in(&self, directory: &Inode, entry: &Entry) -> Result<Arc<Inode>> {
+        self.inodes.get(entry.child, |changed| {
+            let block = self.store.block_in(&directory.block, entry.child, &entry.wrapped_key)?;
+            self.load(entry.child, block, changed)
         })
+    }
+
+    /// The inode whose block is `id`, as directories name the one they are in.
+    pub(super) fn ino_of(&self, id: BlockId) -> Ino {
+        if id == self.root { Self::ROOT } else { id }
+    }
+
+    fn block(&self, ino: Ino) -> Result<Option<Block>> {
+        // The directory at the top is there once, under its own number.
+        if ino == self.root && ino != Self::ROOT {
+            return Ok(None);
+        }
+        match self.store.block(ino) {
+            Err(Error::NoKey) => Ok(None),
+            found => Ok(found?),
+        }
+    }
+
+    fn load(&self, ino: Ino, block: Option<Block>, changed: Seq) -> Result<Arc<Inode>> {
+        let block = block.ok_or(FsError::Stale)?;
+        let bytes = self.store.attributes(&block)?;
+        let attributes =
+            Attributes::decode(&bytes).map_err(|malformed| FsError::Malformed { ino, what: malformed.0 })?;
+        if attributes.nlink == 0 {
+            return Err(FsError::Stale);
+        }
+        Ok(Inode::new(ino, block, attributes, changed))
     }
 
     /// Destroys the block of an inode that is dead.
@@ -185,6 +216,21 @@ fn make_journal(store: &Store) -> Result<()> {
         Ok(_) | Err(Error::NoSpace | Error::NoKey) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The block of the directory at the top of what is shown.
+fn root_block(store: &Store, options: &MountOptions) -> Result<Block> {
+    if store.role() == Role::Owner {
+        return store.block(Fs::ROOT)?.ok_or(FsError::Stale);
+    }
+    let caps = store.own_readcaps();
+    let serial = match (options.subtree, caps.as_slice()) {
+        (Some(serial), _) if caps.iter().any(|(own, _)| *own == serial) => serial,
+        (Some(_), _) | (None, []) => return Err(FsError::NotShared),
+        (None, [(serial, _)]) => *serial,
+        (None, several) => return Err(FsError::SeveralShared(several.iter().map(|(own, _)| *own).collect())),
+    };
+    store.shared_block(serial)?.ok_or(FsError::NotShared)
 }
 
 /// Those of a new and empty directory.

@@ -5,7 +5,8 @@
 
 use super::{DirectoryEntry, Fs};
 use crate::directory::decode;
-use crate::layout::{ENTRY_POSITION_FIRST, FileKind, ITEM_ENTRY};
+use crate::inode::Inode;
+use crate::layout::{ENTRY_POSITION_FIRST, Entry, FileKind, ITEM_ENTRY};
 use crate::{FsError, Ino, Result, Stat};
 
 const COOKIE_DOT: u64 = 1;
@@ -24,6 +25,17 @@ impl Fs {
         take: &mut dyn FnMut(&DirectoryEntry<'_>) -> bool,
     ) -> Result<()> {
         let directory = self.inode(ino)?;
+        self.walk(&directory, cookie, &mut |entry, _| take(entry))
+    }
+
+    /// As [`Fs::readdir`]; `take` also gets the entry itself, but for `.` and `..`.
+    fn walk(
+        &self,
+        directory: &Inode,
+        cookie: u64,
+        take: &mut dyn FnMut(&DirectoryEntry<'_>, Option<&Entry>) -> bool,
+    ) -> Result<()> {
+        let ino = directory.ino;
         let attributes = directory.attributes();
         if attributes.kind != FileKind::Directory {
             return Err(FsError::NotDirectory);
@@ -33,11 +45,12 @@ impl Fs {
             return Ok(());
         }
         let kind = FileKind::Directory;
-        if cookie < COOKIE_DOT && !take(&DirectoryEntry { ino, kind, name: b".", cookie: COOKIE_DOT }) {
+        if cookie < COOKIE_DOT && !take(&DirectoryEntry { ino, kind, name: b".", cookie: COOKIE_DOT }, None) {
             return Ok(());
         }
-        let dot_dot = DirectoryEntry { ino: attributes.parent, kind, name: b"..", cookie: COOKIE_DOT_DOT };
-        if cookie < COOKIE_DOT_DOT && !take(&dot_dot) {
+        let parent = self.above(directory, &attributes);
+        let dot_dot = DirectoryEntry { ino: parent, kind, name: b"..", cookie: COOKIE_DOT_DOT };
+        if cookie < COOKIE_DOT_DOT && !take(&dot_dot, None) {
             return Ok(());
         }
         let mut from = cookie.saturating_add(1).max(ENTRY_POSITION_FIRST);
@@ -46,21 +59,21 @@ impl Fs {
             let items = self.store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
             let complete = items.len() < limit;
             for (position, item) in items {
-                let entry = decode(&directory, &item)?;
-                let entry = DirectoryEntry {
+                let entry = decode(directory, &item)?;
+                let shown = DirectoryEntry {
                     ino: entry.child,
                     kind: entry.kind,
                     name: &entry.name,
                     cookie: position,
                 };
-                if !take(&entry) {
-                    self.accessed(&directory);
+                if !take(&shown, Some(&entry)) {
+                    self.accessed(directory);
                     return Ok(());
                 }
                 from = position.saturating_add(1);
             }
             if complete {
-                self.accessed(&directory);
+                self.accessed(directory);
                 return Ok(());
             }
             limit = (limit * 2).min(BATCH_MAX);
@@ -75,10 +88,11 @@ impl Fs {
         take: &mut dyn FnMut(&DirectoryEntry<'_>, &Stat) -> bool,
     ) -> Result<()> {
         let mut failed = None;
-        self.readdir(ino, cookie, &mut |entry| {
-            let taken = match entry.name {
-                b"." | b".." => self.getattr(entry.ino).map(|stat| take(entry, &stat)),
-                _ => self.take_counted(ino, entry, take),
+        let directory = self.inode(ino)?;
+        self.walk(&directory, cookie, &mut |shown, entry| {
+            let taken = match entry {
+                None => self.getattr(shown.ino).map(|stat| take(shown, &stat)),
+                Some(entry) => self.take_counted(&directory, shown, entry, take),
             };
             taken.unwrap_or_else(|error| {
                 failed = Some(error);
@@ -90,16 +104,17 @@ impl Fs {
 
     fn take_counted(
         &self,
-        parent: Ino,
-        entry: &DirectoryEntry<'_>,
+        directory: &Inode,
+        shown: &DirectoryEntry<'_>,
+        entry: &Entry,
         take: &mut dyn FnMut(&DirectoryEntry<'_>, &Stat) -> bool,
     ) -> Result<bool> {
         // Removed since the entry was read: as if it had been removed before.
-        let Some(inode) = self.count_child(entry.ino)? else { return Ok(true) };
-        let taken = take(entry, &self.stat(&inode));
+        let Some(inode) = self.count_entry(directory, entry)? else { return Ok(true) };
+        let taken = take(shown, &self.stat(&inode));
         match taken {
-            true => inode.seen_at(parent, entry.name),
-            false => self.forget(entry.ino, 1),
+            true => inode.seen_at(directory.ino, shown.name),
+            false => self.forget(shown.ino, 1),
         }
         Ok(taken)
     }

@@ -10,7 +10,7 @@ use crate::directory::{check_name, delete, put};
 use crate::events::{Intent, Mask};
 use crate::inode::{Inode, lock_all};
 use crate::journal::Happened;
-use crate::layout::{FileKind, ITEM_ENTRY, LINKS_MAX};
+use crate::layout::{Entry, FileKind, ITEM_ENTRY, LINKS_MAX};
 use crate::{FsError, Ino, Result, Stat};
 
 impl Fs {
@@ -62,7 +62,10 @@ impl Fs {
         linked.ctime = now;
         put(&mut change.transaction, &directory, position, &inode.block, attributes.kind, name);
         change.edit_directory(&directory, 1);
-        change.set_home(inode, if is_first { parent } else { self.home_above(inode, &directory)? });
+        change.set_home(
+            inode,
+            if is_first { directory.block.id() } else { self.home_above(inode, &directory)? },
+        );
         change.commit(Happened::Linked { parent, name, inode, is_new: is_first })?;
         inode.set_nameless(false);
         Ok(self.stat(inode))
@@ -92,7 +95,7 @@ impl Fs {
         loop {
             live_directory(&above)?;
             let found = self.place(&above, name)?.taken()?;
-            let Some(inode) = self.child(&above, name, found.1.child)? else { continue };
+            let Some(inode) = self.child(&above, name, &found.1)? else { continue };
             let Ok(_guards) = lock_all(&[&above, &inode]) else {
                 inode.settle();
                 continue;
@@ -123,14 +126,14 @@ impl Fs {
     }
 
     /// The inode that an entry of `above` was just seen to lead to; `None` if the entry is to be looked up again.
-    pub(super) fn child(&self, above: &Inode, name: &[u8], ino: Ino) -> Result<Option<Arc<Inode>>> {
-        match self.inode(ino) {
+    pub(super) fn child(&self, above: &Inode, name: &[u8], seen: &Entry) -> Result<Option<Arc<Inode>>> {
+        match self.inode_in(above, seen) {
             Ok(inode) => Ok(Some(inode)),
             Err(FsError::Stale) => {
                 // Under the lock, the entry and the inode must agree.
                 let _guard = above.lock().map_err(gone)?;
                 let (_, entry) = self.place(above, name)?.taken()?;
-                match entry.child == ino {
+                match entry.child == seen.child {
                     true => Err(FsError::Malformed { ino: above.ino, what: "an entry leads to no inode" }),
                     false => Ok(None),
                 }

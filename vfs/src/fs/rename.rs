@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use blocktree_engine::format::BlockId;
+
 use super::change::live_directory;
 use super::create::gone;
 use super::flags::{check_mutable, check_unrestricted};
@@ -56,10 +58,10 @@ impl Fs {
             live_directory(&target)?;
             let from = self.place(&source, name)?.taken()?;
             let to = self.place(&target, new_name)?;
-            let Some(child) = self.child(&source, name, from.1.child)? else { continue };
+            let Some(child) = self.child(&source, name, &from.1)? else { continue };
             let victim = match &to {
                 Place::Free(_) => None,
-                Place::Taken { entry, .. } => match self.child(&target, new_name, entry.child)? {
+                Place::Taken { entry, .. } => match self.child(&target, new_name, entry)? {
                     Some(victim) => Some(victim),
                     None => continue,
                 },
@@ -181,7 +183,7 @@ impl Fs {
             change.set_home(child, self.home_moved(child, target)?);
         }
         if kind == FileKind::Directory && source.ino != target.ino {
-            change.edit(child).parent = target.ino;
+            change.edit(child).parent = target.block.id();
             leave_directory(change.edit(source));
             enter_directory(change.edit(target))?;
         }
@@ -221,7 +223,7 @@ impl Fs {
             {
                 change.set_home(moved, self.home_moved(moved, new)?);
                 if kind == FileKind::Directory {
-                    change.edit(moved).parent = new.ino;
+                    change.edit(moved).parent = new.block.id();
                     leave_directory(change.edit(old));
                     enter_directory(change.edit(new))?;
                 }
@@ -240,27 +242,27 @@ impl Fs {
 
     /// Where an inode belongs that gets a name in `directory`, beside those that it has: the deepest directory above
     /// all of them. The caller holds `tree_shape`.
-    pub(super) fn home_above(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<Ino> {
+    pub(super) fn home_above(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<BlockId> {
         let home = inode.block.home();
-        if home == directory.ino {
+        if home == directory.block.id() {
             return Ok(home);
         }
-        let Ok(old) = self.inode(home) else { return Ok(self.root) };
+        let Ok(old) = self.inode(self.ino_of(home)) else { return Ok(self.root) };
         let mut at = directory.clone();
         for _ in 0..DEPTH_MAX {
-            if at.ino == self.root || self.is_within(&old, at.ino)? {
-                return Ok(at.ino);
+            if at.ino == Self::ROOT || self.is_within(&old, at.ino)? {
+                return Ok(at.block.id());
             }
-            at = self.inode(at.attributes().parent).map_err(gone)?;
+            at = self.inode(self.above(&at, &at.attributes())).map_err(gone)?;
         }
         Err(FsError::Malformed { ino: directory.ino, what: "the directories above it make a loop" })
     }
 
     /// Where an inode belongs whose name in another directory moved to `directory`.
-    fn home_moved(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<Ino> {
+    fn home_moved(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<BlockId> {
         let attributes = inode.attributes();
         match attributes.kind == FileKind::Directory || attributes.nlink == 1 {
-            true => Ok(directory.ino),
+            true => Ok(directory.block.id()),
             false => self.home_above(inode, directory),
         }
     }
@@ -272,8 +274,8 @@ impl Fs {
             if at.ino == ancestor {
                 return Ok(true);
             }
-            let parent = at.attributes().parent;
-            if at.ino == self.root || parent == at.ino || parent == 0 {
+            let parent = self.above(&at, &at.attributes());
+            if parent == at.ino || parent == 0 {
                 return Ok(false);
             }
             at = self.inode(parent).map_err(gone)?;

@@ -46,6 +46,8 @@ pub struct Entry {
     pub child: BlockId,
     pub kind: FileKind,
     pub name: Vec<u8>,
+    /// The child's key under the directory's.
+    pub wrapped_key: [u8; WRAPPED_KEY_BYTES],
 }
 
 /// An entry's secret part.
@@ -85,5 +87,5 @@ pub fn decode_entry(clear: &[u8], secret: &[u8]) -> Result<Entry, Malformed> {
     if name.iter().any(|&byte| byte == 0 || byte == b'/') || name == b"." || name == b".." {
         return Err(Malformed("entry: name"));
     }
-    Ok(Entry { child: header.child.get(), kind, name: name.to_vec() })
+    Ok(Entry { child: header.child.get(), kind, name: name.to_vec(), wrapped_key: header.wrapped_key })
 }

@@ -69,7 +69,10 @@ fn malformed_entries_are_refused() {
     let clear = 7u64.to_le_bytes();
     let good = encode_entry(7, FileKind::Regular, [9; 60], b"name");
     let entry = decode_entry(&clear, &good).unwrap();
-    assert_eq!(entry, Entry { child: 7, kind: FileKind::Regular, name: b"name".to_vec() });
+    assert_eq!(
+        entry,
+        Entry { child: 7, kind: FileKind::Regular, name: b"name".to_vec(), wrapped_key: [9; 60] }
+    );
     assert!(decode_entry(&8u64.to_le_bytes(), &good).is_err(), "both parts name one child");
     assert!(decode_entry(&clear[..7], &good).is_err());
     assert!(decode_entry(&clear, &good[..good.len() - 1]).is_err());

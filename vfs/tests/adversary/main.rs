@@ -13,6 +13,7 @@ mod gone_bad;
 mod insight;
 mod keys;
 mod nonces;
+mod shared;
 mod victim;
 
 use std::collections::BTreeMap;
@@ -160,4 +161,19 @@ fn a_stranger_believes_an_older_copy() {
         assert!(victim.judge_without_anchor(old).is_err(), "it shows an older tree");
         assert_eq!(victim.judge(old), Ok(Outcome::Refused));
     }
+}
+
+#[test]
+fn a_reader_of_a_directory_reads_nothing_else() {
+    shared::nothing_else_is_readable();
+}
+
+#[test]
+fn readers_and_keepers_get_what_they_were_given() {
+    shared::readers_and_keepers();
+}
+
+#[test]
+fn a_second_node_writes_until_it_is_revoked() {
+    shared::a_second_node();
 }

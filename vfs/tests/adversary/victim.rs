@@ -200,11 +200,17 @@ impl Owner {
 }
 
 fn create(machine: &Arc<Machine>) -> (Arc<FaultyDevice>, Owner) {
+    let (device, store) = create_store(machine);
+    (device, Owner { fs: mount(store, false).unwrap() })
+}
+
+/// A store with nothing but its root directory.
+pub(crate) fn create_store(machine: &Arc<Machine>) -> (Arc<FaultyDevice>, Store) {
     let device = Arc::new(FaultyDevice::new(SECTORS, 0));
     let create = CreateOptions { capacity_sectors: SECTORS, kdf: KdfCost::TRIVIAL };
     let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options(Some(machine))).unwrap();
     Fs::format(&store, 0, 0).unwrap();
-    (device, Owner { fs: mount(store, false).unwrap() })
+    (device, store)
 }
 
 impl Victim {

@@ -1,0 +1,153 @@
+//! Who may read and write a store, as the commands show it: a family's store, a second machine, a phone that reads one
+//! folder, and somebody who keeps a copy.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{Mount, Place, Ran, can_mount, finish, program, run};
+
+/// Makes a principal without a passphrase; returns its file.
+fn principal(place: &Place, name: &str) -> String {
+    let file = place.path(name).to_str().unwrap().to_owned();
+    run(["principal", "create", name, "--no-passphrase", "--file", &file]).ok();
+    file
+}
+
+fn cap(place: &Place, command: &str, arguments: &[&str]) -> Ran {
+    finish(&mut place.on_store(&["cap", command], arguments))
+}
+
+/// The same store, in a copy of its own.
+fn copy_of(place: &Place, name: &str) -> String {
+    let copy = place.path(name);
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(place.store()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+    }
+    copy.to_str().unwrap().to_owned()
+}
+
+fn mount_as(place: &Place, store: &str, who: &str, options: &str) -> Result<Mount, Ran> {
+    let mountpoint = place.path(&format!("mnt-{}", Path::new(who).file_name().unwrap().to_str().unwrap()));
+    let _ = fs::create_dir(&mountpoint);
+    let mut command = program();
+    command.args(["mount", "--principal", who, "-o", options, store]).arg(&mountpoint);
+    Mount::attempt(&mut command, mountpoint)
+}
+
+fn family() -> Place {
+    let place = Place::with_store();
+    let mount = place.mount();
+    fs::create_dir_all(mount.path("photos/holiday")).unwrap();
+    fs::create_dir(mount.path("letters")).unwrap();
+    fs::write(mount.path("photos/holiday/sea"), "blue").unwrap();
+    fs::write(mount.path("letters/bank"), "not for everybody").unwrap();
+    mount.umount();
+    place
+}
+
+#[test]
+fn a_reader_sees_what_is_shared_and_nothing_else() {
+    if !can_mount() {
+        return;
+    }
+    let place = family();
+    let [phone, stranger] = ["phone", "stranger"].map(|name| principal(&place, name));
+    cap(&place, "share", &["/photos/holiday/sea", "--to", &phone]).failed(1, &["not a directory"]);
+    cap(&place, "share", &["/nowhere", "--to", &phone]).failed(1, &["nowhere"]);
+    let serial = cap(&place, "share", &["/photos", "--to", &phone]).ok().stdout.trim().to_owned();
+    let copy = copy_of(&place, "copy");
+
+    let refused = mount_as(&place, &copy, &stranger, "anchor=none").err().expect("it is not for strangers");
+    refused.failed(1, &["no access slot", "ask its owner"]);
+    let mount = mount_as(&place, &copy, &phone, "anchor=none").unwrap();
+    let names = |path: &Path| -> Vec<String> {
+        let entries = fs::read_dir(path).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(names(&mount.path("")), ["holiday"]);
+    assert_eq!(fs::read_to_string(mount.path("holiday/sea")).unwrap(), "blue");
+    assert!(fs::metadata(mount.path("letters")).is_err());
+    let error = fs::write(mount.path("holiday/sea"), "red").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+    mount.umount();
+    let root = "0".repeat(64);
+    let refused = mount_as(&place, &copy, &phone, &format!("anchor=none,root={root}")).err().unwrap();
+    refused.failed(1, &["another root principal"]);
+
+    // With two of them, one has to be named.
+    let other = cap(&place, "share", &["/letters", "--to", &phone]).ok().stdout.trim().to_owned();
+    let copy = copy_of(&place, "copy2");
+    let refused = mount_as(&place, &copy, &phone, "anchor=none").err().expect("which one?");
+    refused.failed(1, &[&serial, &other]);
+    let mount = mount_as(&place, &copy, &phone, &format!("anchor=none,subtree={other}")).unwrap();
+    assert_eq!(names(&mount.path("")), ["bank"]);
+    mount.umount();
+    let listed = cap(&place, "list", &[]).ok().stdout;
+    assert!(
+        listed.contains("/photos") && listed.contains("/letters") && listed.contains(&serial),
+        "{listed}"
+    );
+    cap(&place, "show", &[&serial]).ok();
+    cap(&place, "show", &["1"]).failed(1, &["no capability"]);
+    cap(&place, "revoke", &[&serial]).failed(1, &["lets a principal read"]);
+}
+
+#[test]
+fn a_keeper_checks_and_reads_no_name() {
+    let place = if can_mount() { family() } else { return };
+    let keeper = principal(&place, "keeper");
+    cap(&place, "issue", &["--to", &keeper, "--rights", "none"]).ok();
+    let copy = copy_of(&place, "copy");
+    let checked = run(["check", "--principal", &keeper, &copy]).ok();
+    assert!(checked.stdout.contains("Structure, hashes and signatures only"), "{checked:?}");
+    run(["info", "--principal", &keeper, &copy]).ok();
+    let listed = run(["cap", "list", "--principal", &keeper, &copy]).ok().stdout;
+    assert!(listed.contains("keep") && !listed.contains("photos"), "{listed}");
+    let refused = mount_as(&place, &copy, &keeper, "anchor=none").err().expect("it has nothing to show");
+    refused.failed(1, &["nothing in the store is shared"]);
+    let refused = run(["cap", "issue", "--principal", &keeper, &copy, "--to", &keeper]);
+    refused.failed(1, &["may not change"]);
+}
+
+#[test]
+fn a_second_machine_writes_until_its_right_is_revoked() {
+    if !can_mount() {
+        return;
+    }
+    let place = family();
+    let laptop = principal(&place, "laptop");
+    let store = place.store().to_str().unwrap().to_owned();
+    let issued = cap(&place, "issue", &["--to", &laptop, "--rights", "rw", "--expires", "90d"]).ok();
+    let serial = issued.stdout.trim().to_owned();
+    let mount = mount_as(&place, &store, &laptop, "anchor=none").unwrap();
+    fs::write(mount.path("letters/by the laptop"), "hello").unwrap();
+    mount.umount();
+    let mount = place.mount();
+    assert_eq!(fs::read_to_string(mount.path("letters/by the laptop")).unwrap(), "hello");
+    mount.umount();
+    // It may not pass on what it has.
+    let phone = principal(&place, "phone");
+    let refused = run(["cap", "issue", "--principal", &laptop, &store, "--to", &phone]);
+    refused.failed(1, &["could not pass it on"]);
+    let own = run(["cap", "revoke", "--principal", &laptop, &store, &serial]);
+    own.failed(1, &["only the root"]);
+    cap(&place, "revoke", &[&serial]).ok();
+    let listed = cap(&place, "list", &[]).ok().stdout;
+    assert!(listed.contains("the writecap was revoked"), "{listed}");
+    let refused = mount_as(&place, &store, &laptop, "anchor=none").err().expect("it was revoked");
+    refused.failed(1, &["no access slot"]);
+    let mount = place.mount();
+    assert_eq!(
+        fs::read_to_string(mount.path("letters/by the laptop")).unwrap(),
+        "hello",
+        "what it wrote stays"
+    );
+    mount.umount();
+    finish(&mut place.on_store(&["check"], &[])).ok();
+}
