@@ -15,7 +15,8 @@ fn help(command: &[&str]) -> String {
 }
 
 /// What stands on the page in place of options that many commands have.
-const SHORT: [(&str, &str); 3] = [
+const SHORT: [(&str, &str); 4] = [
+    ("HOLDER", "--principal --root"),
     ("BACKUP-PASSPHRASE", "--backup-passphrase-file --backup-passphrase-from"),
     ("NEW-PASSPHRASE", "--new-passphrase-file --new-passphrase-from"),
     ("PASSPHRASE", "--passphrase-file --passphrase-from"),

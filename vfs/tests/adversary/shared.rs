@@ -9,7 +9,7 @@ use blocktree_engine::crypto::{
 };
 use blocktree_engine::device::FaultyDevice;
 use blocktree_engine::format::{
-    BlockHeader, BlockId, ItemKind, Key, KeyBytes, ReadcapBytes, ReadcapSecrets, SYSTEM_BLOCK,
+    BlockHeader, BlockId, ItemKind, KeyBytes, ReadcapBytes, ReadcapSecrets, SYSTEM_BLOCK,
 };
 use blocktree_engine::{Credential, Grant, OpenError, OpenOptions, Role, Store};
 use blocktree_vfs::{Caller, Fs, MountOptions, WriteFlags};
