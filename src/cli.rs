@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{
-    cap, check, info, init, key, log, mount, principal, samba_config, scrub, snapshot, umount,
+    cap, check, info, init, key, log, mount, principal, samba_config, scrub, snapshot, tpm, umount,
 };
 use crate::failure::{FAILED, Result, USAGE};
 use crate::passphrase::Source;
@@ -63,6 +63,9 @@ enum Command {
     /// Back up, restore and change the keys of a store
     #[command(subcommand, arg_required_else_help = true)]
     Key(key::Command),
+    /// Let this machine's TPM keep passphrases
+    #[command(subcommand, arg_required_else_help = true)]
+    Tpm(tpm::Command),
 }
 
 /// Where the passphrase comes from, for every command that opens a store or a principal's file.
@@ -71,7 +74,7 @@ pub(crate) struct PassphraseSource {
     /// Read the passphrase from this file
     #[arg(id = "passphrase_file", long = "passphrase-file", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Take it from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+    /// Take it from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM, tpm:FILE or terminal
     #[arg(
         id = "passphrase_from",
         long = "passphrase-from",
@@ -94,7 +97,7 @@ pub(crate) struct NewPassphraseSource {
     /// Read the new passphrase from this file
     #[arg(id = "new_passphrase_file", long = "new-passphrase-file", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Take the new one from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+    /// Take the new one from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM, tpm:FILE or terminal
     #[arg(
         id = "new_passphrase_from",
         long = "new-passphrase-from",
@@ -117,7 +120,7 @@ pub(crate) struct BackupPassphraseSource {
     /// Read the backup's passphrase from this file
     #[arg(id = "backup_passphrase_file", long = "backup-passphrase-file", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Take the backup's from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+    /// Take the backup's from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM, tpm:FILE or terminal
     #[arg(
         id = "backup_passphrase_from",
         long = "backup-passphrase-from",
@@ -164,6 +167,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Cap(command) => cap::run(&command),
         Command::Principal(command) => principal::run(&command),
         Command::Key(command) => key::run(&command),
+        Command::Tpm(command) => tpm::run(&command),
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod principal;
 pub(crate) mod samba_config;
 pub(crate) mod scrub;
 pub(crate) mod snapshot;
+pub(crate) mod tpm;
 pub(crate) mod umount;
 
 /// Opens the store at `path`, which is not mounted.

@@ -25,6 +25,7 @@ mod size;
 mod store_control;
 mod store_key;
 mod system;
+mod tpm;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -24,6 +24,7 @@ fn help_and_version_succeed() {
         "principal",
         "key",
         "cap",
+        "tpm",
     ] {
         assert!(help.stdout.contains(command), "{command}");
         let help = run([command, "--help"]).ok();
@@ -165,4 +166,16 @@ fn on_a_terminal_the_passphrase_is_asked_for_twice_and_not_shown() {
     let (succeeded, seen) = init_on_a_terminal(&place, &[("New passphrase for", "abc\x03")]);
     assert!(!succeeded && seen.contains("interrupted"), "{seen}");
     assert!(!place.store().exists());
+}
+
+#[cfg(not(feature = "tpm"))]
+#[test]
+fn without_support_for_tpms_it_says_so() {
+    let place = Place::with_store();
+    run(["tpm", "status"]).failed(1, &["built without support", "--features tpm"]);
+    let file = place.path("tree.tpm");
+    let mut command = program();
+    command.args(["tpm", "enroll"]).arg(place.store()).arg(&file).args(place.passphrase_arguments());
+    finish(&mut command).failed(1, &["built without support"]);
+    assert!(!file.exists());
 }

@@ -135,6 +135,7 @@ fn real() -> BTreeMap<String, Drawn> {
             salt,
         }
     );
+    layout!(map, TpmFileHeader { magic, version, pcrs, flags, public_bytes, private_bytes });
     layout!(map, BackupClear { store_id, root_principal, time_ns, set, needed, share, reserved });
     layout!(map, BackupSecrets { store_id, owner_key, structure_key, root_seeds, check });
     layout!(map, KeyBytes { block, kind, offset });
@@ -276,7 +277,13 @@ fn constants_are_as_drawn() {
 #[test]
 fn magic_numbers_are_as_drawn() {
     let page = page();
-    let slots = [KeySlotHeader::MAGIC, RootSlotHeader::MAGIC, ACCESS_MAGIC, SealedFileHeader::MAGIC];
+    let slots = [
+        KeySlotHeader::MAGIC,
+        RootSlotHeader::MAGIC,
+        ACCESS_MAGIC,
+        SealedFileHeader::MAGIC,
+        TpmFileHeader::MAGIC,
+    ];
     let others = [RECORD_MAGIC.as_slice(), &NODE_MAGIC.to_le_bytes()];
     for magic in slots.iter().map(|magic| &magic[..]).chain(others) {
         let text = format!("`magic` | `{}` |", std::str::from_utf8(magic).expect("letters"));

@@ -28,7 +28,8 @@ const OPTIONS_HELP: &str = "\
 Mount options:
   ro, rw                       for reading only; for writing too (the default)
   passphrase_file=FILE         read the passphrase from this file
-  passphrase_from=SOURCE       take it from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal
+  passphrase_from=SOURCE       take it from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM,
+                               tpm:FILE or terminal
   allow_other, allow_root      let other users, or root, use the mount (for ordinary users, only if
                                /etc/fuse.conf contains user_allow_other)
   uid=N, gid=N                 show everything as this user's, this group's

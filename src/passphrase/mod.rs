@@ -17,7 +17,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail};
 use zeroize::Zeroizing;
 
-use crate::system;
+use crate::{system, tpm};
 
 /// Holds the path of a passphrase file.
 pub(crate) const VARIABLE: &str = "BLOCKTREE_PASSPHRASE_FILE";
@@ -42,6 +42,8 @@ pub(crate) enum Source {
     Keyring(String),
     /// What a program prints.
     Askpass(PathBuf),
+    /// What a TPM kept in a file.
+    Tpm(PathBuf),
     Terminal,
 }
 
@@ -55,7 +57,9 @@ impl FromStr for Source {
             Some(("credential", name)) if is_file_name(name) => Ok(Self::Credential(name.to_owned())),
             Some(("keyring", name)) if !name.is_empty() => Ok(Self::Keyring(name.to_owned())),
             Some(("askpass", program)) if !program.is_empty() => Ok(Self::Askpass(program.into())),
-            _ => Err("a passphrase comes from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM or terminal"
+            Some(("tpm", file)) if !file.is_empty() => Ok(Self::Tpm(file.into())),
+            _ => Err("a passphrase comes from file:PATH, credential:NAME, keyring:NAME, askpass:PROGRAM, tpm:FILE or \
+                      terminal"
                 .to_owned()),
         }
     }
@@ -102,6 +106,11 @@ fn from(source: &Source, of: &Path, is_new: bool) -> anyhow::Result<Passphrase> 
             from_file(&credential(name)?).with_context(|| format!("the credential {name} is of no use"))
         }
         Source::Keyring(name) => from_keyring(name),
+        Source::Tpm(file) => {
+            let sealed = tpm::read(file)?;
+            let pin = if sealed.has_pin { from_people(file, false)? } else { Passphrase::default() };
+            tpm::unseal(file, &sealed, &pin)
+        }
         Source::Askpass(program) => typed(of, is_new, |question| askpass::ask(program, question)),
         Source::Terminal => {
             let Some(mut terminal) = terminal::find() else {
@@ -214,6 +223,7 @@ mod tests {
         assert_eq!(parse("credential:store"), Ok(Source::Credential("store".into())));
         assert_eq!(parse("keyring:a:b"), Ok(Source::Keyring("a:b".into())));
         assert_eq!(parse("askpass:/bin/ask"), Ok(Source::Askpass("/bin/ask".into())));
+        assert_eq!(parse("tpm:/etc/tree.tpm"), Ok(Source::Tpm("/etc/tree.tpm".into())));
         assert_eq!(parse("terminal"), Ok(Source::Terminal));
         for text in
             ["", "file", "file:", "credential:../x", "credential:..", "keyring:", "secret", "pass:secret"]

@@ -14,6 +14,7 @@ const PACKAGES: &[&str] = &[
     // Building.
     "gcc",
     "libc6-dev",
+    "libtss2-dev",
     "make",
     "perl",
     // Mounting.
@@ -44,6 +45,9 @@ const PACKAGES: &[&str] = &[
     "tar",
     "vim-tiny",
     "stress-ng",
+    "swtpm",
+    "swtpm-tools",
+    "tpm2-tools",
 ];
 
 /// What runs virtual machines.

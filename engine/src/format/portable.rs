@@ -60,3 +60,22 @@ pub struct BackupSecrets {
     pub check: [u8; 32],
 }
 const _: () = assert!(size_of::<BackupSecrets>() == 176);
+
+/// The head of a file with a secret that a TPM keeps. What the TPM made follows, and a check sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct TpmFileHeader {
+    pub magic: [u8; 8],
+    pub version: U32,
+    /// Which PCRs of the SHA-256 bank must be as they were, a bit each.
+    pub pcrs: U32,
+    /// Bits: 1 a PIN is needed.
+    pub flags: U32,
+    pub public_bytes: U32,
+    pub private_bytes: U32,
+}
+const _: () = assert!(size_of::<TpmFileHeader>() == 28);
+
+impl TpmFileHeader {
+    pub const MAGIC: [u8; 8] = *b"BTTPMKEY";
+}

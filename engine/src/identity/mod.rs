@@ -14,6 +14,7 @@ mod request;
 mod sealed_file;
 mod shamir;
 mod text;
+mod tpm_file;
 mod words;
 
 pub use backup::{
@@ -25,4 +26,5 @@ pub use request::{REASON_BYTES_MAX, Request, RequestError};
 pub use sealed_file::{Kind, Protection, SealedFile, SealedFileError};
 pub use shamir::SHARES_MAX;
 pub use text::TextError;
+pub use tpm_file::TpmFile;
 pub use words::{WORDS_BYTES_MAX, WordsError, from_words, to_words};

@@ -1,0 +1,11 @@
+//! A file with a secret that a TPM keeps, as anybody may have written it.
+#![no_main]
+
+use blocktree_engine::identity::TpmFile;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(file) = TpmFile::parse(data) {
+        assert_eq!(file.to_bytes(), data);
+    }
+});

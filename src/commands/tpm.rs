@@ -1,0 +1,128 @@
+//! `blocktree tpm`: passphrases that a TPM keeps, so that a machine opens its store by itself and a stolen disk does not.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use blocktree_engine::device::Access;
+use blocktree_engine::{OpenOptions, Store};
+
+use super::{open_failed, open_volume, print};
+use crate::cli::{NewPassphraseSource, PassphraseSource};
+use crate::failure::{Failure, Result};
+use crate::passphrase::{obtain, obtain_another};
+use crate::private_file;
+use crate::tpm::{self, PIN_BYTES_MAX, SECRET_BYTES_MAX, Tpm};
+
+/// Which PCRs are asked for where nobody says: 7 is the state of Secure Boot, which updates of a kernel leave alone.
+const PCRS: &str = "7";
+
+/// Let a TPM keep passphrases.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Show whether there is a TPM and whether it takes PINs
+    Status,
+    /// Let the TPM keep a store's passphrase; commands take it with --passphrase-from tpm:FILE
+    Enroll {
+        /// A store that is not mounted
+        store: PathBuf,
+        /// A new file for what the TPM makes of it
+        file: PathBuf,
+        /// PCRs that must be as they are now, such as 7 or 0,2,7; none: do not ask for any
+        #[arg(long, value_name = "LIST", default_value = PCRS, value_parser = parse_pcrs)]
+        pcrs: u32,
+        /// Ask for a PIN too; where it comes from, --new-passphrase-file and -from say
+        #[arg(long)]
+        pin: bool,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
+        #[command(flatten)]
+        new_passphrase: NewPassphraseSource,
+    },
+    /// Forget what a TPM keeps in a file; the store keeps its passphrase
+    Remove {
+        /// The file that `tpm enroll` made
+        file: PathBuf,
+    },
+}
+
+pub(crate) fn run(command: &Command) -> Result<u8> {
+    match command {
+        Command::Status => {
+            let status = Tpm::open()?.status()?;
+            let lock = if status.is_locked { "locked: it takes no PIN for now" } else { "takes PINs" };
+            print(&format!(
+                "Maker:      {}\nPINs:       {lock}\nWrong PINs: {} of {} that lock it\n",
+                status.maker, status.failures, status.failures_max
+            ))?;
+        }
+        Command::Enroll { store, file, pcrs, pin, passphrase, new_passphrase } => {
+            if file.exists() {
+                return Err(anyhow!("{} exists already; choose another name", file.display()).into());
+            }
+            if new_passphrase.source().is_some() && !pin {
+                return Err(Failure::usage("a new passphrase is for the PIN; add --pin"));
+            }
+            // Before asking for the passphrase.
+            let mut tpm = Tpm::open()?;
+            let device = open_volume(store, Access::ReadOnly)?;
+            let secret = obtain(passphrase.source().as_ref(), store, false)?;
+            if secret.len() > SECRET_BYTES_MAX {
+                return Err(anyhow!(
+                    "a TPM keeps at most {SECRET_BYTES_MAX} bytes; choose a shorter passphrase"
+                )
+                .into());
+            }
+            let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
+            let opened = Store::open(device, &secret, &options).map_err(|error| open_failed(error, store))?;
+            opened.close().context("cannot close the store")?;
+            let pin = match pin {
+                true => Some(obtain_another(new_passphrase.source().as_ref(), file, true)?),
+                false => None,
+            };
+            if pin.as_ref().is_some_and(|pin| pin.len() > PIN_BYTES_MAX) {
+                return Err(anyhow!("a PIN has at most {PIN_BYTES_MAX} bytes").into());
+            }
+            let pin = pin.as_ref().map(|pin| pin.as_slice());
+            let sealed = tpm.seal(&secret, *pcrs, pin)?;
+            let back = tpm.unseal(&sealed, pin.unwrap_or_default());
+            if back.context("the TPM does not give back what it was given")? != secret {
+                return Err(anyhow!("the TPM gives back something else than it was given").into());
+            }
+            private_file::write_new(file, &sealed.to_bytes())?;
+            let file = file.display();
+            print(&format!("The TPM keeps the passphrase: --passphrase-from tpm:{file}\n"))?;
+        }
+        Command::Remove { file } => {
+            tpm::read(file)?;
+            std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
+    Ok(0)
+}
+
+/// `7`, `0,2,7`, or `none`.
+fn parse_pcrs(text: &str) -> std::result::Result<u32, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    let bit =
+        |number: &str| number.parse::<u32>().ok().filter(|number| *number < 24).map(|number| 1 << number);
+    let bits: Option<Vec<u32>> = text.split(',').map(bit).collect();
+    bits.map(|bits| bits.iter().fold(0, |all, bit| all | bit))
+        .ok_or_else(|| "numbers from 0 to 23 between commas, or none".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pcrs_are_numbers() {
+        assert_eq!(parse_pcrs("7"), Ok(0x80));
+        assert_eq!(parse_pcrs("0,2,7"), Ok(0x85));
+        assert_eq!(parse_pcrs("none"), Ok(0));
+        for text in ["", "24", "-1", "7,", "x"] {
+            assert!(parse_pcrs(text).is_err(), "{text}");
+        }
+    }
+}

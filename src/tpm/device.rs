@@ -1,0 +1,248 @@
+//! The TPM itself, through libtss2 (TCG TSS 2.0 Enhanced System API).
+//!
+//! Invariants:
+//! 1. Every object and session that is loaded is flushed, whatever happens: a TPM has room for few, and without a resource
+//!    manager nobody else frees it.
+//! 2. A secret crosses the bus encrypted, under a session that is salted with the storage key.
+
+use std::str::FromStr as _;
+
+use anyhow::{Context as _, anyhow};
+use blocktree_engine::identity::TpmFile;
+use tss_esapi::attributes::{ObjectAttributesBuilder, SessionAttributesBuilder};
+use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
+use tss_esapi::constants::{PropertyTag, SessionType};
+use tss_esapi::handles::{KeyHandle, ObjectHandle, SessionHandle};
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::resource_handles::Hierarchy;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
+use tss_esapi::structures::{
+    Auth, Digest, EccPoint, KeyedHashScheme, PcrSelectionList, PcrSelectionListBuilder, PcrSlot, Private,
+    Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyedHashParameters, SensitiveData,
+    SymmetricDefinition, SymmetricDefinitionObject,
+};
+use tss_esapi::tcti_ldr::TctiNameConf;
+use tss_esapi::traits::{Marshall as _, UnMarshall as _};
+use tss_esapi::{Context, Error};
+use zeroize::Zeroizing;
+
+use super::Status;
+
+/// Where the TPM is, as its libraries name it: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`.
+const VARIABLE: &str = "BLOCKTREE_TPM";
+const DEFAULT: &str = "device:/dev/tpmrm0";
+
+/// An open TPM.
+pub(crate) struct Tpm(Context);
+
+type TpmResult<T> = Result<T, Error>;
+
+impl Tpm {
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        let place = std::env::var(VARIABLE).ok().filter(|place| !place.is_empty());
+        let place = place.unwrap_or_else(|| DEFAULT.to_owned());
+        // Its libraries would say the same in their own way, on standard error.
+        if let Some(device) = place.strip_prefix("device:") {
+            std::fs::metadata(device)
+                .with_context(|| format!("there is no TPM at {device}; {VARIABLE} names another place"))?;
+        }
+        let name = TctiNameConf::from_str(&place)
+            .map_err(|_| anyhow!("{VARIABLE} is {place:?}, and that names no TPM"))?;
+        let context = Context::new(name).map_err(explain);
+        Ok(Self(context.with_context(|| format!("cannot talk to the TPM at {place}"))?))
+    }
+
+    pub(crate) fn status(&mut self) -> anyhow::Result<Status> {
+        let mut property = |tag| self.0.get_tpm_property(tag).map(Option::unwrap_or_default).map_err(explain);
+        let maker = property(PropertyTag::Manufacturer)?.to_be_bytes();
+        let permanent = property(PropertyTag::Permanent)?;
+        Ok(Status {
+            maker: String::from_utf8_lossy(&maker).trim_matches(['\0', ' ']).to_owned(),
+            // TPMA_PERMANENT: inLockout.
+            is_locked: permanent & 1 << 9 != 0,
+            failures: property(PropertyTag::LockoutCounter)?,
+            failures_max: property(PropertyTag::MaxAuthFail)?,
+        })
+    }
+
+    /// Has the TPM keep `secret`, and give it out while these PCRs (a bit each) are as they are now, to who knows the PIN.
+    pub(crate) fn seal(&mut self, secret: &[u8], pcrs: u32, pin: Option<&[u8]>) -> anyhow::Result<TpmFile> {
+        let secret = SensitiveData::try_from(secret.to_vec()).map_err(explain)?;
+        let auth = pin.map(|pin| Auth::try_from(pin.to_vec())).transpose().map_err(explain)?;
+        let selection = selection(pcrs).map_err(explain)?;
+        let sealed = self.below_storage_key(|context, storage| {
+            let has_pin = auth.is_some();
+            let policy =
+                with_policy(context, None, SessionType::Trial, &selection, has_pin, |context, session| {
+                    context.policy_get_digest(session)
+                })?;
+            let public = sealed_object(policy, has_pin)?;
+            context.execute_with_nullauth_session(|context| {
+                context.create(storage, public, auth, Some(secret), None, None)
+            })
+        });
+        let sealed = sealed.map_err(explain).context("the TPM does not keep the secret")?;
+        let public = sealed.out_public.marshall().map_err(explain)?;
+        Ok(TpmFile { pcrs, has_pin: pin.is_some(), public, private: sealed.out_private.to_vec() })
+    }
+
+    pub(crate) fn unseal(&mut self, file: &TpmFile, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let public = Public::unmarshall(&file.public).map_err(explain)?;
+        let private = Private::try_from(file.private.clone()).map_err(explain)?;
+        let auth = Auth::try_from(pin.to_vec()).map_err(explain)?;
+        let selection = selection(file.pcrs).map_err(explain)?;
+        let secret = self.below_storage_key(|context, storage| {
+            let object =
+                context.execute_with_nullauth_session(|context| context.load(storage, private, public))?;
+            flushing(context, object.into(), |context| {
+                if file.has_pin {
+                    context.tr_set_auth(object.into(), auth)?;
+                }
+                let key = Some(storage);
+                with_policy(
+                    context,
+                    key,
+                    SessionType::Policy,
+                    &selection,
+                    file.has_pin,
+                    |context, session| {
+                        let session = Some(AuthSession::from(session));
+                        context.execute_with_session(session, |context| context.unseal(object.into()))
+                    },
+                )
+            })
+        });
+        let secret = secret.map_err(explain)?;
+        Ok(Zeroizing::new(secret.value().to_vec()))
+    }
+
+    /// With the storage key, which is the same each time: it is made from the owner hierarchy's seed.
+    fn below_storage_key<T>(
+        &mut self,
+        work: impl FnOnce(&mut Context, KeyHandle) -> TpmResult<T>,
+    ) -> TpmResult<T> {
+        let context = &mut self.0;
+        let public = storage_key()?;
+        let made = context.execute_with_nullauth_session(|context| {
+            context.create_primary(Hierarchy::Owner, public, None, None, None, None)
+        })?;
+        let key = made.key_handle;
+        flushing(context, key.into(), |context| work(context, key))
+    }
+}
+
+/// Runs `work`, and flushes `object` however it ends.
+fn flushing<T>(
+    context: &mut Context,
+    object: ObjectHandle,
+    work: impl FnOnce(&mut Context) -> TpmResult<T>,
+) -> TpmResult<T> {
+    let result = work(context);
+    let flushed = context.flush_context(object);
+    result.and_then(|value| flushed.map(|()| value))
+}
+
+/// Runs `work` with a session in which the policy of a sealed secret was carried out.
+fn with_policy<T>(
+    context: &mut Context,
+    salt: Option<KeyHandle>,
+    kind: SessionType,
+    pcrs: &PcrSelectionList,
+    has_pin: bool,
+    work: impl FnOnce(&mut Context, PolicySession) -> TpmResult<T>,
+) -> TpmResult<T> {
+    let cipher = SymmetricDefinition::AES_128_CFB;
+    let session = context.start_auth_session(salt, None, None, kind, cipher, HashingAlgorithm::Sha256)?;
+    let session = session.ok_or(Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
+    flushing(context, SessionHandle::from(session).into(), |context| {
+        let (attributes, mask) =
+            SessionAttributesBuilder::new().with_encrypt(true).with_decrypt(true).build();
+        if kind == SessionType::Policy {
+            context.tr_sess_set_attributes(session, attributes, mask)?;
+        }
+        let policy = PolicySession::try_from(session)?;
+        if !pcrs.is_empty() {
+            // Without a digest, the TPM takes the values that the PCRs have.
+            context.policy_pcr(policy, Digest::default(), pcrs.clone())?;
+        }
+        if has_pin {
+            context.policy_auth_value(policy)?;
+        }
+        work(context, policy)
+    })
+}
+
+fn selection(pcrs: u32) -> TpmResult<PcrSelectionList> {
+    let slots = (0..32).map(|slot| 1 << slot).filter(|bit| pcrs & bit != 0);
+    let slots = slots.map(PcrSlot::try_from).collect::<TpmResult<Vec<_>>>()?;
+    let builder = PcrSelectionListBuilder::new();
+    if slots.is_empty() {
+        builder.build()
+    } else {
+        builder.with_selection(HashingAlgorithm::Sha256, &slots).build()
+    }
+}
+
+fn storage_key() -> TpmResult<Public> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_sensitive_data_origin(true)
+        .with_user_with_auth(true)
+        .with_no_da(true)
+        .with_decrypt(true)
+        .with_restricted(true)
+        .build()?;
+    let parameters = PublicEccParametersBuilder::new_restricted_decryption_key(
+        SymmetricDefinitionObject::AES_128_CFB,
+        EccCurve::NistP256,
+    );
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_ecc_parameters(parameters.build()?)
+        .with_ecc_unique_identifier(EccPoint::default())
+        .build()
+}
+
+/// With a PIN, wrong ones count, and too many lock the TPM.
+fn sealed_object(policy: Digest, has_pin: bool) -> TpmResult<Public> {
+    let attributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_admin_with_policy(true)
+        .with_no_da(!has_pin)
+        .build()?;
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::KeyedHash)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_auth_policy(policy)
+        .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
+        .with_keyed_hash_unique_identifier(Digest::default())
+        .build()
+}
+
+/// What a TPM's error means here.
+fn explain(error: Error) -> anyhow::Error {
+    let kind = match error {
+        Error::Tss2Error(code) => code.kind(),
+        Error::WrapperError(_) => None,
+    };
+    match kind {
+        Some(Tss2ResponseCodeKind::AuthFail) => anyhow!("wrong PIN"),
+        Some(Tss2ResponseCodeKind::PolicyFail) => anyhow!(
+            "the machine did not start as it did when this was made: a PCR has another value. Use the passphrase, and \
+             enroll the TPM anew if that is meant"
+        ),
+        Some(Tss2ResponseCodeKind::Lockout) => anyhow!(
+            "the TPM is locked, because too many PINs were wrong. Use the passphrase, or wait until it takes PINs again"
+        ),
+        Some(Tss2ResponseCodeKind::Integrity) => {
+            anyhow!("it is another TPM's, or this one was cleared since")
+        }
+        _ => error.into(),
+    }
+}
