@@ -24,6 +24,7 @@ pub(crate) mod key;
 pub(crate) mod log;
 pub(crate) mod mount;
 pub(crate) mod principal;
+pub(crate) mod request;
 pub(crate) mod samba_config;
 pub(crate) mod scrub;
 pub(crate) mod snapshot;

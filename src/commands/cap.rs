@@ -12,7 +12,7 @@ use blocktree_engine::{Grant, OpenError, OpenOptions, Store, read_root};
 use blocktree_vfs::{Fs, MountOptions, TreePath};
 use serde::Serialize;
 
-use super::{open_failed, open_volume, print};
+use super::{open_failed, open_volume, print, request};
 use crate::anchor::Choice;
 use crate::cli::PassphraseSource;
 use crate::failure::{Failure, Result};
@@ -29,6 +29,12 @@ pub(crate) struct Opening {
     passphrase: PassphraseSource,
     #[command(flatten)]
     holder: HolderArguments,
+}
+
+impl Opening {
+    pub(super) fn store(&self) -> &Path {
+        &self.store
+    }
 }
 
 /// Who may read and write a store.
@@ -85,6 +91,8 @@ pub(crate) enum Command {
         #[arg(value_parser = parse_serial)]
         serial: u64,
     },
+    #[command(flatten)]
+    Request(request::Command),
 }
 
 /// One line of `cap list`.
@@ -108,7 +116,9 @@ struct Description {
 
 pub(crate) fn run(command: &Command) -> Result<u8> {
     match command {
-        Command::Issue { opening, to, rights, expires } => issue(opening, to, rights, *expires)?,
+        Command::Issue { opening, to, rights, expires } => {
+            issue(opening, &TreePath::default(), to, rights, *expires)?
+        }
         Command::Share { opening, path, to, expires } => share(opening, path, to, *expires)?,
         Command::List { opening, json } => {
             let found = list(opening)?;
@@ -123,14 +133,25 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             print(&for_people(&found.ok_or_else(|| no_such(&serial))?))?;
         }
         Command::Revoke { opening, serial } => revoke(opening, *serial)?,
+        Command::Request(command) => return request::run(command),
     }
     Ok(0)
 }
 
-fn issue(opening: &Opening, to: &Who, rights: &str, expires: Option<u64>) -> Result<()> {
+/// Lets a principal write; `path` is the whole store.
+pub(super) fn issue(
+    opening: &Opening,
+    path: &TreePath,
+    to: &Who,
+    rights: &str,
+    expires: Option<u64>,
+) -> Result<()> {
     let subject = to.public().map_err(Failure::from)?;
     let opened = Opened::new(opening, true)?;
     let store = &opened.store;
+    if !path.names_in(&store.root_principal()).context("cannot issue it")?.is_empty() {
+        return Err(anyhow!("a right to write is one for the whole store, which is /").into());
+    }
     if rights == "none" {
         store.grant_access(&subject, false).context("cannot give the principal access")?;
     } else {
@@ -146,7 +167,8 @@ fn issue(opening: &Opening, to: &Who, rights: &str, expires: Option<u64>) -> Res
     opened.close()
 }
 
-fn share(opening: &Opening, path: &TreePath, to: &Who, expires: Option<u64>) -> Result<()> {
+/// Lets a principal read a directory and everything below it.
+pub(super) fn share(opening: &Opening, path: &TreePath, to: &Who, expires: Option<u64>) -> Result<()> {
     let recipient = to.public().map_err(Failure::from)?;
     let opened = Opened::new(opening, true)?;
     let store = &opened.store;
@@ -316,7 +338,7 @@ fn now() -> u64 {
 }
 
 /// A time from now, in seconds.
-fn parse_time(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn parse_time(text: &str) -> std::result::Result<u64, String> {
     const UNITS: [(char, u64); 5] =
         [('s', 1), ('m', 60), ('h', 60 * 60), ('d', 24 * 60 * 60), ('y', 365 * 24 * 60 * 60)];
     let mut letters = text.chars();
