@@ -97,7 +97,9 @@ impl Request {
         if text.strip_prefix(&*written).is_none_or(|rest| rest != format!("signature {signature}\n")) {
             return Err(RequestError::Signature);
         }
-        let signature = decode(signature).ok_or(RequestError::Signature)?;
+        let signature = decode(signature)
+            .filter(|bytes| hexadecimal(bytes) == signature)
+            .ok_or(RequestError::Signature)?;
         if !verify(&request.principal.signing, &signed_hash(&written), &signature) {
             return Err(RequestError::Signature);
         }
@@ -195,7 +197,7 @@ mod tests {
         assert_eq!(parse(&text.replace(&principal.public().to_string(), &other)), RequestError::Signature);
         assert_eq!(parse(&text.replace("rights rw", "rights rwx")), RequestError::Line("rights"));
         assert_eq!(parse(&text.replace("request 1", "request 2")), RequestError::Version);
-        assert_eq!(parse(&text.replace('\n', "\r\n")), RequestError::Foreign);
+        assert_eq!(parse(&text.replace('\n', "\r\n")), RequestError::Signature);
         assert_eq!(parse(&(text.clone() + "\n")), RequestError::Signature);
         assert_eq!(parse("hello"), RequestError::Foreign);
         assert_eq!(parse(&"x".repeat(9000)), RequestError::TooLong);
