@@ -23,7 +23,7 @@ use zerocopy::IntoBytes;
 use crate::directory::{NameHash, Place, find, put};
 use crate::fs::{Fs, directory_attributes};
 use crate::inode::Inode;
-use crate::layout::{Attributes, ENTRY_POSITION_FIRST, FileKind, ITEM_ENTRY, decode_entry};
+use crate::layout::{Attributes, ENTRY_POSITION_FIRST, FileKind, HIDDEN_NAME, ITEM_ENTRY, decode_entry};
 use crate::{Ino, Result};
 
 const LOST_AND_FOUND: &[u8] = b"lost+found";
@@ -183,6 +183,7 @@ impl Survey {
             self.superfluous.push(Superfluous { directory, position, name, what });
         };
         let mut is_directory = false;
+        let is_hidden = directory == Fs::ROOT && name == HIDDEN_NAME;
         match self.inodes.get_mut(&child) {
             None if !self.unreadable.contains(&child) => return superfluous("lost: its inode is gone"),
             None => {}
@@ -195,7 +196,8 @@ impl Survey {
                 known.first_name.get_or_insert((directory, name));
             }
         }
-        if let Some(above) = self.inodes.get_mut(&directory) {
+        // The root counts what it shows.
+        if let (false, Some(above)) = (is_hidden, self.inodes.get_mut(&directory)) {
             above.entries += 1;
             above.directories += u32::from(is_directory);
         }

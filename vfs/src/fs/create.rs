@@ -128,6 +128,19 @@ impl Fs {
         self.prepare(change, caller, directory, &directory.attributes(), &new, 1)
     }
 
+    /// A new directory's inode, without a name so far.
+    pub(super) fn prepare_directory(
+        &self,
+        change: &mut Change<'_>,
+        caller: &Caller,
+        directory: &Inode,
+        above: &Attributes,
+        permissions: u32,
+    ) -> Result<Arc<Inode>> {
+        let new = New { kind: FileKind::Directory, permissions, rdev: 0, target: b"", opens: 0 };
+        self.prepare(change, caller, directory, above, &new, 2)
+    }
+
     /// Adds a new inode's block to the change, with what it takes over from the directory.
     fn prepare(
         &self,

@@ -6,7 +6,7 @@
 use super::{DirectoryEntry, Fs};
 use crate::directory::decode;
 use crate::inode::Inode;
-use crate::layout::{ENTRY_POSITION_FIRST, Entry, FileKind, ITEM_ENTRY};
+use crate::layout::{ENTRY_POSITION_FIRST, Entry, FileKind, HIDDEN_NAME, ITEM_ENTRY};
 use crate::{FsError, Ino, Result, Stat};
 
 const COOKIE_DOT: u64 = 1;
@@ -60,6 +60,10 @@ impl Fs {
             let complete = items.len() < limit;
             for (position, item) in items {
                 let entry = decode(directory, &item)?;
+                if entry.name == HIDDEN_NAME {
+                    from = position.saturating_add(1);
+                    continue;
+                }
                 let shown = DirectoryEntry {
                     ino: entry.child,
                     kind: entry.kind,

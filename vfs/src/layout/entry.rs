@@ -71,6 +71,9 @@ pub fn encode_entry(
     bytes
 }
 
+/// The one name that no path can spell: of a directory in the root that no mount shows.
+pub const HIDDEN_NAME: &[u8] = b"/system";
+
 /// Both parts of an entry: the clear one must name the same child.
 pub fn decode_entry(clear: &[u8], secret: &[u8]) -> Result<Entry, Malformed> {
     let (header, name) = EntryBytes::ref_from_prefix(secret).map_err(|_| Malformed("entry: length"))?;
@@ -84,7 +87,8 @@ pub fn decode_entry(clear: &[u8], secret: &[u8]) -> Result<Entry, Malformed> {
     if name.is_empty() || name.len() != usize::from(header.name_bytes) {
         return Err(Malformed("entry: length of the name"));
     }
-    if name.iter().any(|&byte| byte == 0 || byte == b'/') || name == b"." || name == b".." {
+    let is_spelled = !name.iter().any(|&byte| byte == 0 || byte == b'/') && name != b"." && name != b"..";
+    if !is_spelled && name != HIDDEN_NAME {
         return Err(Malformed("entry: name"));
     }
     Ok(Entry { child: header.child.get(), kind, name: name.to_vec(), wrapped_key: header.wrapped_key })

@@ -19,8 +19,8 @@ mod note;
 mod xattr;
 
 pub use entry::{
-    ENTRY_POSITION_FIRST, ENTRY_SLOTS, Entry, EntryBytes, NAME_BYTES_MAX, bucket_of, decode_entry,
-    encode_entry,
+    ENTRY_POSITION_FIRST, ENTRY_SLOTS, Entry, EntryBytes, HIDDEN_NAME, NAME_BYTES_MAX, bucket_of,
+    decode_entry, encode_entry,
 };
 pub use inode::{Attributes, FileFlags, FileKind, InodeBytes, LINKS_MAX, Time, TimeBytes};
 pub use note::{Note, NoteBytes, NoteKind};
