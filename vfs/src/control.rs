@@ -30,6 +30,8 @@ pub const INFO_CHUNK_BYTES: usize = 4064;
 pub const HISTORY_CHUNK_BYTES: usize = 4048;
 /// Changes that one history lists at most.
 pub const HISTORY_CHANGES_MAX: u32 = 1000;
+/// Bytes of one chunk of a call.
+pub const CALL_CHUNK_BYTES: usize = 4056;
 
 /// Who answers: lets a caller find the daemon and see what it may ask.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -140,6 +142,50 @@ pub struct SnapshotPage {
     pub entries: [SnapshotEntry; SNAPSHOTS_PER_PAGE],
 }
 const _: () = assert!(size_of::<SnapshotPage>() == 3944);
+
+/// A part of a call of arbitrary length, or of its answer; what they mean is between the command and what the daemon
+/// runs. First all of the call is sent, then the answer is fetched.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CallChunk {
+    pub version: u32,
+    /// [`CALL_SEND`] or [`CALL_FETCH`].
+    pub direction: u32,
+    /// Bytes of `bytes` that count.
+    pub length: u32,
+    pub reserved: u32,
+    /// Chosen by the caller, at random: tells calls apart that are under way at the same time.
+    pub id: u64,
+    /// Where in the call or in the answer this chunk starts.
+    pub offset: u64,
+    /// The length of the call, set by the caller; of the answer, set by the daemon: [`CALL_NOT_READY`] until there is
+    /// one.
+    pub total: u64,
+    pub bytes: [u8; CALL_CHUNK_BYTES],
+}
+const _: () = assert!(size_of::<CallChunk>() == 4096);
+
+pub const CALL_SEND: u32 = 0;
+pub const CALL_FETCH: u32 = 1;
+pub const CALL_NOT_READY: u64 = u64::MAX;
+
+impl CallChunk {
+    /// Of `all`, what goes into the chunk at `offset`.
+    pub fn new(direction: u32, id: u64, offset: u64, all: &[u8]) -> Self {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(all.len());
+        let part = &all[start..];
+        let part = &part[..part.len().min(CALL_CHUNK_BYTES)];
+        let mut bytes = [0; CALL_CHUNK_BYTES];
+        bytes[..part.len()].copy_from_slice(part);
+        let (length, total) = (part.len() as u32, all.len() as u64);
+        Self { version: VERSION, direction, length, reserved: 0, id, offset, total, bytes }
+    }
+
+    /// The bytes that it carries.
+    pub fn part(&self) -> &[u8] {
+        self.bytes.get(..self.length as usize).unwrap_or(&[])
+    }
+}
 
 /// A request or a reply without contents.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -279,10 +325,11 @@ pub enum Command {
     SnapshotDelete,
     Sync,
     History,
+    Call,
 }
 
 impl Command {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Hello,
         Self::Info,
         Self::ScrubStart,
@@ -293,6 +340,7 @@ impl Command {
         Self::SnapshotDelete,
         Self::Sync,
         Self::History,
+        Self::Call,
     ];
 
     /// The bytes of its message.
@@ -304,6 +352,7 @@ impl Command {
             Self::ScrubStatus => size_of::<ScrubStatus>(),
             Self::SnapshotCreate | Self::SnapshotDelete => size_of::<SnapshotName>(),
             Self::SnapshotList => size_of::<SnapshotPage>(),
+            Self::Call => size_of::<CallChunk>(),
             Self::ScrubStart | Self::ScrubStop | Self::Sync => size_of::<Plain>(),
         }
     }
@@ -321,7 +370,9 @@ impl Command {
     /// Whether only root and the user that mounted may ask for it.
     const fn is_private(self) -> bool {
         match self {
-            Self::ScrubStart | Self::ScrubStop | Self::SnapshotCreate | Self::SnapshotDelete => true,
+            Self::ScrubStart | Self::ScrubStop | Self::SnapshotCreate | Self::SnapshotDelete | Self::Call => {
+                true
+            }
             // It has names out of directories that not everybody may read.
             Self::History => true,
             Self::Hello | Self::Info | Self::ScrubStatus | Self::SnapshotList | Self::Sync => false,
@@ -368,6 +419,8 @@ pub trait Service: Send + Sync {
     /// What `blocktree log` shows of a path, as JSON, and its stamp. With one that is not 0, what had that stamp, if it is
     /// still known.
     fn history(&self, path: &[u8], before: u64, limit: u32, stamp: u32) -> Result<(u32, Arc<str>), Refusal>;
+    /// Takes a part of a call, or gives one of its answer; returns at once.
+    fn call(&self, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal>;
 }
 
 /// Who asks, and who mounted.
@@ -429,6 +482,10 @@ pub fn answer(service: &dyn Service, caller: Caller, number: u32, input: &[u8]) 
             }
             let (stamp, text) = service.history(path, request.before, request.limit, request.stamp)?;
             Ok(history_chunk(&request, stamp, &text).as_bytes().to_vec())
+        }
+        Command::Call => {
+            let chunk = CallChunk::read_from_bytes(input).map_err(|_| Refusal::Malformed)?;
+            Ok(service.call(caller.user, &chunk)?.as_bytes().to_vec())
         }
     }
 }

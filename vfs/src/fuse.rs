@@ -30,6 +30,7 @@ mod buffer;
 mod convert;
 mod device;
 mod kernel;
+mod kernel_cache;
 mod locks;
 mod protocol;
 mod seek;
@@ -39,6 +40,7 @@ mod writers;
 
 pub(crate) use answer::Failure;
 pub use attach::{FILESYSTEM_TYPE, detach};
+pub use kernel_cache::KernelCache;
 
 /// Who may use the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,12 +151,16 @@ pub struct Mounted {
     handle: MountHandle,
 }
 
+/// What someone does who uses the tree beside the kernel, to use it no more.
+type Farewell = Box<dyn FnOnce() + Send>;
+
 /// What ends a mount from any thread.
 #[derive(Clone)]
 pub struct MountHandle {
     fs: Arc<Fs>,
     mountpoint: PathBuf,
     closed: Arc<Mutex<Option<bool>>>,
+    before_close: Arc<Mutex<Vec<Farewell>>>,
 }
 
 /// Mounts `fs` and starts serving. The mount is usable when this returns. If it fails, `fs` is left open.
@@ -173,13 +179,19 @@ pub fn mount(
         MountError::Session(error)
     })?;
     kernel::tune(&mountpoint);
-    let handle = MountHandle { fs: Arc::clone(fs), mountpoint, closed: Arc::default() };
+    let handle =
+        MountHandle { fs: Arc::clone(fs), mountpoint, closed: Arc::default(), before_close: Arc::default() };
     Ok(Mounted { session, handle })
 }
 
 impl Mounted {
     pub fn handle(&self) -> MountHandle {
         self.handle.clone()
+    }
+
+    /// For who changes the tree without asking the kernel.
+    pub fn kernel_cache(&self) -> KernelCache {
+        self.session.kernel_cache()
     }
 
     /// Unmounts; [`Mounted::join`] then returns once everything is durable.
@@ -230,7 +242,14 @@ impl MountHandle {
         result
     }
 
+    /// Is called when nobody comes through the mount any more, before the tree is closed.
+    pub fn before_close(&self, farewell: impl FnOnce() + Send + 'static) {
+        self.before_close.lock().push(Box::new(farewell));
+    }
+
     fn close_once(&self) -> io::Result<()> {
+        let farewells = std::mem::take(&mut *self.before_close.lock());
+        farewells.into_iter().for_each(|farewell| farewell());
         let unmounted = self.fs.unmount().map_err(io::Error::other);
         // Whatever came of that, the store must not stay open.
         let closed = self.fs.store().close().map_err(io::Error::other);

@@ -64,12 +64,15 @@ impl Device {
         else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let body = NotifyInvalInode { ino, off, len };
-        let mut message = [0; size_of::<OutHeader>() + size_of::<NotifyInvalInode>()];
-        let (head, tail) = message.split_at_mut(size_of::<OutHeader>());
-        let len = (head.len() + tail.len()) as u32;
-        head.copy_from_slice(OutHeader { len, error: NOTIFY_INVAL_INODE, unique: 0 }.as_bytes());
-        tail.copy_from_slice(body.as_bytes());
+        self.notify(NOTIFY_INVAL_INODE, &[NotifyInvalInode { ino, off, len }.as_bytes()])
+    }
+
+    /// Sends a message that answers nothing.
+    pub(super) fn notify(&self, what: i32, parts: &[&[u8]]) -> io::Result<()> {
+        let length = size_of::<OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut message = Vec::with_capacity(length);
+        message.extend_from_slice(OutHeader { len: length as u32, error: what, unique: 0 }.as_bytes());
+        parts.iter().for_each(|part| message.extend_from_slice(part));
         (&self.0).write(&message).map(drop)
     }
 }

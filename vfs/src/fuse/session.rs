@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::adapter::Adapter;
 use super::buffer::{AnswerBuffer, RequestBuffer};
 use super::device::{self, Device, Spare};
+use super::kernel_cache::KernelCache;
 use super::protocol::{self, Arguments, InHeader, InitIn, InitOut, Operation, Request};
 use super::uring::{self, Worker};
 use super::{MountOptions, kernel};
@@ -18,6 +19,7 @@ use super::{MountOptions, kernel};
 pub(super) struct Session {
     loops: Vec<JoinHandle<io::Result<()>>>,
     adapter: Arc<Adapter>,
+    device: Arc<Device>,
 }
 
 impl Session {
@@ -26,7 +28,8 @@ impl Session {
         let device = Arc::new(Device::new(descriptor));
         let workers = agree(&device, options)?;
         let adapter = Arc::new(adapter);
-        let mut session = Self { loops: Vec::new(), adapter: Arc::clone(&adapter) };
+        let mut session =
+            Self { loops: Vec::new(), adapter: Arc::clone(&adapter), device: Arc::clone(&device) };
         // Until all of these are there, requests go the other way or wait.
         for (number, worker) in workers.into_iter().enumerate() {
             let adapter = Arc::clone(&adapter);
@@ -44,6 +47,10 @@ impl Session {
             session.run(format!("fuse-{number}"), move || device::serve(&own, &spare, &adapter))?;
         }
         Ok(session)
+    }
+
+    pub(super) fn kernel_cache(&self) -> KernelCache {
+        KernelCache::new(Arc::clone(&self.device))
     }
 
     fn run(

@@ -387,6 +387,14 @@ wire! {
         off: i64,
         len: i64,
     }
+
+    /// The name follows, and a NUL.
+    NotifyInvalEntry: 16 {
+        parent: u64,
+        namelen: u32,
+        flags: u32,
+    }
+
     /// Beside a request over io_uring.
     UringEntry: 32 {
         flags: u64,
