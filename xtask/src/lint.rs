@@ -11,6 +11,7 @@ use xtask::command::{cargo, execute, output, root};
 const DIRECTION: &[(&str, &[&str])] = &[
     ("blocktree-engine", &[]),
     ("blocktree-vfs", &["blocktree-engine"]),
+    ("blocktree-sandbox", &["blocktree-engine", "blocktree-vfs"]),
     ("fio-bench", &["blocktree-engine", "blocktree-vfs", "xtask"]),
     ("xtask", &[]),
 ];

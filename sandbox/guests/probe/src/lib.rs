@@ -1,0 +1,153 @@
+//! Does what files below the grant `box` say, one command a line, and logs what came of it: how tests see what an app
+//! can do, and what becomes of one that misbehaves.
+
+wit_bindgen::generate!({ path: "../../wit", world: "reactor" });
+
+use blocktree::app::log::Level;
+use blocktree::app::types::Error;
+use blocktree::app::{clock, files, kv, log, random};
+use exports::blocktree::app::events::{Event, Guest};
+
+struct Probe;
+export!(Probe);
+
+impl Guest for Probe {
+    fn handle(event: Event) -> Result<(), String> {
+        let path = match event {
+            Event::Written(change) => {
+                say(&format!("written {}", change.path));
+                change.path
+            }
+            Event::Created(change) => return Ok(say(&format!("created {}", change.path))),
+            Event::Deleted(change) => return Ok(say(&format!("deleted {}", change.path))),
+            Event::Attributes(change) => return Ok(say(&format!("attributes {}", change.path))),
+            Event::Renamed(rename) => {
+                return Ok(say(&format!("renamed {:?} {}", rename.old_path, rename.path)));
+            }
+            Event::Timer(name) => return Ok(say(&format!("timer {name}"))),
+            Event::Overflow => return Ok(say("overflow")),
+        };
+        if !path.ends_with(".do") {
+            return Ok(());
+        }
+        let file = files::open("box", &path).map_err(|error| format!("{path}: {error:?}"))?;
+        let text = file.read(0, 1 << 20).map_err(|error| format!("{path}: {error:?}"))?;
+        for line in String::from_utf8_lossy(&text).lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let outcome = run(&words)?;
+            say(&format!("{line} -> {outcome}"));
+        }
+        Ok(())
+    }
+}
+
+fn say(text: &str) {
+    log::write(Level::Info, text);
+}
+
+fn told<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Ok(value) => format!("ok {value:?}"),
+        Err(error) => error.name().to_owned(),
+    }
+}
+
+fn run(words: &[&str]) -> Result<String, String> {
+    Ok(match words {
+        ["read", grant, path] => {
+            told(read(grant, path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        ["write", grant, path, text] => told(write(grant, path, text.as_bytes())),
+        ["edit", grant, path, text] => {
+            told(files::edit(grant, path).and_then(|file| file.write(0, text.as_bytes())))
+        }
+        ["size", grant, path] => told(files::stat(grant, path).map(|found| found.size)),
+        ["list", grant, path] => told(list(grant, path)),
+        ["remove", grant, path] => told(files::remove(grant, path)),
+        ["mkdir", grant, path] => told(files::make_directory(grant, path)),
+        ["rename", grant, path, to] => told(files::rename(grant, path, to)),
+        ["abandon", grant, path] => told(files::create(grant, path).and_then(|file| file.write(0, b"half"))),
+        ["hoard", grant, path] => {
+            let mut open = Vec::new();
+            loop {
+                match files::open(grant, path) {
+                    Ok(file) => open.push(file),
+                    Err(error) => break format!("{} after {}", error.name(), open.len()),
+                }
+            }
+        }
+        ["set", key, value] => told(kv::set(key, value.as_bytes())),
+        ["get", key] => {
+            told(kv::get(key).map(|value| value.map(|value| String::from_utf8_lossy(&value).into_owned())))
+        }
+        ["delete", key] => told(kv::delete(key)),
+        ["keys", prefix] => told(kv::keys(prefix)),
+        ["large", grant, path, bytes] => {
+            let bytes: usize = bytes.parse().map_err(|_| "a number".to_owned())?;
+            let data: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            let came_back =
+                write(grant, path, &data).and_then(|()| read(grant, path)).map(|back| back == data);
+            told(came_back)
+        }
+        ["clock"] => format!("{}", clock::now() > 1_600_000_000_000_000_000 && clock::monotonic() < u64::MAX),
+        ["random"] => format!("{}", random::bytes(32) != random::bytes(32)),
+        ["fail"] => return Err("as I was told".to_owned()),
+        ["panic"] => panic!("as I was told"),
+        ["loop"] => loop {
+            std::hint::black_box(0);
+        },
+        ["recurse"] => format!("{}", recurse(1)),
+        ["bomb"] => {
+            let mut all: Vec<Vec<u8>> = Vec::new();
+            loop {
+                all.push(vec![1; 16 << 20]);
+            }
+        }
+        ["flood"] => {
+            let text = "x".repeat(100_000);
+            for _ in 0..1000 {
+                say(&text);
+            }
+            "done".to_owned()
+        }
+        _ => "what?".to_owned(),
+    })
+}
+
+#[allow(unconditional_recursion)]
+fn recurse(depth: u64) -> u64 {
+    std::hint::black_box(recurse(std::hint::black_box(depth + 1)) + depth)
+}
+
+fn read(grant: &str, path: &str) -> Result<Vec<u8>, Error> {
+    let file = files::open(grant, path)?;
+    let mut bytes = Vec::new();
+    loop {
+        let mut part = file.read(bytes.len() as u64, 1 << 20)?;
+        if part.is_empty() {
+            return Ok(bytes);
+        }
+        bytes.append(&mut part);
+    }
+}
+
+fn write(grant: &str, path: &str, bytes: &[u8]) -> Result<(), Error> {
+    let file = files::create(grant, path)?;
+    for (number, part) in bytes.chunks(1 << 20).enumerate() {
+        file.write((number << 20) as u64, part)?;
+    }
+    file.finish()
+}
+
+fn list(grant: &str, path: &str) -> Result<Vec<String>, Error> {
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let (entries, next) = files::list(grant, path, after)?;
+        names.extend(entries.into_iter().map(|entry| entry.name));
+        after = next;
+        if after.is_none() {
+            names.sort();
+            return Ok(names);
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What a component may import, each function one request to the node or none.
+
+use wasmtime::component::{Resource, ResourceTable};
+use wasmtime::{StoreLimits, StoreLimitsBuilder};
+
+use super::node::Node;
+use crate::ipc::{self, Handle, How, Reply, Request};
+use crate::limits::{DATA_BYTES_MAX, HANDLES_MAX, LOG_LINE_BYTES_MAX, PATH_BYTES_MAX};
+
+wasmtime::component::bindgen!({
+    path: "wit",
+    world: "everything",
+    imports: { default: trappable },
+    with: { "blocktree:app/files.file": OpenFile },
+});
+
+use self::blocktree::app::{clock, files, kv, log, random, types};
+use self::exports::blocktree::app::events;
+use self::types::Error;
+
+/// The most random bytes at once.
+const RANDOM_BYTES_MAX: u32 = 64 << 10;
+const INSTANCES_MAX: usize = 64;
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// What stands behind an instance.
+pub(super) struct Host {
+    pub(super) node: Node,
+    pub(super) limits: StoreLimits,
+    table: ResourceTable,
+    began: std::time::Instant,
+}
+
+/// A file that the node has open for the app.
+pub(super) struct OpenFile(Handle);
+
+impl Host {
+    pub(super) fn new(node: Node, memory_bytes: usize) -> Self {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(memory_bytes)
+            .memories(INSTANCES_MAX)
+            .table_elements(TABLE_ELEMENTS_MAX)
+            .tables(INSTANCES_MAX)
+            .instances(INSTANCES_MAX)
+            .build();
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(2 * HANDLES_MAX);
+        Self { node, limits, table, began: std::time::Instant::now() }
+    }
+
+    /// What the instance had open, the node has to close.
+    pub(super) fn into_node(mut self) -> Node {
+        let _ = self.node.ask_to(Request::CloseAll);
+        self.node
+    }
+
+    fn handle(&self, file: &Resource<OpenFile>) -> wasmtime::Result<Handle> {
+        Ok(self.table.get(file)?.0)
+    }
+
+    fn open(
+        &mut self,
+        grant: String,
+        path: String,
+        how: How,
+    ) -> wasmtime::Result<Result<Resource<OpenFile>, Error>> {
+        if path.len() > PATH_BYTES_MAX {
+            return Ok(Err(Error::Malformed));
+        }
+        match self.node.ask(Request::Open { grant, path, how }) {
+            Ok(Reply::Handle(handle)) => Ok(Ok(self.table.push(OpenFile(handle))?)),
+            other => Ok(Err(unexpected(other))),
+        }
+    }
+
+    fn ask_to(&mut self, request: Request) -> wasmtime::Result<Result<(), Error>> {
+        Ok(self.node.ask_to(request).map_err(error))
+    }
+}
+
+/// A reply of another kind than the request has.
+fn unexpected(answer: Result<Reply, ipc::Error>) -> Error {
+    answer.map_or_else(error, |_| Error::Failed)
+}
+
+impl files::Host for Host {
+    fn open(&mut self, grant: String, path: String) -> wasmtime::Result<Result<Resource<OpenFile>, Error>> {
+        Host::open(self, grant, path, How::Read)
+    }
+
+    fn edit(&mut self, grant: String, path: String) -> wasmtime::Result<Result<Resource<OpenFile>, Error>> {
+        Host::open(self, grant, path, How::Edit)
+    }
+
+    fn create(&mut self, grant: String, path: String) -> wasmtime::Result<Result<Resource<OpenFile>, Error>> {
+        Host::open(self, grant, path, How::Create)
+    }
+
+    fn stat(&mut self, grant: String, path: String) -> wasmtime::Result<Result<types::Status, Error>> {
+        Ok(match self.node.ask(Request::Stat { grant, path }) {
+            Ok(Reply::Stat(found)) => Ok(stat(found)),
+            other => Err(unexpected(other)),
+        })
+    }
+
+    fn list(
+        &mut self,
+        grant: String,
+        path: String,
+        after: Option<u64>,
+    ) -> wasmtime::Result<Result<(Vec<types::Entry>, Option<u64>), Error>> {
+        Ok(match self.node.ask(Request::List { grant, path, after }) {
+            Ok(Reply::Entries { entries, after }) => Ok((entries.into_iter().map(entry).collect(), after)),
+            other => Err(unexpected(other)),
+        })
+    }
+
+    fn rename(
+        &mut self,
+        grant: String,
+        path: String,
+        new_path: String,
+    ) -> wasmtime::Result<Result<(), Error>> {
+        self.ask_to(Request::Rename { grant, path, new_path })
+    }
+
+    fn remove(&mut self, grant: String, path: String) -> wasmtime::Result<Result<(), Error>> {
+        self.ask_to(Request::Remove { grant, path })
+    }
+
+    fn make_directory(&mut self, grant: String, path: String) -> wasmtime::Result<Result<(), Error>> {
+        self.ask_to(Request::MakeDirectory { grant, path })
+    }
+}
+
+impl files::HostFile for Host {
+    fn read(
+        &mut self,
+        file: Resource<OpenFile>,
+        offset: u64,
+        length: u32,
+    ) -> wasmtime::Result<Result<Vec<u8>, Error>> {
+        let handle = self.handle(&file)?;
+        let length = length.min(DATA_BYTES_MAX as u32);
+        Ok(match self.node.ask(Request::Read { handle, offset, length }) {
+            Ok(Reply::Data(data)) => self.node.incoming(data).map_err(error),
+            other => Err(unexpected(other)),
+        })
+    }
+
+    fn write(
+        &mut self,
+        file: Resource<OpenFile>,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), Error>> {
+        let handle = self.handle(&file)?;
+        match self.node.outgoing(bytes) {
+            Ok(data) => self.ask_to(Request::Write { handle, offset, data }),
+            Err(why) => Ok(Err(error(why))),
+        }
+    }
+
+    fn resize(&mut self, file: Resource<OpenFile>, size: u64) -> wasmtime::Result<Result<(), Error>> {
+        let handle = self.handle(&file)?;
+        self.ask_to(Request::Resize { handle, size })
+    }
+
+    fn stat(&mut self, file: Resource<OpenFile>) -> wasmtime::Result<Result<types::Status, Error>> {
+        let handle = self.handle(&file)?;
+        Ok(match self.node.ask(Request::StatOpen { handle }) {
+            Ok(Reply::Stat(found)) => Ok(stat(found)),
+            other => Err(unexpected(other)),
+        })
+    }
+
+    fn sync(&mut self, file: Resource<OpenFile>) -> wasmtime::Result<Result<(), Error>> {
+        let handle = self.handle(&file)?;
+        self.ask_to(Request::Sync { handle })
+    }
+
+    fn finish(&mut self, file: Resource<OpenFile>) -> wasmtime::Result<Result<(), Error>> {
+        let handle = self.handle(&file)?;
+        self.ask_to(Request::Finish { handle })
+    }
+
+    fn drop(&mut self, file: Resource<OpenFile>) -> wasmtime::Result<()> {
+        let OpenFile(handle) = self.table.delete(file)?;
+        // What the node says to it changes nothing.
+        let _ = self.node.ask_to(Request::Close { handle });
+        Ok(())
+    }
+}
+
+impl kv::Host for Host {
+    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
+        Ok(match self.node.ask(Request::KeyGet { key }) {
+            Ok(Reply::Data(data)) => self.node.incoming(data).map(Some).map_err(error),
+            Ok(Reply::NoData) => Ok(None),
+            other => Err(unexpected(other)),
+        })
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
+        match self.node.outgoing(value) {
+            Ok(value) => self.ask_to(Request::KeySet { key, value }),
+            Err(why) => Ok(Err(error(why))),
+        }
+    }
+
+    fn delete(&mut self, key: String) -> wasmtime::Result<Result<(), Error>> {
+        self.ask_to(Request::KeyDelete { key })
+    }
+
+    fn keys(&mut self, prefix: String) -> wasmtime::Result<Result<Vec<String>, Error>> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            match self.node.ask(Request::Keys { prefix: prefix.clone(), after }) {
+                Ok(Reply::Keys { mut keys, is_last }) => {
+                    after = keys.last().cloned();
+                    all.append(&mut keys);
+                    if is_last || after.is_none() {
+                        return Ok(Ok(all));
+                    }
+                }
+                other => return Ok(Err(unexpected(other))),
+            }
+        }
+    }
+}
+
+impl log::Host for Host {
+    fn write(&mut self, level: log::Level, text: String) -> wasmtime::Result<()> {
+        let level = match level {
+            log::Level::Debug => ipc::Level::Debug,
+            log::Level::Info => ipc::Level::Info,
+            log::Level::Warn => ipc::Level::Warn,
+            log::Level::Error => ipc::Level::Error,
+        };
+        // An app's log may be full; that is no reason for it to fail.
+        let _ = self.node.ask_to(Request::Log { level, text: shortened(text) });
+        Ok(())
+    }
+}
+
+impl clock::Host for Host {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Ok(now.map_or(0, nanoseconds))
+    }
+
+    fn monotonic(&mut self) -> wasmtime::Result<u64> {
+        Ok(nanoseconds(self.began.elapsed()))
+    }
+}
+
+fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl random::Host for Host {
+    fn bytes(&mut self, length: u32) -> wasmtime::Result<Vec<u8>> {
+        let mut bytes = vec![0; length.min(RANDOM_BYTES_MAX) as usize];
+        let mut done = 0;
+        while done < bytes.len() {
+            let got = rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty());
+            match got {
+                Ok(count) => done += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(std::io::Error::from(error).into()),
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+impl types::Host for Host {}
+
+/// A text that fits into the log.
+pub(super) fn shortened(mut text: String) -> String {
+    let mut end = text.len().min(LOG_LINE_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// An event as the component takes it.
+pub(super) fn event(event: ipc::Event) -> events::Event {
+    use events::{Change, Event};
+    match event {
+        ipc::Event::Written { grant, path } => Event::Written(Change { grant, path }),
+        ipc::Event::Created { grant, path } => Event::Created(Change { grant, path }),
+        ipc::Event::Renamed { grant, old_path, path } => {
+            Event::Renamed(events::Rename { grant, old_path, path })
+        }
+        ipc::Event::Deleted { grant, path } => Event::Deleted(Change { grant, path }),
+        ipc::Event::Attributes { grant, path } => Event::Attributes(Change { grant, path }),
+        ipc::Event::Timer(name) => Event::Timer(name),
+        ipc::Event::Overflow => Event::Overflow,
+    }
+}
+
+fn stat(stat: ipc::Stat) -> types::Status {
+    let ipc::Stat { kind: of, size, modified, changed } = stat;
+    types::Status { kind: kind(of), size, modified, changed }
+}
+
+fn entry(entry: ipc::Entry) -> types::Entry {
+    types::Entry { name: entry.name, kind: kind(entry.kind) }
+}
+
+fn kind(kind: ipc::Kind) -> types::Kind {
+    match kind {
+        ipc::Kind::File => types::Kind::File,
+        ipc::Kind::Directory => types::Kind::Directory,
+        ipc::Kind::Symlink => types::Kind::Symlink,
+        ipc::Kind::Other => types::Kind::Other,
+    }
+}
+
+fn error(error: ipc::Error) -> Error {
+    match error {
+        ipc::Error::NotGranted => Error::NotGranted,
+        ipc::Error::NotFound => Error::NotFound,
+        ipc::Error::Exists => Error::Exists,
+        ipc::Error::NotAFile => Error::NotAFile,
+        ipc::Error::NotADirectory => Error::NotADirectory,
+        ipc::Error::NotEmpty => Error::NotEmpty,
+        ipc::Error::Malformed => Error::Malformed,
+        ipc::Error::TooLarge => Error::TooLarge,
+        ipc::Error::NoSpace => Error::NoSpace,
+        ipc::Error::ReadOnly => Error::ReadOnly,
+        ipc::Error::Refused => Error::Refused,
+        ipc::Error::Locked => Error::Locked,
+        ipc::Error::Failed => Error::Failed,
+    }
+}

@@ -1,0 +1,189 @@
+//! The layer inside an app's own process: it runs the code of one app, and can do nothing but ask the node.
+//!
+//! [`run`] is the process. `confine` takes away what it could do to the system, `code` gets the component to run,
+//! `host` is what the component imports, `node` asks the node for it, `clock` ends what takes too long.
+//!
+//! Invariants:
+//! 1. Nothing of the app is read, compiled or run before the process is confined.
+//! 2. Whatever the app does, at the worst this process ends.
+
+mod clock;
+mod code;
+mod confine;
+mod host;
+mod node;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use wasmtime::Store;
+
+use self::clock::Deadline;
+use self::host::{Host, exports};
+use self::node::Node;
+use crate::ipc::{Channel, ChannelError, Code, Event, Failure, FromGuest, ToGuest, Window};
+
+/// What this process ends with when the node has gone, or wanted it to end.
+const ENDED: u8 = 0;
+const FAILED: u8 = 1;
+
+/// Runs an app for the node behind standard input, with the window at standard output, until it goes.
+pub fn run() -> u8 {
+    match serve() {
+        Ok(()) | Err(ServeError::Channel(ChannelError::Closed)) => ENDED,
+        // There is nobody to tell: the node sees the end of the channel.
+        Err(_) => FAILED,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Confine(#[from] confine::ConfineError),
+    #[error("the node spoke out of turn")]
+    Turn,
+}
+
+fn serve() -> Result<(), ServeError> {
+    // Its own descriptors, so that nothing else closes or writes to them.
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let window = io::stdout().as_fd().try_clone_to_owned()?;
+    let mut node = Node::new(Channel::new(socket), Window::from_file(window));
+    confine::first()?;
+    let deadline = Deadline::start()?;
+    confine::last()?;
+    let started = match start(&mut node) {
+        Ok(app) => app,
+        Err(Started::Failed(error)) => return Err(error),
+        Err(Started::Told(message)) => {
+            node.channel.send(&message)?;
+            // It stays until the node has read it.
+            let _ = node.channel.receive::<ToGuest>(None);
+            return Ok(());
+        }
+    };
+    App { code: started, running: None, node: Some(node) }.serve(&deadline)
+}
+
+enum Started {
+    Failed(ServeError),
+    Told(FromGuest),
+}
+
+impl<E: Into<ServeError>> From<E> for Started {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Takes the code over and says so.
+fn start(node: &mut Node) -> Result<code::Loaded, Started> {
+    let ToGuest::Start { code, bytes, memory_mib } = node.channel.receive(None)? else {
+        return Err(ServeError::Turn.into());
+    };
+    confine::limit_memory(memory_mib)?;
+    let bytes = usize::try_from(bytes).map_err(|_| ServeError::Turn)?;
+    let bytes = node.window.get(bytes)?;
+    let loaded = match code {
+        Code::Compiled => code::load(&bytes, memory_mib).map_err(|_| Started::Told(FromGuest::Stale))?,
+        Code::Component => code::compile(&bytes, memory_mib)
+            .map_err(|error| Started::Told(FromGuest::Unusable(error.to_string())))?,
+    };
+    confine::no_more_code()?;
+    if let Some(compiled) = &loaded.compiled {
+        node.window.put(compiled)?;
+    }
+    let compiled_bytes = loaded.compiled.as_ref().map(|bytes| bytes.len() as u64);
+    node.channel.send(&FromGuest::Ready { compiled_bytes })?;
+    Ok(loaded)
+}
+
+/// The app: its code, and an instance that lives until it fails.
+struct App {
+    code: code::Loaded,
+    running: Option<Running>,
+    /// While no instance has it.
+    node: Option<Node>,
+}
+
+struct Running {
+    store: Store<Host>,
+    events: Option<exports::blocktree::app::events::Guest>,
+}
+
+impl App {
+    fn serve(mut self, deadline: &Deadline) -> Result<(), ServeError> {
+        self.code.compiled = None;
+        loop {
+            let (events, milliseconds) = match self.channel()?.receive(None)? {
+                ToGuest::Handle { events, milliseconds } => (events, milliseconds),
+                _ => return Err(ServeError::Turn),
+            };
+            let limit = Duration::from_millis(milliseconds.into());
+            let mut outcomes = Vec::with_capacity(events.len());
+            for event in events {
+                outcomes.push(self.handle(event, limit, deadline));
+                if self.running.as_ref().is_some_and(|running| running.store.data().node.is_broken) {
+                    return Err(ChannelError::Closed.into());
+                }
+            }
+            self.channel()?.send(&FromGuest::Handled(outcomes))?;
+        }
+    }
+
+    fn channel(&mut self) -> Result<&mut Channel, ServeError> {
+        match (&mut self.running, &mut self.node) {
+            (Some(running), _) => Ok(&mut running.store.data_mut().node.channel),
+            (None, Some(node)) => Ok(&mut node.channel),
+            (None, None) => Err(ServeError::Turn),
+        }
+    }
+
+    fn handle(&mut self, event: Event, limit: Duration, deadline: &Deadline) -> Result<(), Failure> {
+        let _running = deadline.within(&self.code.engine, limit);
+        let called = self.instance().and_then(|running| {
+            running.store.set_epoch_deadline(1);
+            match &running.events {
+                Some(events) => events.call_handle(&mut running.store, &host::event(event)),
+                None => Ok(Err("the app handles no events".to_owned())),
+            }
+        });
+        match called {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(text)) => Err(Failure::Said(host::shortened(text))),
+            Err(error) => {
+                // What trapped is in a state that nobody knows.
+                if let Some(running) = self.running.take() {
+                    self.node = Some(running.store.into_data().into_node());
+                }
+                match error.downcast_ref::<wasmtime::Trap>() {
+                    Some(wasmtime::Trap::Interrupt) => Err(Failure::TimedOut),
+                    _ => Err(Failure::Trapped(host::shortened(format!("{error:#}")))),
+                }
+            }
+        }
+    }
+
+    fn instance(&mut self) -> wasmtime::Result<&mut Running> {
+        if self.running.is_none()
+            && let Some(node) = self.node.take()
+        {
+            let mut store = Store::new(&self.code.engine, Host::new(node, self.code.memory_bytes));
+            store.limiter(|host| &mut host.limits);
+            store.set_epoch_deadline(1);
+            match self.code.instantiate(&mut store) {
+                Ok(events) => self.running = Some(Running { store, events }),
+                Err(error) => {
+                    self.node = Some(store.into_data().into_node());
+                    return Err(error);
+                }
+            }
+        }
+        self.running.as_mut().ok_or_else(|| wasmtime::Error::msg("the instance is gone"))
+    }
+}

@@ -1,0 +1,61 @@
+//! Every bound of this crate: what a package, a message, an app and a node may grow to.
+
+/// A package, with everything in it.
+pub const PACKAGE_BYTES_MAX: usize = 64 << 20;
+pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
+pub const PACKAGE_FILES_MAX: usize = 1024;
+/// An app's name, a grant's, a timer's.
+pub const NAME_BYTES_MAX: usize = 64;
+/// A reason, a summary.
+pub const TEXT_BYTES_MAX: usize = 1024;
+pub const GRANTS_MAX: usize = 16;
+pub const TRIGGERS_MAX: usize = 32;
+pub const GLOB_BYTES_MAX: usize = 256;
+
+/// A message between node and sandbox. The kernel keeps messages apart, and refuses longer ones.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Data up to this stands in the message itself; more goes through the window.
+pub const INLINE_BYTES_MAX: usize = 32 << 10;
+/// The most data of one request.
+pub const DATA_BYTES_MAX: usize = 1 << 20;
+/// The memory that node and sandbox share: it takes a package or what it was compiled to.
+pub const WINDOW_BYTES: usize = 256 << 20;
+const _: () = assert!(PACKAGE_BYTES_MAX <= WINDOW_BYTES && DATA_BYTES_MAX <= WINDOW_BYTES);
+const _: () = assert!(2 * INLINE_BYTES_MAX <= MESSAGE_BYTES_MAX);
+
+pub const PATH_BYTES_MAX: usize = 4096;
+pub const PATH_PARTS_MAX: usize = 128;
+/// Files that an app has open at once.
+pub const HANDLES_MAX: usize = 64;
+/// Entries of one page of a directory.
+pub const ENTRIES_PER_PAGE: usize = 100;
+const _: () = assert!(ENTRIES_PER_PAGE * (255 + 16) <= INLINE_BYTES_MAX);
+
+pub const KEY_BYTES_MAX: usize = 120;
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Keys of one app.
+pub const KEYS_MAX: usize = 65_536;
+/// Keys in one answer.
+pub const KEYS_PER_PAGE: usize = 200;
+const _: () = assert!(KEYS_PER_PAGE * (KEY_BYTES_MAX + 4) <= INLINE_BYTES_MAX);
+
+/// A line of an app's log.
+pub const LOG_LINE_BYTES_MAX: usize = 2048;
+/// An app's log; the older half goes when it is full.
+pub const LOG_BYTES_MAX: usize = 256 << 10;
+/// Lines that an app may write while it handles the events of one message.
+pub const LOG_LINES_PER_CALL_MAX: u32 = 1000;
+
+/// Events that one message carries.
+pub const EVENTS_PER_CALL: usize = 64;
+/// How often an event is handed over before it is given up.
+pub const ATTEMPTS_MAX: u32 = 4;
+/// Events that an app could not handle, kept to be looked at; the oldest go first.
+pub const DEAD_LETTERS_MAX: usize = 100;
+
+/// What an app has unless its manifest asks for less or more.
+pub const MEMORY_MIB: u32 = 256;
+pub const MEMORY_MIB_MAX: u32 = 1024;
+/// How long it may take for one event.
+pub const SECONDS: u32 = 30;
+pub const SECONDS_MAX: u32 = 600;

@@ -1,0 +1,102 @@
+//! What the owner's commands ask of a node, and what it answers. Both are JSON; a package follows its call.
+
+use serde::{Deserialize, Serialize};
+
+use super::grants::Grant;
+use super::registry::DeadLetter;
+use super::worker::Stats;
+use crate::limits::{MANIFEST_BYTES_MAX, PACKAGE_BYTES_MAX};
+use crate::package::{Manifest, Rights};
+
+/// The longest call: a package, and what is asked of it.
+pub const CALL_BYTES_MAX: usize = PACKAGE_BYTES_MAX + MANIFEST_BYTES_MAX;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Call {
+    Install {
+        grants: Vec<Choice>,
+        /// The owner has seen what the new version wants more than the old one.
+        approves_more: bool,
+        /// Also an older version than the one that is there.
+        accepts_older: bool,
+    },
+    List,
+    Show {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+    Enable {
+        name: String,
+        is_enabled: bool,
+    },
+    Grant {
+        name: String,
+        choice: Choice,
+    },
+    Revoke {
+        name: String,
+        grant: String,
+    },
+    Logs {
+        name: String,
+    },
+}
+
+/// A folder that the owner chose for a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    pub grant: String,
+    /// From the root of the store; `None`: it is not granted.
+    pub path: Option<String>,
+    /// `None`: what the app asks for.
+    pub rights: Option<Rights>,
+    /// Seconds since 1970.
+    pub expires: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    Done,
+    Apps(Vec<Summary>),
+    App(Box<Details>),
+    Text(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    pub name: String,
+    pub version: String,
+    pub is_enabled: bool,
+    pub summary: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    pub manifest: Manifest,
+    pub is_enabled: bool,
+    /// Whom its changes are attributed to, in hexadecimal.
+    pub actor: String,
+    pub grants: Vec<Grant>,
+    pub dead_letters: Vec<DeadLetter>,
+    /// `None` where no node runs it.
+    pub stats: Option<Stats>,
+}
+
+impl Call {
+    /// As it is sent.
+    pub fn encode(&self, package: &[u8]) -> Vec<u8> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        [&(json.len() as u32).to_le_bytes(), json.as_slice(), package].concat()
+    }
+
+    /// `None` if it is malformed.
+    pub fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (json, package) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        Some((serde_json::from_slice(json).ok()?, package))
+    }
+}

@@ -1,0 +1,139 @@
+//! What an app was granted: for each name that its manifest asks for, a directory, rights, and perhaps an end.
+//!
+//! A directory is known by its inode, so it stays granted when it is renamed, and what takes its name is not.
+
+use blocktree_vfs::{FileKind, Fs, FsError, Ino};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use super::folder::Held;
+use crate::ipc::Error;
+use crate::limits::{PATH_BYTES_MAX, PATH_PARTS_MAX};
+use crate::package::Rights;
+
+/// A granted directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// What the app calls it.
+    pub name: String,
+    pub ino: Ino,
+    /// Where it was when it was granted, for people.
+    pub path: String,
+    pub rights: Rights,
+    /// Seconds since 1970; no longer granted from then on.
+    pub expires: Option<u64>,
+}
+
+impl Grant {
+    pub fn holds_at(&self, now: u64) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
+}
+
+/// The parts of a path that an app names: no part is empty or leads up.
+pub(super) fn parts(path: &str) -> Result<Vec<&str>, Error> {
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    if path.len() > PATH_BYTES_MAX {
+        return Err(Error::Malformed);
+    }
+    let parts: Vec<&str> = path.split('/').collect();
+    let is_part = |part: &&str| !matches!(*part, "" | "." | "..") && !part.contains('\0');
+    match parts.len() <= PATH_PARTS_MAX && parts.iter().all(is_part) {
+        true => Ok(parts),
+        false => Err(Error::Malformed),
+    }
+}
+
+/// Walks from a granted directory down; every part is a real directory, never a link.
+pub(super) fn walk(fs: &Arc<Fs>, from: Ino, parts: &[&str]) -> Result<Option<Held>, Error> {
+    let mut at: Option<Held> = None;
+    for part in parts {
+        let next = Held::lookup(fs, at.as_ref().map_or(from, Held::ino), part.as_bytes()).map_err(error)?;
+        at = Some(next);
+    }
+    Ok(at)
+}
+
+/// A directory's path below a granted one, if it is there: `""` for that itself. Goes up by inode.
+pub(super) fn path_below(fs: &Arc<Fs>, top: Ino, directory: Ino) -> Result<Option<String>, FsError> {
+    let mut names: Vec<String> = Vec::new();
+    let mut at = directory;
+    while at != top {
+        if at == Fs::ROOT || names.len() > PATH_PARTS_MAX {
+            return Ok(None);
+        }
+        let above = Held::lookup(fs, at, b"..")?;
+        let Some(name) = name_of(fs, above.ino(), at)? else { return Ok(None) };
+        names.push(name);
+        at = above.ino();
+    }
+    names.reverse();
+    Ok(Some(names.join("/")))
+}
+
+/// The name of a directory in the one above it. `None` if it is no UTF-8 or has gone.
+fn name_of(fs: &Fs, above: Ino, directory: Ino) -> Result<Option<String>, FsError> {
+    let mut found = None;
+    fs.readdir(above, 0, &mut |entry| {
+        if entry.ino == directory && entry.kind == FileKind::Directory && !matches!(entry.name, b"." | b"..")
+        {
+            found = std::str::from_utf8(entry.name).ok().map(str::to_owned);
+            return false;
+        }
+        true
+    })?;
+    Ok(found)
+}
+
+/// What an app is told of a failure.
+pub(super) fn error(error: FsError) -> Error {
+    use blocktree_engine::Error as Engine;
+    match error {
+        FsError::NotFound | FsError::Stale => Error::NotFound,
+        FsError::Exists => Error::Exists,
+        FsError::NotDirectory => Error::NotADirectory,
+        FsError::IsDirectory => Error::NotAFile,
+        FsError::NotEmpty => Error::NotEmpty,
+        FsError::NameTooLong | FsError::Invalid(_) => Error::Malformed,
+        FsError::NotPermitted(_) | FsError::Refused => Error::Refused,
+        FsError::TooLarge | FsError::TooManyLinks | FsError::DirectoryFull => Error::TooLarge,
+        FsError::NoSpace | FsError::Engine(Engine::NoSpace) => Error::NoSpace,
+        FsError::Engine(Engine::ReadOnly) => Error::ReadOnly,
+        error => {
+            tracing::warn!(%error, "a request of an app failed");
+            Error::Failed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_do_not_lead_out() {
+        assert_eq!(parts("a/b"), Ok(vec!["a", "b"]));
+        assert_eq!(parts(""), Ok(vec![]));
+        for path in ["/", "/a", "a/", "a//b", "..", "a/../b", ".", "a/.", "a\0"] {
+            assert_eq!(parts(path), Err(Error::Malformed), "{path:?}");
+        }
+        assert_eq!(parts(&"a/".repeat(PATH_PARTS_MAX + 1)), Err(Error::Malformed));
+        assert_eq!(parts(&"a".repeat(PATH_BYTES_MAX + 1)), Err(Error::Malformed));
+    }
+
+    #[test]
+    fn a_grant_ends() {
+        let grant = Grant {
+            name: "notes".to_owned(),
+            ino: 1,
+            path: "/notes".to_owned(),
+            rights: Rights::Read,
+            expires: Some(10),
+        };
+        assert!(grant.holds_at(9) && !grant.holds_at(10));
+        assert!(Grant { expires: None, ..grant }.holds_at(u64::MAX));
+    }
+}

@@ -1,0 +1,449 @@
+//! One app at work: a thread that waits for changes and timers, and has the app's process handle them.
+//!
+//! 1. The cursor moves on only when all events before it were handled or given up. So an event comes at least once,
+//!    whatever ends meanwhile.
+//! 2. One message after the other: events of one file come in their order, and an app handles one at a time.
+//! 3. What the app asks for while it handles something is answered here, under its grants as they are at that moment.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use blocktree_vfs::Fs;
+use blocktree_vfs::events::{Actor, Seq};
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use super::feed::{Feed, Wake};
+use super::files::{Files, Grants, Kernel};
+use super::process::{Load, Process, ProcessError, Program};
+use super::registry::{App, DeadLetter, Keys, RegistryError};
+use crate::ipc::{Data, Error, Event, Failure, Reply, Request, Window};
+use crate::limits::{
+    ATTEMPTS_MAX, DATA_BYTES_MAX, EVENTS_PER_CALL, INLINE_BYTES_MAX, LOG_LINE_BYTES_MAX,
+    LOG_LINES_PER_CALL_MAX,
+};
+use crate::package::{Limits, Package, Trigger};
+
+/// A process that had nothing to do for so long ends; the next event starts it again.
+const IDLE: Duration = Duration::from_secs(60);
+/// Between two attempts at one event, at first; each time four times as long.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The cursor is written down at the latest after so many changes that did not concern the app.
+const CURSOR_LAG: u64 = 10_000;
+/// How long a thread that met an error of the store waits before it tries again.
+const TROUBLE: Duration = Duration::from_secs(5);
+
+/// What an app did since the node started it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    pub handled: u64,
+    pub failed_attempts: u64,
+    pub given_up: u64,
+    pub requests: u64,
+    pub process_starts: u64,
+    /// In the app, its requests included.
+    pub busy_us: u64,
+    /// Of the running process; 0 if there is none.
+    pub process: u32,
+}
+
+/// What the node and the thread of an app share.
+pub(super) struct Shared {
+    pub(super) wake: Arc<Wake>,
+    pub(super) grants: Grants,
+    pub(super) stats: Mutex<Stats>,
+    stop: AtomicBool,
+}
+
+/// The thread of a running app.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a worker needs to begin.
+pub(super) struct Setting {
+    pub(super) fs: Arc<Fs>,
+    pub(super) app: App,
+    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) program: Program,
+    pub(super) wake: Arc<Wake>,
+}
+
+impl Worker {
+    pub(super) fn start(setting: Setting) -> Result<Self, RegistryError> {
+        let state = setting.app.state()?;
+        let shared = Arc::new(Shared {
+            wake: Arc::clone(&setting.wake),
+            grants: Arc::new(RwLock::new(state.grants.clone())),
+            stats: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
+        let mut work = Work::new(setting, state.actor(), Arc::clone(&shared))?;
+        let name = format!("app-{}", work.app.name);
+        let thread = std::thread::Builder::new().name(name).spawn(move || work.run());
+        match thread {
+            Ok(thread) => Ok(Self { shared, thread: Some(thread) }),
+            Err(error) => Err(RegistryError::Thread(error)),
+        }
+    }
+
+    /// Ends the app, in the middle of what it does.
+    pub(super) fn stop(mut self) {
+        self.stop_now();
+    }
+
+    fn stop_now(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake.notify();
+        self.shared.kill();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of an app panicked");
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop_now();
+    }
+}
+
+impl Shared {
+    /// Kills the process if one runs. While its number is in the statistics, it was not waited for.
+    fn kill(&self) {
+        let stats = self.stats.lock();
+        let id = i32::try_from(stats.process).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(id) = id {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+struct Timer {
+    name: String,
+    every: Duration,
+    next: Instant,
+}
+
+struct Work {
+    app: App,
+    program: Program,
+    limits: Limits,
+    shared: Arc<Shared>,
+    feed: Feed,
+    timers: Vec<Timer>,
+    cursor: Seq,
+    /// As it is written down.
+    saved: Seq,
+    files: Files,
+    keys: Keys,
+    process: Option<Process>,
+    /// Lines for the log, and how many the app may still write in this call.
+    lines: String,
+    lines_left: u32,
+}
+
+impl Work {
+    fn new(setting: Setting, actor: [u8; 32], shared: Arc<Shared>) -> Result<Self, RegistryError> {
+        let Setting { fs, app, kernel, program, .. } = setting;
+        let manifest = app.manifest()?;
+        let timers = manifest.triggers.iter().filter_map(|trigger| match trigger {
+            Trigger::Timer { name, seconds } => {
+                let every = Duration::from_secs((*seconds).into());
+                Some(Timer { name: name.clone(), every, next: Instant::now() + every })
+            }
+            Trigger::Files { .. } => None,
+        });
+        let cursor = app.cursor()?.unwrap_or_else(|| fs.store().newest());
+        let acting = Arc::new(fs.acting_for(Actor::Principal(actor)));
+        let files = Files::new(acting, kernel, Arc::clone(&shared.grants), app.unfinished()?);
+        Ok(Self {
+            timers: timers.collect(),
+            feed: Feed::new(&fs, actor, &manifest),
+            limits: manifest.limits,
+            keys: app.keys()?,
+            files,
+            app,
+            program,
+            shared,
+            cursor,
+            saved: cursor,
+            process: None,
+            lines: String::new(),
+            lines_left: 0,
+        })
+    }
+
+    fn run(&mut self) {
+        let mut last_use = Instant::now();
+        while !self.shared.is_stopped() {
+            let seen = self.shared.wake.count();
+            match self.step() {
+                Ok(true) => {
+                    last_use = Instant::now();
+                    continue;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(app = self.app.name, %error, "an app waits until the store works again");
+                    self.shared.wake.wait(self.shared.wake.count(), Instant::now() + TROUBLE);
+                    continue;
+                }
+            }
+            if last_use.elapsed() >= IDLE {
+                self.end_process();
+            }
+            let far = Instant::now() + IDLE;
+            let end = self.timers.iter().map(|timer| timer.next).min().map_or(far, |next| next.min(far));
+            self.shared.wake.wait(seen, end);
+        }
+        self.end_process();
+    }
+
+    /// Handles what there is; false if there was nothing.
+    fn step(&mut self) -> Result<bool, RegistryError> {
+        let grants = self.shared.grants.read().clone();
+        let page = self.feed.next(self.cursor, &grants)?;
+        let mut events = page.events;
+        let now = Instant::now();
+        for timer in self.timers.iter_mut().filter(|timer| timer.next <= now) {
+            // What was missed while something else took long is not made up for.
+            timer.next = now + timer.every;
+            events.push(Event::Timer(timer.name.clone()));
+        }
+        let is_work = !events.is_empty();
+        for events in events.chunks(EVENTS_PER_CALL) {
+            self.deliver(events)?;
+            if self.shared.is_stopped() {
+                // Perhaps in the middle of it: it comes again.
+                return Ok(false);
+            }
+        }
+        if let Some(last) = page.last {
+            self.cursor = last;
+            if is_work || last.0 - self.saved.0 > CURSOR_LAG {
+                self.app.set_cursor(last)?;
+                self.saved = last;
+            }
+        }
+        Ok(is_work || page.last.is_some())
+    }
+
+    /// Sees to it that each event was handled, or was given up.
+    fn deliver(&mut self, events: &[Event]) -> Result<(), RegistryError> {
+        let outcomes = self.call(events)?;
+        for (event, outcome) in events.iter().zip(outcomes) {
+            let mut outcome = outcome;
+            let mut pause = PAUSE;
+            for attempt in 1.. {
+                let Err(reason) = outcome else { break };
+                if self.shared.is_stopped() {
+                    return Ok(());
+                }
+                self.shared.stats.lock().failed_attempts += 1;
+                if attempt >= ATTEMPTS_MAX {
+                    self.give_up(event, reason)?;
+                    break;
+                }
+                self.note("retry", &format!("{}: {reason}", shown(event)));
+                self.sleep(pause);
+                pause *= 4;
+                outcome =
+                    self.call(std::slice::from_ref(event))?.pop().unwrap_or(Err("no outcome".to_owned()));
+            }
+        }
+        self.flush_log()
+    }
+
+    fn give_up(&mut self, event: &Event, reason: String) -> Result<(), RegistryError> {
+        self.note("given up", &format!("{}: {reason}", shown(event)));
+        self.shared.stats.lock().given_up += 1;
+        let letter = DeadLetter { time: seconds(), event: event.clone(), reason };
+        self.app.add_dead_letter(letter)
+    }
+
+    fn sleep(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.shared.is_stopped() && Instant::now() < end {
+            self.shared.wake.wait(self.shared.wake.count(), end);
+        }
+    }
+
+    /// One outcome for each event. If the process ends in the middle, none of them was handled.
+    fn call(&mut self, events: &[Event]) -> Result<Vec<Result<(), String>>, RegistryError> {
+        let all = |reason: String| vec![Err(reason); events.len()];
+        let mut process = match self.process.take() {
+            Some(process) => process,
+            None => match self.start()? {
+                Ok(process) => process,
+                Err(error) => return Ok(all(error.to_string())),
+            },
+        };
+        let begun = Instant::now();
+        self.lines_left = LOG_LINES_PER_CALL_MAX;
+        let handled = process.handle(events.to_vec(), &mut |request, window| self.answer(request, window));
+        let mut stats = self.shared.stats.lock();
+        stats.busy_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(match handled {
+            Ok(outcomes) => {
+                stats.handled += outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64;
+                drop(stats);
+                self.process = Some(process);
+                outcomes.into_iter().map(|outcome| outcome.map_err(|failure| told(&failure))).collect()
+            }
+            Err(error) => {
+                drop(stats);
+                self.process = Some(process);
+                self.end_process();
+                all(format!("its process ended: {error}"))
+            }
+        })
+    }
+
+    fn start(&mut self) -> Result<Result<Process, ProcessError>, RegistryError> {
+        let app = self.app.clone();
+        let mut component = || {
+            let package = app.package().ok()?;
+            Package::verify(&package).ok().map(|verified| verified.component().to_vec())
+        };
+        let load = Load { compiled: self.app.compiled()?, component: &mut component, limits: self.limits };
+        match Process::start(&self.program, load) {
+            Ok((process, compiled)) => {
+                if let Some(compiled) = compiled {
+                    self.app.set_compiled(&compiled)?;
+                }
+                let mut stats = self.shared.stats.lock();
+                stats.process_starts += 1;
+                stats.process = process.id();
+                Ok(Ok(process))
+            }
+            Err(error) => {
+                self.note("error", &format!("it does not start: {error}"));
+                Ok(Err(error))
+            }
+        }
+    }
+
+    fn end_process(&mut self) {
+        // Before it is waited for: afterwards the number may be somebody else's.
+        self.shared.stats.lock().process = 0;
+        self.process = None;
+        self.files.close_all();
+    }
+
+    fn answer(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
+        self.shared.stats.lock().requests += 1;
+        let files = &mut self.files;
+        match request {
+            Request::Open { grant, path, how } => files.open(grant, path, how),
+            Request::Read { handle, offset, length } => outgoing(files.read(handle, offset, length)?, window),
+            Request::Write { handle, offset, data } => files.write(handle, offset, &incoming(data, window)?),
+            Request::Resize { handle, size } => files.resize(handle, size),
+            Request::StatOpen { handle } => files.stat_open(handle),
+            Request::Sync { handle } => files.sync(handle),
+            Request::Finish { handle } => files.finish(handle),
+            Request::Close { handle } => files.close(handle),
+            Request::CloseAll => {
+                files.close_all();
+                Ok(Reply::Done)
+            }
+            Request::Stat { grant, path } => files.stat(&grant, &path),
+            Request::List { grant, path, after } => files.list(&grant, &path, after),
+            Request::Rename { grant, path, new_path } => files.rename(&grant, &path, &new_path),
+            Request::Remove { grant, path } => files.remove(&grant, &path),
+            Request::MakeDirectory { grant, path } => files.make_directory(&grant, &path),
+            Request::KeyGet { key } => match self.keys.get(&key)? {
+                Some(value) => outgoing(value, window),
+                None => Ok(Reply::NoData),
+            },
+            Request::KeySet { key, value } => {
+                let value = incoming(value, window)?;
+                self.keys.set(&key, &value).map(|()| Reply::Done)
+            }
+            Request::KeyDelete { key } => self.keys.delete(&key).map(|()| Reply::Done),
+            Request::Keys { prefix, after } => {
+                let (keys, is_last) = self.keys.list(&prefix, after.as_deref())?;
+                Ok(Reply::Keys { keys, is_last })
+            }
+            Request::Log { level, text } => {
+                if self.lines_left == 0 {
+                    return Err(Error::TooLarge);
+                }
+                self.lines_left -= 1;
+                self.note(&format!("{level:?}").to_lowercase(), &text);
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    /// Adds a line to the log. What an app writes stays one line, and shows no control character to a terminal.
+    fn note(&mut self, what: &str, text: &str) {
+        let text: String = text.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
+        let mut end = text.len().min(LOG_LINE_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let _ = writeln!(self.lines, "{} {what}: {}", seconds(), &text[..end]);
+    }
+
+    fn flush_log(&mut self) -> Result<(), RegistryError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.app.log(&std::mem::take(&mut self.lines))
+    }
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn outgoing(bytes: Vec<u8>, window: &Window) -> Result<Reply, Error> {
+    if bytes.len() <= INLINE_BYTES_MAX {
+        return Ok(Reply::Data(Data::Inline(bytes)));
+    }
+    window.put(&bytes).map_err(|_| Error::Failed)?;
+    Ok(Reply::Data(Data::Window(bytes.len() as u32)))
+}
+
+/// A copy: the sandbox may change what is in the window at any time.
+fn incoming(data: Data, window: &Window) -> Result<Vec<u8>, Error> {
+    match data {
+        Data::Inline(bytes) => Ok(bytes),
+        Data::Window(length) if length as usize <= DATA_BYTES_MAX => {
+            window.get(length as usize).map_err(|_| Error::Failed)
+        }
+        Data::Window(_) => Err(Error::TooLarge),
+    }
+}
+
+fn told(failure: &Failure) -> String {
+    match failure {
+        Failure::Said(text) => text.clone(),
+        Failure::Trapped(text) => format!("it trapped: {text}"),
+        Failure::TimedOut => "it took too long".to_owned(),
+    }
+}
+
+/// An event, for people.
+pub(super) fn shown(event: &Event) -> String {
+    match event {
+        Event::Written { grant, path } => format!("written {grant}/{path}"),
+        Event::Created { grant, path } => format!("created {grant}/{path}"),
+        Event::Renamed { grant, path, .. } => format!("renamed to {grant}/{path}"),
+        Event::Deleted { grant, path } => format!("deleted {grant}/{path}"),
+        Event::Attributes { grant, path } => format!("attributes of {grant}/{path}"),
+        Event::Timer(name) => format!("timer {name}"),
+        Event::Overflow => "overflow".to_owned(),
+    }
+}
