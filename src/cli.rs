@@ -57,6 +57,14 @@ enum Command {
     /// Say who may read and write a store
     #[command(subcommand, arg_required_else_help = true)]
     Cap(cap::Command),
+    /// Install and make apps that work on the files of a store
+    #[cfg(feature = "apps")]
+    #[command(subcommand, arg_required_else_help = true)]
+    App(crate::commands::app::Command),
+    /// The process of an app, which a daemon starts
+    #[cfg(feature = "apps")]
+    #[command(hide = true)]
+    AppSandbox,
     /// Make and show principals: the key pairs by which people and machines know each other
     #[command(subcommand, arg_required_else_help = true)]
     Principal(principal::Command),
@@ -165,6 +173,10 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Log(arguments) => log::run(&arguments),
         Command::Snapshot(command) => snapshot::run(&command),
         Command::Cap(command) => cap::run(&command),
+        #[cfg(feature = "apps")]
+        Command::App(command) => crate::commands::app::run(&command),
+        #[cfg(feature = "apps")]
+        Command::AppSandbox => Ok(blocktree_sandbox::guest::run()),
         Command::Principal(command) => principal::run(&command),
         Command::Key(command) => key::run(&command),
         Command::Tpm(command) => tpm::run(&command),

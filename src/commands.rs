@@ -16,6 +16,8 @@ use crate::mount_list::{StoreMount, mounts_of, resolve, store_mounted_on};
 use crate::passphrase::Source;
 use crate::store_key::{HolderArguments, StoreKey};
 
+#[cfg(feature = "apps")]
+pub(crate) mod app;
 pub(crate) mod cap;
 pub(crate) mod check;
 pub(crate) mod info;

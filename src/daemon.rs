@@ -70,6 +70,7 @@ pub(crate) fn serve(
         .with_context(|| format!("cannot read the tree in {}{DAMAGE_ADVICE}", settings.store.display()))?;
     let fs = Arc::new(fs);
     let service = Arc::new(StoreControl::new(Arc::clone(&fs), is_read_only));
+    let control = Arc::clone(&service);
     let mounted = fuse::mount(&fs, &settings.mountpoint, &mount_options(settings, is_read_only), service);
     let mounted = match mounted {
         Ok(mounted) => mounted,
@@ -82,6 +83,10 @@ pub(crate) fn serve(
         }
     };
     let handle = mounted.handle();
+    #[cfg(feature = "apps")]
+    crate::apps::serve(&fs, &mounted, &control, is_read_only);
+    #[cfg(not(feature = "apps"))]
+    drop(control);
     end_on_signals(signals, handle.clone()).context("cannot start a thread for signals")?;
     if let Err(error) = ready(notice.as_deref()) {
         end(&handle).context("cannot unmount again")?;

@@ -8,6 +8,9 @@
 //! is left; as a helper of mount(8) and umount(8) 1 for wrong usage and 32 for a failure.
 
 mod anchor;
+#[cfg(feature = "apps")]
+mod apps;
+mod calls;
 mod cli;
 mod commands;
 mod daemon;

@@ -6,11 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blocktree_engine::{Error, SnapshotError, Store};
 use blocktree_vfs::control::{
-    Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS, SCRUB_STOPPED, ScrubStatus, Service, SnapshotEntry,
+    CallChunk, Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS, SCRUB_STOPPED, ScrubStatus, Service,
+    SnapshotEntry,
 };
 
 use blocktree_vfs::{Fs, FsError};
 
+use crate::calls::Calls;
 use crate::commands::{info, log};
 
 /// The store behind a mount, as the control channel sees it.
@@ -20,6 +22,7 @@ pub(crate) struct StoreControl {
     scrub: Arc<Scrub>,
     /// The last history that somebody asked for, and its stamp.
     history: Mutex<(u32, Arc<str>)>,
+    calls: Calls,
 }
 
 /// The scrub that runs, or the last one that did.
@@ -31,7 +34,13 @@ struct Scrub {
 
 impl StoreControl {
     pub(crate) fn new(fs: Arc<Fs>, is_read_only: bool) -> Self {
-        Self { fs, is_read_only, scrub: Arc::default(), history: Mutex::new((0, Arc::from(""))) }
+        let history = Mutex::new((0, Arc::from("")));
+        Self { fs, is_read_only, scrub: Arc::default(), calls: Calls::default(), history }
+    }
+
+    /// From now on, calls are answered by this.
+    pub(crate) fn answer_calls(&self, answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
+        self.calls.answer_with(Arc::new(answer));
     }
 }
 
@@ -110,6 +119,10 @@ impl Service for StoreControl {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         *history = (history.0.checked_add(1).unwrap_or(1), text);
         Ok(history.clone())
+    }
+
+    fn call(&self, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal> {
+        self.calls.take(user, chunk)
     }
 
     fn snapshot_delete(&self, name: &str) -> Result<(), Refusal> {

@@ -2,5 +2,6 @@
 //! a private Samba server.
 
 pub mod command;
+pub mod guests;
 pub mod samba;
 pub mod scratch;

@@ -26,6 +26,7 @@ usage: cargo xtask TASK
   test         install the system packages that the tests need, and run all tests
   conformance  run other people's test suites on Blocktree and on ext4, and compare:
                conformance [--long] [SUITE...]
+  guests       build the example apps for WebAssembly, and say where they are
   lint         formatting, clippy, documentation, direction of dependencies
   check        lint, then test: what CI runs
   torture      crashes, faults and attacks, and a table of what was tried:
@@ -56,6 +57,11 @@ fn run(arguments: &[String]) -> Result<()> {
         ("fuzz", words) => fuzz::run(words),
         ("guest", words) => guest::run(words),
         ("sim", words) => simulate::run(words),
+        ("guests", []) => {
+            packages::ensure()?;
+            println!("{}", xtask::guests::build()?.display());
+            Ok(())
+        }
         ("lint", []) => lint::run(),
         ("check", []) => {
             lint::run()?;

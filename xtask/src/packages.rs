@@ -17,6 +17,9 @@ const PACKAGES: &[&str] = &[
     "libtss2-dev",
     "make",
     "perl",
+    // Building apps for WebAssembly.
+    "rustc-web",
+    "rust-web-src",
     // Mounting.
     "fuse3",
     "mount",

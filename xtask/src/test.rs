@@ -18,6 +18,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     open_fuse_to_users()?;
     let_fuse_use_io_uring();
     let fsx = tools::ensure(&FSX)?;
+    xtask::guests::build()?;
     let variable = ("BLOCKTREE_TEST_FSX", fsx.as_path());
     // Whoever names tests wants those only.
     if !words.is_empty() {

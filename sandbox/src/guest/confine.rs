@@ -7,6 +7,8 @@
 //!
 //! What a kernel does not have is left out by Landlock itself; without seccomp there is no app.
 
+#![allow(unsafe_code)]
+
 use std::collections::BTreeMap;
 use std::io;
 
@@ -48,6 +50,15 @@ pub(super) enum ConfineError {
 impl From<rustix::io::Errno> for ConfineError {
     fn from(error: rustix::io::Errno) -> Self {
         Self::System(error.into())
+    }
+}
+
+/// Closes what whoever started the node may have left open for everybody. Call it before anything is opened here.
+pub(super) fn close_others() -> io::Result<()> {
+    // SAFETY: it is the first thing that this process does, so no object here owns one of these descriptors.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

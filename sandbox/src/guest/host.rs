@@ -32,7 +32,8 @@ pub(super) struct Host {
 }
 
 /// A file that the node has open for the app.
-pub(super) struct OpenFile(Handle);
+#[allow(unreachable_pub, reason = "the bindings re-export it")]
+pub struct OpenFile(Handle);
 
 impl Host {
     pub(super) fn new(node: Node, memory_bytes: usize) -> Self {

@@ -50,6 +50,7 @@ enum ServeError {
 }
 
 fn serve() -> Result<(), ServeError> {
+    confine::close_others()?;
     // Its own descriptors, so that nothing else closes or writes to them.
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let window = io::stdout().as_fd().try_clone_to_owned()?;

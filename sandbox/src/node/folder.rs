@@ -9,7 +9,7 @@ use blocktree_vfs::{
 /// As much as one read or write of the store takes.
 const PIECE_BYTES: usize = 1 << 20;
 /// What a file is called while it is being written.
-const UNFINISHED: &[u8] = b"unfinished";
+const UNFINISHED: &[u8] = b"being-written";
 
 /// An inode that somebody holds: it stays in memory, and numbers stay valid, until this is dropped.
 #[derive(Debug)]

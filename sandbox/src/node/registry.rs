@@ -301,7 +301,7 @@ impl Keys {
 
 /// Keys may have slashes and dots: in hexadecimal, none of them means anything.
 fn file_name(key: &str) -> std::result::Result<String, crate::ipc::Error> {
-    // As long as a file's name may be. "unfinished" is no hexadecimal.
+    // As long as a file's name may be. What is being written has a name that is no hexadecimal.
     const _: () = assert!(2 * KEY_BYTES_MAX <= 255);
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(crate::ipc::Error::Malformed);

@@ -1,8 +1,9 @@
 //! `cargo xtask demo`: builds the filesystem, does real work in it, then attacks the volume behind its back.
 //!
 //! [`stage`] is the place where it happens.
-//! [`work`] is what a user does, [`attack`] is what somebody does who can write to the disk.
+//! [`work`] is what a user does, [`app`] what an app does for them, [`attack`] is what somebody does who can write to the disk.
 
+mod app;
 mod attack;
 mod stage;
 mod work;
@@ -22,6 +23,7 @@ pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
     let stage = Stage::new()?;
     work::run(&stage)?;
+    app::run(&stage)?;
     attack::run(&stage)?;
     say("done", &format!("in {:.1} s; everything is unmounted and removed", start.elapsed().as_secs_f64()));
     Ok(())

@@ -1,0 +1,338 @@
+//! `blocktree app`: what an owner does with apps, and, in `author`, what their authors do.
+
+mod author;
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow, bail};
+use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
+use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant};
+use blocktree_sandbox::package::{Manifest, Package, Rights, Trigger};
+use blocktree_vfs::{Fs, MountOptions};
+
+use super::{find_mount, open_store, print};
+use crate::calls;
+use crate::cli::PassphraseSource;
+use crate::failure::{Failure, Result};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Author(author::Command),
+    /// Install an app, or a new version of it
+    Install {
+        /// A store, or where one is mounted
+        #[arg(value_name = "STORE|MOUNTPOINT")]
+        path: PathBuf,
+        /// The package
+        file: PathBuf,
+        /// Which folder of the store a grant is, as in photos=/pictures or photos=/pictures:r; with `-` for none.
+        /// May be repeated
+        #[arg(long = "grant", value_name = "NAME=PATH[:r|:rw]", value_parser = parse_choice)]
+        grants: Vec<Choice>,
+        /// The grants end after so many days
+        #[arg(long, value_name = "DAYS")]
+        expires_days: Option<u32>,
+        /// Let a new version have more than the one that is there
+        #[arg(long)]
+        approve: bool,
+        /// Also install an older version than the one that is there
+        #[arg(long)]
+        allow_older: bool,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
+    },
+    /// List the apps of a store
+    List {
+        #[arg(value_name = "STORE|MOUNTPOINT")]
+        path: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
+    },
+    /// Show an app: what it is, may do and did
+    Show {
+        #[command(flatten)]
+        named: Named,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let an app use a folder
+    Grant {
+        #[command(flatten)]
+        named: Named,
+        /// As in photos=/pictures or photos=/pictures:r
+        #[arg(value_name = "NAME=PATH[:r|:rw]", value_parser = parse_choice)]
+        grant: Choice,
+        /// It ends after so many days
+        #[arg(long, value_name = "DAYS")]
+        expires_days: Option<u32>,
+    },
+    /// Take a folder away from an app, at once
+    Revoke {
+        #[command(flatten)]
+        named: Named,
+        /// The grant's name
+        grant: String,
+    },
+    /// Let an app run
+    Enable(Named),
+    /// Stop an app, until it is enabled again
+    Disable(Named),
+    /// Remove an app and all that it kept; not what it made in folders
+    Remove(Named),
+    /// Show what an app wrote into its log
+    Logs(Named),
+    /// Show what an app did since the store was mounted
+    Stats {
+        #[command(flatten)]
+        named: Named,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Named {
+    /// A store, or where one is mounted
+    #[arg(value_name = "STORE|MOUNTPOINT")]
+    path: PathBuf,
+    /// The app's name
+    app: String,
+    #[command(flatten)]
+    passphrase: PassphraseSource,
+}
+
+impl Named {
+    fn ask(&self, call: &Call) -> Result<Answer> {
+        ask(&self.path, &self.passphrase, call, &[])
+    }
+
+    fn details(&self) -> Result<Details> {
+        match self.ask(&Call::Show { name: self.app.clone() })? {
+            Answer::App(details) => Ok(*details),
+            _ => Err(senseless().into()),
+        }
+    }
+}
+
+pub(crate) fn run(command: &Command) -> Result<u8> {
+    match command {
+        Command::Author(command) => author::run(command)?,
+        Command::Install { path, file, grants, expires_days, approve, allow_older, passphrase } => {
+            let package = read_package(file)?;
+            let verified = Package::verify(&package).with_context(|| format!("{}", file.display()))?;
+            let mut choices = grants.clone();
+            choices.iter_mut().for_each(|choice| choice.expires = expiry(*expires_days));
+            if std::io::stdin().is_terminal() {
+                choose(&verified.manifest, &mut choices, *expires_days)?;
+            }
+            let call =
+                Call::Install { grants: choices, approves_more: *approve, accepts_older: *allow_older };
+            ask(path, passphrase, &call, &package)?;
+        }
+        Command::List { path, json, passphrase } => {
+            let Answer::Apps(apps) = ask(path, passphrase, &Call::List, &[])? else {
+                return Err(senseless().into());
+            };
+            print(&if *json {
+                to_json(&apps)?
+            } else {
+                apps.iter()
+                    .map(|app| {
+                        let state = if app.is_enabled { "" } else { "  (disabled)" };
+                        format!("{}  {}  {}{state}\n", app.name, app.version, app.summary)
+                    })
+                    .collect()
+            })?;
+        }
+        Command::Show { named, json } => {
+            let details = named.details()?;
+            print(&if *json { to_json(&details)? } else { shown(&details) })?;
+        }
+        Command::Grant { named, grant, expires_days } => {
+            let choice = Choice { expires: expiry(*expires_days), ..grant.clone() };
+            named.ask(&Call::Grant { name: named.app.clone(), choice })?;
+        }
+        Command::Revoke { named, grant } => {
+            named.ask(&Call::Revoke { name: named.app.clone(), grant: grant.clone() })?;
+        }
+        Command::Enable(named) => enable(named, true)?,
+        Command::Disable(named) => enable(named, false)?,
+        Command::Remove(named) => {
+            named.ask(&Call::Remove { name: named.app.clone() })?;
+        }
+        Command::Logs(named) => match named.ask(&Call::Logs { name: named.app.clone() })? {
+            Answer::Text(text) => print(&text)?,
+            _ => return Err(senseless().into()),
+        },
+        Command::Stats { named, json } => {
+            let stats = named.details()?.stats.unwrap_or_default();
+            print(&if *json {
+                to_json(&stats)?
+            } else {
+                format!(
+                    "handled          {}\nfailed attempts  {}\ngiven up         {}\nrequests         {}\n\
+                     process starts   {}\nbusy             {:.3} s\n",
+                    stats.handled,
+                    stats.failed_attempts,
+                    stats.given_up,
+                    stats.requests,
+                    stats.process_starts,
+                    stats.busy_us as f64 / 1e6
+                )
+            })?;
+        }
+    }
+    Ok(0)
+}
+
+fn enable(named: &Named, is_enabled: bool) -> Result<()> {
+    named.ask(&Call::Enable { name: named.app.clone(), is_enabled }).map(drop)
+}
+
+/// Asks the daemon of a mounted store; does it here where the store is not mounted.
+fn ask(path: &Path, passphrase: &PassphraseSource, call: &Call, package: &[u8]) -> Result<Answer> {
+    let request = call.encode(package);
+    let answer = match find_mount(path)? {
+        Some(mount) => {
+            let root = File::open(&mount.mountpoint)
+                .with_context(|| format!("cannot open {}", mount.mountpoint.display()))?;
+            calls::call(&root, &request)?
+        }
+        None => {
+            let store = open_store(path, passphrase.source().as_ref(), false)?;
+            let fs = Fs::mount(store.clone(), MountOptions::default()).context("cannot read the tree")?;
+            let fs = Arc::new(fs);
+            let answer = Apps::open(&fs, None).map(|apps| apps.call(&request));
+            let closed = fs.unmount().map_err(anyhow::Error::from).and_then(|()| Ok(store.close()?));
+            let answer = answer.context("cannot read which apps there are")?;
+            closed.context("cannot close the store")?;
+            answer
+        }
+    };
+    let answer: std::result::Result<Answer, String> =
+        serde_json::from_slice(&answer).map_err(|_| senseless())?;
+    Ok(answer.map_err(|text| anyhow!("{text}"))?)
+}
+
+fn senseless() -> anyhow::Error {
+    anyhow!("the daemon's answer makes no sense; is it another version?")
+}
+
+/// A package, as long as one may be.
+fn read_package(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let what = || format!("cannot read {}", file.display());
+    if fs::metadata(file).with_context(what)?.len() > PACKAGE_BYTES_MAX as u64 {
+        bail!("{} is longer than {PACKAGE_BYTES_MAX} bytes", file.display());
+    }
+    fs::read(file).with_context(what)
+}
+
+/// Asks a person for what was not chosen yet.
+fn choose(manifest: &Manifest, choices: &mut Vec<Choice>, expires_days: Option<u32>) -> Result<()> {
+    for wanted in &manifest.grants {
+        if choices.iter().any(|choice| choice.grant == wanted.name) {
+            continue;
+        }
+        let mut error = std::io::stderr().lock();
+        let _ = write!(
+            error,
+            "{} {} asks for a folder {:?} ({}): {}\nWhich folder of the store? (- for none, nothing for what it had) ",
+            manifest.name, manifest.version, wanted.name, wanted.rights, wanted.reason
+        );
+        let _ = error.flush();
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
+        if !line.trim().is_empty() {
+            let choice = parse_choice(&format!("{}={}", wanted.name, line.trim())).map_err(Failure::usage)?;
+            choices.push(Choice { expires: expiry(expires_days), ..choice });
+        }
+    }
+    Ok(())
+}
+
+fn expiry(days: Option<u32>) -> Option<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    days.map(|days| now + u64::from(days) * 24 * 60 * 60)
+}
+
+fn parse_choice(text: &str) -> std::result::Result<Choice, String> {
+    let (grant, place) = text.split_once('=').ok_or("a grant is NAME=PATH, as in photos=/pictures")?;
+    let (path, rights) = match place.rsplit_once(':') {
+        Some((path, "r")) => (path, Some(Rights::Read)),
+        Some((path, "rw")) => (path, Some(Rights::ReadWrite)),
+        _ => (place, None),
+    };
+    let path = match path {
+        "-" => None,
+        path if path.starts_with('/') => Some(path.to_owned()),
+        _ => return Err(format!("{path:?} is no path from the root of the store, as in /pictures")),
+    };
+    Ok(Choice { grant: grant.to_owned(), path, rights, expires: None })
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n")
+}
+
+/// An installed app, for people.
+fn shown(details: &Details) -> String {
+    let mut text = described(&details.manifest);
+    text += &format!("changes made as  {}\n", details.actor);
+    text += &format!("runs             {}\n", if details.is_enabled { "yes" } else { "no, it is disabled" });
+    for Grant { name, path, rights, expires, .. } in &details.grants {
+        let end = expires.map_or_else(String::new, |end| format!(", until {end} seconds since 1970"));
+        text += &format!("granted          {name} = {path} ({rights}{end})\n");
+    }
+    for letter in &details.dead_letters {
+        text += &format!("not handled      {:?}: {}\n", letter.event, letter.reason);
+    }
+    text
+}
+
+/// What a manifest says, for people.
+fn described(manifest: &Manifest) -> String {
+    let mut text = format!("{} {}\n{}\n", manifest.name, manifest.version, manifest.summary);
+    let author = if manifest.author.is_empty() { "nobody signed it" } else { &manifest.author };
+    text += &format!("author           {author}\n");
+    for wanted in &manifest.grants {
+        text += &format!("asks for         {} ({}): {}\n", wanted.name, wanted.rights, wanted.reason);
+    }
+    for trigger in &manifest.triggers {
+        text += &match trigger {
+            Trigger::Files { grant, glob, events } => {
+                let events: Vec<String> =
+                    events.iter().map(|event| format!("{event:?}").to_lowercase()).collect();
+                format!("called for       {grant}/{glob}: {}\n", events.join(", "))
+            }
+            Trigger::Timer { name, seconds } => format!("called for       {name}, every {seconds} s\n"),
+        };
+    }
+    let limits = manifest.limits;
+    text + &format!("limits           {} MiB, {} s for an event\n", limits.memory_mib, limits.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_read() {
+        let choice = parse_choice("photos=/a b:rw").unwrap();
+        assert_eq!((choice.grant.as_str(), choice.path.as_deref()), ("photos", Some("/a b")));
+        assert_eq!(choice.rights, Some(Rights::ReadWrite));
+        assert_eq!(parse_choice("photos=/a").unwrap().rights, None);
+        assert_eq!(parse_choice("photos=/a:b").unwrap().path.as_deref(), Some("/a:b"));
+        assert_eq!(parse_choice("photos=-").unwrap().path, None);
+        assert!(parse_choice("photos").is_err() && parse_choice("photos=a").is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! Apps at work on a mounted store: the real program, real processes, real WebAssembly.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod hostile;
+mod life;
+mod stage;
+mod thumbnails;
