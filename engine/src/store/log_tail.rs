@@ -51,6 +51,11 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
             fits.then_some((position, record))
         });
         let Some((position, record)) = found else { break };
+        let is_older = record.head.time_ns.get() < time_ns;
+        if is_older && log.records.is_empty() {
+            // A crash left it without its data, and the checkpoint was written by who recovered from that.
+            break;
+        }
         if position != log.position {
             log.appended += layout.log_sectors() - log.position;
         }
@@ -59,7 +64,7 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
         if log.appended > layout.log_sectors() {
             return (log, Some(OpenError::Log { seq, why: "longer than the log zone" }));
         }
-        if record.head.time_ns.get() < time_ns {
+        if is_older {
             return (log, Some(OpenError::Log { seq, why: "older than the record before it" }));
         }
         if let Err(error) = know_author(&mut authors, &record) {
