@@ -137,8 +137,7 @@ impl Feed {
             events.push(Event::Overflow);
             return;
         }
-        for index in 0..grants.len() {
-            let grant = &grants[index];
+        for grant in grants {
             let place = |feed: &mut Self, name: &Option<Name>| {
                 name.as_ref().and_then(|name| feed.path(grant.ino, name))
             };

@@ -91,7 +91,12 @@ impl Files {
         let top = self.granted(grant, rights)?;
         let parts = parts(path)?;
         let (name, above) = parts.split_last().ok_or(Error::Malformed)?;
-        Ok(Place { parent: walk(&self.fs, top, above)?, top, name })
+        let parent = walk(&self.fs, top, above)?;
+        // The last step may have come to a link, or to a file.
+        if parent.as_ref().is_some_and(|held| held.stat.kind != FileKind::Directory) {
+            return Err(Error::NotADirectory);
+        }
+        Ok(Place { parent, top, name })
     }
 
     fn find(&self, grant: &str, rights: Rights, path: &str) -> Result<Held, Error> {

@@ -142,7 +142,9 @@ fn a_wider_permission_is_noticed() {
 #[test]
 fn only_what_a_component_can_be_made_of_is_packed() {
     assert!(componentize(b"#!/bin/sh").is_err());
-    assert!(componentize(b"\0asm\x01\0\0\0").is_err(), "an empty module describes nothing");
+    // (module (import "env" "f" (func)))
+    let module = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x02\x09\x01\x03env\x01f\0\0";
+    assert!(componentize(module).is_err(), "nothing says what it imports");
     let component = b"\0asm\x0d\0\x01\0";
     assert_eq!(componentize(component).expect("as it is"), component);
 }
