@@ -25,6 +25,10 @@ pub fn cargo() -> Command {
     command
 }
 
+/// What whoever builds or tests the project selects. With another selection, crates get other features, and the large
+/// ones are built once more.
+pub const EVERYTHING: [&str; 2] = ["--workspace", "--all-features"];
+
 /// Runs a program to its end; fails unless it succeeds.
 pub fn execute(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use xtask::command::{cargo, execute, output, root};
+use xtask::command::{EVERYTHING, cargo, execute, output, root};
 
 /// Which crate of this workspace may depend on which others. The root package may depend on all.
 const DIRECTION: &[(&str, &[&str])] = &[
@@ -28,7 +28,9 @@ pub(crate) fn run() -> Result<()> {
     execute(cargo().args(["fmt", "--all", "--check"]))?;
     execute(
         cargo()
-            .args(["clippy", "--workspace", "--all-targets", "--all-features", "--quiet"])
+            .arg("clippy")
+            .args(EVERYTHING)
+            .args(["--all-targets", "--quiet"])
             .args(["--", "-D", "warnings"]),
     )?;
     execute(

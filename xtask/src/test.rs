@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 
 use crate::tools::{self, FSX};
 use crate::{conformance, packages, torture};
-use xtask::command::{cargo, execute};
+use xtask::command::{EVERYTHING, cargo, execute};
 
-const ALL: [&str; 3] = ["--workspace", "--all-features", "--no-fail-fast"];
+const ALL: [&str; 3] = [EVERYTHING[0], EVERYTHING[1], "--no-fail-fast"];
 
 /// Runs all tests and prints what the torture among them tried, or with `words` what `cargo test` makes of them: `xtask test --test programs`.
 pub(crate) fn run(words: &[String]) -> Result<()> {

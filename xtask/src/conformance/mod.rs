@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::ground::{Filesystem, Ground};
 use self::report::{Report, Row};
 use crate::packages;
-use xtask::command::{cargo, execute, target};
+use xtask::command::{EVERYTHING, cargo, execute, target};
 
 /// A set of cases that run on any mounted filesystem.
 trait Suite {
@@ -107,7 +107,7 @@ fn build(form: Form) -> Result<std::path::PathBuf> {
         Form::Short => ("--quiet", "debug"),
         Form::Long => ("--release", "release"),
     };
-    execute(cargo().args(["build", "--package", "blocktree", flag]))?;
+    execute(cargo().arg("build").args(EVERYTHING).args(["--bin", "blocktree", flag]))?;
     Ok(target().join(folder).join("blocktree"))
 }
 

@@ -16,7 +16,7 @@ pub(crate) use self::listen::run_tests;
 use self::table::{Row, print, read};
 use crate::guest::power;
 use crate::packages;
-use xtask::command::{cargo, execute, root, target};
+use xtask::command::{EVERYTHING, cargo, execute, root, target};
 
 /// What is run: a test of a package, and which of its tests.
 struct Part {
@@ -88,7 +88,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     }
     packages::ensure()?;
     if only != Some(POWER) {
-        execute(cargo().args(["test", "--workspace", "--no-run", "--quiet"]))?;
+        execute(cargo().arg("test").args(EVERYTHING).args(["--no-run", "--quiet"]))?;
     }
     let mut rows = Vec::new();
     for part in PARTS.iter().filter(|part| is_wanted(part.what)) {
@@ -112,7 +112,7 @@ const POWER: &str = "power cuts";
 fn cut_power(cuts: u64, seed: u64) -> Result<Row> {
     println!("{POWER}…");
     let began = Instant::now();
-    execute(cargo().args(["build", "--package", "blocktree", "--quiet"]))?;
+    execute(cargo().arg("build").args(EVERYTHING).args(["--bin", "blocktree", "--quiet"]))?;
     let mut row = Row { tests: 1, ..Row::default() };
     let mut tally = power::Tally::default();
     if let Err(error) = power::run(&target().join("debug/blocktree"), seed, cuts, &mut tally) {
