@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use blocktree_engine::crypto::hexadecimal;
 use blocktree_engine::{Seq, Store};
 use blocktree_vfs::control::{Command, HISTORY_CHANGES_MAX, HISTORY_CHUNK_BYTES, HistoryChunk};
 use blocktree_vfs::{Actor, Event, Fs, MountOptions, Past, PastChange, Time, TreePath};
@@ -117,10 +118,6 @@ fn what(event: &Event) -> (&'static str, Option<u64>) {
 
 fn milliseconds(time: Time) -> u64 {
     u64::try_from(time.seconds).unwrap_or(0).saturating_mul(1000) + u64::from(time.nanoseconds / 1_000_000)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where the history is to be found.

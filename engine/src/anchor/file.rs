@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Anchor, AnchorError, Anchored, Head};
-use crate::crypto::{hexadecimal, tagged_hash};
+use crate::crypto::{from_hexadecimal, hexadecimal, tagged_hash};
 
 const TITLE: &str = "blocktree anchor 1";
 /// Far more than such a file has.
@@ -114,27 +114,13 @@ fn decode(text: &str) -> Result<Anchored, &'static str> {
     };
     const NUMBER: &str = "not a number";
     Ok(Anchored {
-        store_id: bytes(field("store")?).ok_or(NUMBER)?,
-        id: bytes(field("anchor")?).ok_or(NUMBER)?,
+        store_id: from_hexadecimal(field("store")?).ok_or(NUMBER)?,
+        id: from_hexadecimal(field("anchor")?).ok_or(NUMBER)?,
         head: Head {
             seq: field("seq")?.parse().map_err(|_| NUMBER)?,
-            hash: bytes(field("hash")?).ok_or(NUMBER)?,
+            hash: from_hexadecimal(field("hash")?).ok_or(NUMBER)?,
         },
     })
-}
-
-/// The bytes that hexadecimal digits stand for.
-fn bytes<const N: usize>(digits: &str) -> Option<[u8; N]> {
-    let digits = digits.as_bytes();
-    if digits.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let value = |digit: u8| char::from(digit).to_digit(16);
-        *byte = (value(pair[0])? << 4 | value(pair[1])?) as u8;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

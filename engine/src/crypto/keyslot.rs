@@ -38,9 +38,14 @@ pub fn seal_keyslot(
         store_id,
         certificate,
     };
-    let key = stretch(passphrase, &header.salt, cost).expect("the cost is within Argon2's limits");
-    let mut sector = header.as_bytes().to_vec();
-    seal_item(&key, header.as_bytes(), secrets.as_bytes(), &mut sector);
+    seal_slot(passphrase, cost, &header.salt, header.as_bytes(), secrets.as_bytes())
+}
+
+/// A slot's sector: its head in the clear, what is secret under the passphrase and bound to the head.
+fn seal_slot(passphrase: &[u8], cost: KdfCost, salt: &[u8; 32], header: &[u8], secrets: &[u8]) -> Vec<u8> {
+    let key = stretch(passphrase, salt, cost).expect("the cost is within Argon2's limits");
+    let mut sector = header.to_vec();
+    seal_item(&key, header, secrets, &mut sector);
     sector.resize(SECTOR_BYTES, 0);
     sector
 }
@@ -78,11 +83,7 @@ pub fn seal_rootslot(passphrase: &[u8], cost: KdfCost, store_id: [u8; 16], root:
         salt: random(),
         store_id,
     };
-    let key = stretch(passphrase, &header.salt, cost).expect("the cost is within Argon2's limits");
-    let mut sector = header.as_bytes().to_vec();
-    seal_item(&key, header.as_bytes(), root.seeds(), &mut sector);
-    sector.resize(SECTOR_BYTES, 0);
-    sector
+    seal_slot(passphrase, cost, &header.salt, header.as_bytes(), root.seeds())
 }
 
 /// Opens a root slot.

@@ -4,7 +4,9 @@
 //! Invariant: of a [`Request`] that was parsed, the principal that it names signed every byte.
 
 use super::TextError;
-use crate::crypto::{Hash, Principal, PublicKeys, Rights, hexadecimal, tagged_hash, verify};
+use crate::crypto::{
+    Hash, Principal, PublicKeys, Rights, from_hexadecimal, hexadecimal, tagged_hash, verify,
+};
 use crate::limits::CAP_REQUEST_BYTES_MAX;
 
 const TITLE: &str = "blocktree request 1";
@@ -97,7 +99,7 @@ impl Request {
         if text.strip_prefix(&*written).is_none_or(|rest| rest != format!("signature {signature}\n")) {
             return Err(RequestError::Signature);
         }
-        let signature = decode(signature)
+        let signature = from_hexadecimal(signature)
             .filter(|bytes| hexadecimal(bytes) == signature)
             .ok_or(RequestError::Signature)?;
         if !verify(&request.principal.signing, &signed_hash(&written), &signature) {
@@ -142,19 +144,6 @@ const SIGNATURE_LINE_BYTES: usize = "signature \n".len() + 128;
 
 fn signed_hash(lines: &str) -> Hash {
     tagged_hash("blocktree request v1", &[lines.as_bytes()])
-}
-
-fn decode(text: &str) -> Option<[u8; 64]> {
-    let mut bytes = [0; 64];
-    let digits = text.as_bytes();
-    if digits.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let value = |digit: u8| char::from(digit).to_digit(16);
-        *byte = (value(pair[0])? << 4 | value(pair[1])?) as u8;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
