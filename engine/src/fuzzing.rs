@@ -3,7 +3,7 @@
 use zerocopy::FromBytes;
 
 use crate::format::{DeadBytes, ItemKind, Key, SYSTEM_BLOCK};
-use crate::store::{ReclaimItem, decode_access, decode_readcap, decode_shared};
+use crate::store::{ReclaimItem, RotationItem, StaleItem, decode_access, decode_readcap, decode_shared};
 use crate::tree::Node;
 
 /// Validates a decrypted node, filled up with zeros.
@@ -17,6 +17,9 @@ pub fn node(bytes: &[u8]) {
 /// Reads the values of the store's own items.
 pub fn items(bytes: &[u8]) {
     let _ = (decode_shared(bytes), DeadBytes::read_from_bytes(bytes).ok(), ReclaimItem::decode(bytes));
+    let number = u64::from(bytes.first().copied().unwrap_or_default());
+    let key = Key::new(SYSTEM_BLOCK, ItemKind::ROTATION, number);
+    let _ = (StaleItem::decode(bytes), RotationItem::decode(&key, bytes));
 }
 
 /// Reads a readcap, and an item that says whose an access slot is.

@@ -48,6 +48,10 @@ pub const RECORD_SECTORS_MAX: u64 = LOG_SECTORS_MIN / 4;
 pub const MEMTABLE_BYTES_MAX: usize = 48 << 20;
 /// Decrypted index nodes kept in memory.
 pub const NODE_CACHE_BYTES: usize = 96 << 20;
+/// Blocks whose keys are kept expanded: some 300 bytes each.
+pub const KEY_CACHE_BLOCKS: usize = 16 << 10;
+/// Keys that a block had before, and that something of it may still stand under.
+pub const OLDER_KEYS_MAX: usize = 64;
 
 /// What one commit may weigh: an estimate of its record's length in bytes. Past the first, a commit starts in
 /// the background; past the second, whoever adds more waits for it.
@@ -83,6 +87,9 @@ pub const REQUEST_SECTORS_MAX: u64 = (REQUEST_BYTES_MAX / SECTOR_BYTES) as u64;
 pub const DIRECT_WRITE_SECTORS: usize = 16;
 /// Extents that one transaction removes at once; more are reclaimed in the background, in steps of this.
 pub const RECLAIM_STEP: usize = 1024;
+/// What one step of a re-encryption seals anew, and how many extents it looks at.
+pub const REENCRYPT_SECTORS: u64 = 2 * REQUEST_SECTORS_MAX;
+pub const REENCRYPT_EXTENTS: usize = 256;
 
 /// Sectors of access slots, at the front and again at the rear, and slots of one sector.
 pub const ACCESS_SECTORS: u64 = 16;

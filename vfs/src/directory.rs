@@ -74,6 +74,20 @@ pub(crate) fn decode(directory: &Inode, item: &Item) -> Result<Entry> {
 
 /// Looks a name up.
 pub(crate) fn find(store: &Store, directory: &Inode, hash: u64, name: &[u8]) -> Result<Place> {
+    let place = find_at(store, directory, hash, name)?;
+    if matches!(place, Place::Free(_)) && store.has_older_items(&directory.block) {
+        // A crash came while the directory got a new key: the name may stand where the one before wanted it.
+        for hash in directory.block.older_name_hashes(name) {
+            let older = find_at(store, directory, hash, name)?;
+            if matches!(older, Place::Taken { .. }) {
+                return Ok(older);
+            }
+        }
+    }
+    Ok(place)
+}
+
+fn find_at(store: &Store, directory: &Inode, hash: u64, name: &[u8]) -> Result<Place> {
     let bucket = bucket_of(hash);
     let end = bucket + ENTRY_SLOTS;
     let mut free = None;

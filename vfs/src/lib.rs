@@ -20,6 +20,7 @@ pub mod journal;
 pub mod layout;
 mod lock;
 pub mod repair;
+pub mod rotation;
 mod stat;
 mod tree_path;
 mod xattr;

@@ -16,6 +16,13 @@ use crate::{FsError, Result};
 
 type Records = crate::layout::XattrRecords;
 
+/// A bucket: where it is, of how many pieces, and what is in it.
+pub(crate) struct Bucket {
+    pub(crate) at: u64,
+    pieces: u8,
+    records: Records,
+}
+
 /// Items asked for at once: a value of the greatest length.
 const SCAN_LIMIT: usize = 20;
 /// How often a reader tries to find the pieces of one version.
@@ -110,10 +117,79 @@ fn try_bucket(
 
 /// The value of one attribute.
 pub(crate) fn get(store: &Store, inode: &Inode, names: NameHash, name: &[u8]) -> Result<Option<Vec<u8>>> {
-    let bucket = xattr_bucket_of(names.of(inode, name));
-    let found = next_bucket(store, inode, bucket, true)?;
-    let records = found.map(|(_, _, records)| records).unwrap_or_default();
-    Ok(records.into_iter().find(|(held, _)| held == name).map(|(_, value)| value))
+    let newest = xattr_bucket_of(names.of(inode, name));
+    for bucket in std::iter::once(newest).chain(older_buckets(store, inode, name)) {
+        let found = next_bucket(store, inode, bucket, true)?;
+        let records = found.map(|(_, _, records)| records).unwrap_or_default();
+        if let Some((_, value)) = records.into_iter().find(|(held, _)| held == name) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// Where an attribute may stand too, if a crash came while the inode got a new key.
+fn older_buckets(store: &Store, inode: &Inode, name: &[u8]) -> Vec<u64> {
+    match store.has_older_items(&inode.block) {
+        true => inode.block.older_name_hashes(name).into_iter().map(xattr_bucket_of).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// The first bucket from `from` on.
+pub(crate) fn bucket_from(store: &Store, inode: &Inode, from: u64) -> Result<Option<Bucket>> {
+    let found = next_bucket(store, inode, from, false)?;
+    Ok(found.map(|(at, pieces, records)| Bucket { at, pieces, records }))
+}
+
+/// All buckets, and that those are all; or some of them, where they hold more than so many bytes.
+pub(crate) fn buckets(store: &Store, inode: &Inode, bytes_max: usize) -> Result<(Vec<Bucket>, bool)> {
+    let mut buckets = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    while let Some(bucket) = bucket_from(store, inode, from)? {
+        bytes += bucket.records.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        if bytes > bytes_max {
+            return Ok((buckets, false));
+        }
+        let next = bucket.at.checked_add(256);
+        buckets.push(bucket);
+        match next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    Ok((buckets, true))
+}
+
+/// Puts the attributes of these buckets where the hashes of their names want them. One that is there already is newer.
+pub(crate) fn move_buckets(
+    store: &Store,
+    transaction: &mut Transaction,
+    inode: &Inode,
+    buckets: &[Bucket],
+    hash: &dyn Fn(&[u8]) -> u64,
+) -> Result<()> {
+    let mut moved: BTreeMap<u64, Records> = BTreeMap::new();
+    for bucket in buckets {
+        for piece in 0..u64::from(bucket.pieces) {
+            transaction.delete(&inode.block, ITEM_XATTR, bucket.at | piece);
+        }
+        for (name, value) in &bucket.records {
+            moved.entry(xattr_bucket_of(hash(name))).or_default().push((name.clone(), value.clone()));
+        }
+    }
+    for (at, records) in moved {
+        let is_here = buckets.iter().any(|bucket| bucket.at == at);
+        let found = if is_here { None } else { next_bucket(store, inode, at, true)? };
+        let mut all = found.map_or(Vec::new(), |(_, _, records)| records);
+        for (name, value) in records {
+            if all.iter().all(|(held, _)| *held != name) {
+                all.push((name, value));
+            }
+        }
+        put_bucket(transaction, inode, at, &all)?;
+    }
+    Ok(())
 }
 
 /// All names.
@@ -149,6 +225,15 @@ pub(crate) fn set(
     let written = put_bucket(transaction, inode, bucket, &records)?;
     for piece in written..u64::from(pieces) {
         transaction.delete(&inode.block, ITEM_XATTR, bucket | piece);
+    }
+    for older in older_buckets(store, inode, name).into_iter().filter(|older| *older != bucket) {
+        let found = try_bucket(store, inode, older, true)?.map_err(|what| malformed(inode, what))?;
+        let Some((_, pieces, mut records)) = found else { continue };
+        records.retain(|(held, _)| held != name);
+        let written = put_bucket(transaction, inode, older, &records)?;
+        for piece in written..u64::from(pieces) {
+            transaction.delete(&inode.block, ITEM_XATTR, older | piece);
+        }
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub const WRAPPED_KEY_BYTES: usize = 12 + 32 + 16;
 pub struct BlockHeader {
     /// The block's newest key under the owner key, or under one derived from it, bound to the block's id.
     pub owner_key: [u8; WRAPPED_KEY_BYTES],
-    /// Counts the block's keys: 0 for the first.
+    /// Which of the block's keys that is: the number of the rotation that made it, 0 for the first.
     pub epoch: U32,
     /// Sectors that the block's extents cover.
     pub sectors: U64,

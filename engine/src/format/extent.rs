@@ -24,7 +24,7 @@ pub struct ExtentHeader {
     pub birth: U64,
     /// With the block key it gives the key of this extent.
     pub nonce: [u8; 16],
-    /// Which key of the block: 0 for the first.
+    /// Which key of the block, as in its header. It also wraps a foreign key.
     pub epoch: U32,
     /// How many sectors.
     pub sectors: U16,

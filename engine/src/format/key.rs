@@ -26,6 +26,10 @@ impl ItemKind {
     pub const READCAP: Self = Self(4);
     /// System: the end of a writecap, at the offset of its serial.
     pub const REVOCATION: Self = Self(5);
+    /// System: new keys for a block and all below it, at the offset of the number that these keys have.
+    pub const ROTATION: Self = Self(6);
+    /// System: a block of which something stands under older keys, at the offset of its id.
+    pub const STALE: Self = Self(7);
     /// System: a block that has no name any more and dies when nobody has it open.
     pub const ORPHAN: Self = Self(8);
     /// System: a block whose items from a sector on are being removed.

@@ -61,3 +61,25 @@ pub struct LostBytes {
     pub to: U64,
 }
 const _: () = assert!(size_of::<LostBytes>() == 16);
+
+/// New keys for a block and all below it; the item's offset is the number that these keys have.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct RotationBytes {
+    /// The block at the top.
+    pub block: U64,
+    /// 1: all of them have their key.
+    pub is_complete: u8,
+}
+const _: () = assert!(size_of::<RotationBytes>() == 9);
+
+/// A block that has older keys, or an extent that is sealed under one of another block.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct StaleBytes {
+    /// All extents before this sector are sealed under the newest key.
+    pub from: U64,
+    /// 1: items of the upper layers may not be.
+    pub items: u8,
+}
+const _: () = assert!(size_of::<StaleBytes>() == 9);

@@ -1,12 +1,17 @@
 //! Handles on blocks: ids and keys.
+//!
+//! Invariant: the key of an open block changes only while nothing is sealed, in the same step in which the items that
+//! say so become visible ([`Block::take_key`]).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
-use crate::crypto::{Secret, wrap_key};
+use super::block_keys::{BlockKeys, KeyChain};
+use super::key_cache::KeyCache;
+use crate::crypto::{Secret, Unopenable, open_key, wrap_key};
 use crate::format::{BlockHeader, BlockId, WRAPPED_KEY_BYTES};
 use crate::hits::Hits;
 
@@ -16,19 +21,21 @@ pub struct Block(pub(super) Arc<BlockState>);
 
 pub(super) struct BlockState {
     pub(super) id: BlockId,
-    pub(super) epoch: u32,
-    pub(super) key: Secret,
-    /// What the block key gives for data, for items, and for hashing names.
-    pub(super) data_key: Secret,
-    pub(super) item_key: Secret,
-    name_key: Secret,
-    owner_key: [u8; WRAPPED_KEY_BYTES],
-    wrapped_by: u64,
+    keys: RwLock<Keys>,
+    cache: Arc<KeyCache>,
+    /// Somebody needed the expanded keys since the cache last looked.
+    used: AtomicBool,
     /// As the last transaction that was applied left it.
     pub(super) home: AtomicU64,
     /// Sectors that extents of the index cover, and dirty ones that may come on top.
     pub(super) sectors: AtomicU64,
     pub(super) unsealed: AtomicU64,
+}
+
+struct Keys {
+    chain: KeyChain,
+    /// What they give, as long as the cache keeps it.
+    expanded: Option<Arc<BlockKeys>>,
 }
 
 impl Block {
@@ -49,13 +56,77 @@ impl Block {
 
     /// A hash of `name` that only holders of the block's key can compute.
     pub fn name_hash(&self, name: &[u8]) -> u64 {
-        let hash = blake3::keyed_hash(self.0.name_key.bytes(), name);
-        u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 bytes"))
+        self.keys().name_hash(name)
+    }
+
+    /// What names hash to under the block's older keys, under which some of its items may still stand: none but while
+    /// keys are being changed.
+    pub fn older_name_hashes(&self, name: &[u8]) -> Vec<u64> {
+        self.keys().older.iter().map(|keys| keys.name_hash(name)).collect()
+    }
+
+    /// Which of the block's keys is the newest: the number of the rotation that made it, 0 for the first.
+    pub fn epoch(&self) -> u32 {
+        self.0.keys.read().chain.epoch
     }
 
     /// This block's key, wrapped for the holders of `parent`'s.
     pub fn wrap_for(&self, parent: &Block) -> [u8; WRAPPED_KEY_BYTES] {
-        wrap_key(&parent.0.item_key, &self.0.id.to_le_bytes(), &self.0.key)
+        wrap_key(&parent.keys().item, &self.0.id.to_le_bytes(), &self.0.keys.read().chain.key)
+    }
+
+    /// A child's key, wrapped for the holders of this block's newest key or an older one, wrapped for those of the newest.
+    /// `None` where it does not open.
+    pub fn rewrap(
+        &self,
+        child: BlockId,
+        wrapped: &[u8; WRAPPED_KEY_BYTES],
+    ) -> Option<[u8; WRAPPED_KEY_BYTES]> {
+        self.keys().rewrap(&self.keys(), child, wrapped)
+    }
+
+    /// Whether `wrapped` gives this block's newest key to the holders of `parent`'s newest.
+    pub fn is_wrapped_for(&self, parent: &Block, wrapped: &[u8; WRAPPED_KEY_BYTES]) -> bool {
+        let found = open_key(&parent.keys().item, &self.0.id.to_le_bytes(), wrapped);
+        found.is_ok_and(|key| key.bytes() == self.0.keys.read().chain.key.bytes())
+    }
+
+    /// The keys that everything of the block is sealed under.
+    pub(super) fn keys(&self) -> Arc<BlockKeys> {
+        let state = &self.0;
+        state.cache.hits().asked();
+        if let Some(expanded) = &state.keys.read().expanded {
+            if !state.used.load(Ordering::Relaxed) {
+                state.used.store(true, Ordering::Relaxed);
+            }
+            return expanded.clone();
+        }
+        state.cache.hits().missed();
+        let expanded = {
+            let mut keys = state.keys.write();
+            if let Some(expanded) = &keys.expanded {
+                return expanded.clone();
+            }
+            let expanded = Arc::new(keys.chain.expand());
+            keys.expanded = Some(expanded.clone());
+            expanded
+        };
+        state.cache.keep(&self.0);
+        expanded
+    }
+
+    /// The block's own key, which gives all others.
+    pub(super) fn with_key<T>(&self, run: impl FnOnce(&Secret) -> T) -> T {
+        run(&self.0.keys.read().chain.key)
+    }
+
+    pub(super) fn chain(&self) -> KeyChain {
+        self.0.keys.read().chain.clone()
+    }
+
+    /// Lets the block have these keys from now on. Nothing is being sealed.
+    pub(super) fn take_key(&self, chain: KeyChain) {
+        *self.0.keys.write() = Keys { chain, expanded: None };
     }
 }
 
@@ -66,46 +137,31 @@ impl std::fmt::Debug for Block {
 }
 
 impl BlockState {
-    /// A new block. Its key is wrapped under `wrap`, which the readcap `wrapped_by` gives (0: the owner key).
-    pub(super) fn create(id: BlockId, home: BlockId, wrap: &Secret, wrapped_by: u64) -> Self {
-        let key = Secret::random();
-        let owner_key = wrap_key(wrap, &id.to_le_bytes(), &key);
-        let header = BlockHeader {
-            owner_key,
-            epoch: 0.into(),
-            sectors: 0.into(),
-            home: home.into(),
-            wrapped_by: wrapped_by.into(),
-        };
-        Self::open(id, &header, key)
-    }
-
-    /// A block that the index knows, whose key is `key`.
-    pub(super) fn open(id: BlockId, header: &BlockHeader, key: Secret) -> Self {
-        Self {
-            id,
-            epoch: header.epoch.get(),
-            data_key: key.derive("blocktree block data v1"),
-            item_key: key.derive("blocktree block items v1"),
-            name_key: key.derive("blocktree block names v1"),
-            key,
-            owner_key: header.owner_key,
-            wrapped_by: header.wrapped_by.get(),
-            home: AtomicU64::new(header.home.get()),
-            sectors: AtomicU64::new(header.sectors.get()),
-            unsealed: AtomicU64::new(0),
-        }
-    }
-
     /// The header as of now.
     pub(super) fn header(&self) -> BlockHeader {
+        let keys = self.keys.read();
         BlockHeader {
-            owner_key: self.owner_key,
-            epoch: self.epoch.into(),
+            owner_key: keys.chain.owner_key,
+            epoch: keys.chain.epoch.into(),
             sectors: self.sectors.load(Ordering::Relaxed).into(),
             home: self.home.load(Ordering::Relaxed).into(),
-            wrapped_by: self.wrapped_by.into(),
+            wrapped_by: keys.chain.wrapped_by.into(),
         }
+    }
+
+    /// Takes note that the cache looked; whether somebody had needed the expanded keys.
+    pub(super) fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_expanded(&self) -> bool {
+        self.keys.read().expanded.is_some()
+    }
+
+    /// Gives the expanded keys up: they are zeroized once whoever works with them is done.
+    pub(super) fn drop_expanded(&self) {
+        self.keys.write().expanded = None;
     }
 }
 
@@ -113,35 +169,74 @@ impl BlockState {
 #[derive(Default)]
 pub(super) struct OpenBlocks {
     blocks: Mutex<HashMap<BlockId, Weak<BlockState>>>,
-    hits: Hits,
+    cache: Arc<KeyCache>,
 }
 
 impl OpenBlocks {
     pub(super) fn get(&self, id: BlockId) -> Option<Block> {
-        self.hits.asked();
-        let block = self.blocks.lock().get(&id).and_then(Weak::upgrade).map(Block);
-        if block.is_none() {
-            self.hits.missed();
-        }
-        block
+        self.blocks.lock().get(&id).and_then(Weak::upgrade).map(Block)
     }
 
     pub(super) fn hits(&self) -> &Hits {
-        &self.hits
+        self.cache.hits()
     }
 
-    /// Shares `state`, unless another thread was first.
-    pub(super) fn insert(&self, state: BlockState) -> Block {
+    /// A new block. Its key is wrapped under `wrap`, which the readcap `wrapped_by` gives (0: the owner key).
+    pub(super) fn create(&self, id: BlockId, home: BlockId, wrap: &Secret, wrapped_by: u64) -> Block {
+        let key = Secret::random();
+        let header = BlockHeader {
+            owner_key: wrap_key(wrap, &id.to_le_bytes(), &key),
+            epoch: 0.into(),
+            sectors: 0.into(),
+            home: home.into(),
+            wrapped_by: wrapped_by.into(),
+        };
+        self.share(self.opened(id, &header, key, Vec::new()))
+    }
+
+    /// A handle that shares nothing, on a block that the index knows, whose key is `key`.
+    pub(super) fn opened(
+        &self,
+        id: BlockId,
+        header: &BlockHeader,
+        key: Secret,
+        older: Vec<(u32, Secret)>,
+    ) -> Block {
+        let chain = KeyChain {
+            epoch: header.epoch.get(),
+            key,
+            owner_key: header.owner_key,
+            wrapped_by: header.wrapped_by.get(),
+            older,
+        };
+        Block(Arc::new(BlockState {
+            id,
+            keys: RwLock::new(Keys { chain, expanded: None }),
+            cache: self.cache.clone(),
+            used: AtomicBool::new(false),
+            home: AtomicU64::new(header.home.get()),
+            sectors: AtomicU64::new(header.sectors.get()),
+            unsealed: AtomicU64::new(0),
+        }))
+    }
+
+    /// Shares a handle that [`Self::opened`] made, unless another thread was first.
+    pub(super) fn share(&self, block: Block) -> Block {
         let mut blocks = self.blocks.lock();
-        if let Some(block) = blocks.get(&state.id).and_then(Weak::upgrade) {
-            return Block(block);
+        if let Some(known) = blocks.get(&block.id()).and_then(Weak::upgrade) {
+            return Block(known);
         }
         if blocks.len() == blocks.capacity() {
             // The map only grows when no dead entries are left in it.
             blocks.retain(|_, block| block.strong_count() > 0);
         }
-        let block = Arc::new(state);
-        blocks.insert(block.id, Arc::downgrade(&block));
-        Block(block)
+        blocks.insert(block.id(), Arc::downgrade(&block.0));
+        block
     }
+}
+
+/// Older keys of a block as their items have them, opened with its newest.
+pub(super) fn open_older_key(item_key: &Secret, epoch: u64, wrapped: &[u8]) -> Result<(u32, Secret), Unopenable> {
+    let number = u32::try_from(epoch).map_err(|_| Unopenable)?;
+    Ok((number, open_key(item_key, &epoch.to_le_bytes(), wrapped)?))
 }

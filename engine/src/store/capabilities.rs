@@ -168,12 +168,12 @@ impl Store {
         let info = ReadcapInfo {
             serial: new_serial(),
             block: block.id(),
-            epoch: block.0.epoch,
+            epoch: block.epoch(),
             expires,
             recipient: *recipient,
             writes,
         };
-        let sealed = match seal_readcap(&self.core.keys, &info, &block.0.key) {
+        let sealed = match block.with_key(|key| seal_readcap(&self.core.keys, &info, key)) {
             Ok(sealed) => sealed,
             Err(_) if writes && self.core.keys.owner.is_none() => return Err(Error::NoKey),
             Err(_) => return Err(Error::BadPublicKey),

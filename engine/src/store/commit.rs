@@ -139,7 +139,7 @@ impl Core {
     }
 
     /// The sealer, once the log has room for one more record.
-    fn sealer_with_room(&self) -> Result<MutexGuard<'_, Sealer>> {
+    pub(super) fn sealer_with_room(&self) -> Result<MutexGuard<'_, Sealer>> {
         loop {
             self.check_writable()?;
             let sealer = self.sealer.lock();
@@ -421,7 +421,7 @@ impl Core {
 
 /// Seals `plain` under a block's item key, bound to its key of the index.
 fn seal_at(block: &Block, key: &Key, plain: &[u8], value: &mut Vec<u8>) {
-    seal_item(&block.0.item_key, KeyBytes::from(*key).as_bytes(), plain, value);
+    seal_item(&block.keys().item, KeyBytes::from(*key).as_bytes(), plain, value);
 }
 
 /// Dirty sectors of a block, one after the other.

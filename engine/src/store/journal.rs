@@ -153,7 +153,7 @@ impl Core {
         let mut value = Vec::with_capacity(bytes);
         value.extend_from_slice(&(size_of::<JournalBytes>() as u16).to_le_bytes());
         value.extend_from_slice(head.as_bytes());
-        seal_item(&block.0.item_key, KeyBytes::from(key).as_bytes(), &secret, &mut value);
+        seal_item(&block.keys().item, KeyBytes::from(key).as_bytes(), &secret, &mut value);
         resolver.changes.insert(key, Some(value.into()));
         ends.newest = last;
     }

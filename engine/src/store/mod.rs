@@ -10,6 +10,7 @@ mod authors;
 mod background;
 mod batch;
 mod block;
+mod block_keys;
 mod capabilities;
 mod check;
 mod checkpoint;
@@ -18,6 +19,7 @@ mod create;
 mod freed;
 mod info;
 mod journal;
+mod key_cache;
 mod keys;
 mod layers;
 mod log;
@@ -29,6 +31,7 @@ mod readers;
 mod reclaim;
 mod rekey;
 mod resolve;
+mod rotation;
 mod scrub;
 mod slots;
 mod snapshot;
@@ -46,17 +49,20 @@ use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use crate::anchor::Anchor;
-use crate::crypto::{Hash, KdfCost, Secret, open_item};
+use crate::crypto::{Hash, KdfCost, Secret};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::{BlockHeader, BlockId, ItemKind, Key, KeyBytes, Layout};
-use crate::limits::{ANCHOR_SECONDS, EXPIRY_MARGIN_NS, MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, SECTOR_BYTES};
+use crate::limits::{
+    ANCHOR_SECONDS, EXPIRY_MARGIN_NS, MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, OLDER_KEYS_MAX, SECTOR_BYTES,
+};
 use crate::space::Space;
 use crate::tree::Tree;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use {
-    access::decode_access, readers::decode_readcap, resolve::decode_shared,
+    access::decode_access, readers::decode_readcap, resolve::decode_shared, 
+    rotation::{Rotation as RotationItem, Stale as StaleItem},
     transaction::Reclaim as ReclaimItem,
 };
 
@@ -69,6 +75,7 @@ pub use journal::{Note, NotesPage};
 pub use keys::{Credential, Role};
 pub use open::OpenError;
 pub use readers::ReadcapInfo;
+pub use rotation::{NewKey, Reencrypted, Rotation, StaleInfo};
 pub use rekey::{change_passphrase, master_keys_of_root, node_of_key_slot, prove_master_keys};
 pub use scrub::ScrubReport;
 pub use slots::{MasterKeys, read_master_keys, read_root, replace_node};
@@ -79,7 +86,8 @@ use anchoring::Anchoring;
 use authors::Authors;
 use background::Background;
 use batch::Change;
-use block::{BlockState, OpenBlocks};
+use block::{OpenBlocks, open_older_key};
+use block_keys::BlockKeys;
 use freed::Freed;
 use keys::Keys;
 use layers::{Found, Layers};
@@ -227,6 +235,8 @@ struct Core {
     reclaims: RwLock<BTreeMap<BlockId, reclaim::Reclaiming>>,
     /// Sectors of blocks that a repair gave up, and cannot be read.
     lost: RwLock<BTreeMap<BlockId, (u64, u64)>>,
+    /// Blocks of which something stands under older keys.
+    stales: RwLock<BTreeMap<BlockId, rotation::Stale>>,
     /// One step of removing what is left of a block or snapshot at a time.
     reclaiming: Mutex<()>,
     in_flight: Mutex<checkpoint::InFlight>,
@@ -283,16 +293,7 @@ impl Store {
 
     /// The attributes that the layer above keeps with a block.
     pub fn attributes(&self, block: &Block) -> Result<Zeroizing<Vec<u8>>> {
-        let key = Key::new(block.id(), ItemKind::HEADER, 0);
-        let missing = Error::Corrupt { what: "block header", sector: 0 };
-        match self.core.find(&key)? {
-            Some(Found::Change(Change::Attributes { plain, .. })) => Ok((*plain).clone()),
-            Some(Found::Value(value)) => {
-                let sealed = value.get(size_of::<BlockHeader>()..).ok_or(missing)?;
-                open_at(block, &key, sealed)
-            }
-            _ => Err(missing),
-        }
+        self.core.attributes(block)
     }
 
     /// One item of a block.
@@ -434,7 +435,7 @@ impl Core {
     fn block_opened(
         &self,
         id: BlockId,
-        open: impl FnOnce(&BlockHeader) -> Result<Secret>,
+        open: impl Fn(&BlockHeader) -> Result<Secret>,
     ) -> Result<Option<Block>> {
         loop {
             if let Some(block) = self.open_blocks.get(id) {
@@ -450,10 +451,60 @@ impl Core {
                     let Ok((header, _)) = BlockHeader::ref_from_prefix(&value) else {
                         return Err(Error::Corrupt { what: "block header", sector: 0 });
                     };
-                    let state = BlockState::open(id, header, open(header)?);
-                    return Ok(Some(self.open_blocks.insert(state)));
+                    let key = open(header)?;
+                    match self.older_keys(id, header.epoch.get(), &key) {
+                        Ok(older) => {
+                            let block = self.open_blocks.opened(id, header, key, older);
+                            return Ok(Some(self.open_blocks.share(block)));
+                        }
+                        // Its key may have been replaced in between.
+                        Err(error) => match self.find(&Key::new(id, ItemKind::HEADER, 0))? {
+                            Some(Found::Value(now)) if now == value => return Err(error),
+                            _ => {}
+                        },
+                    }
                 }
             }
+        }
+    }
+
+    /// The keys that a block had before its newest, as long as something of it stands under them, the newest first.
+    fn older_keys(&self, id: BlockId, epoch: u32, key: &Secret) -> Result<Vec<(u32, Secret)>> {
+        if epoch == 0 {
+            return Ok(Vec::new());
+        }
+        let corrupt = Error::Corrupt { what: "older key of a block", sector: 0 };
+        let at = |offset| Key::new(id, ItemKind::OLD_KEY, offset);
+        let (items, _) = self.range(at(0), at(u64::MAX), OLDER_KEYS_MAX)?;
+        let item_key = BlockKeys::of(epoch, key).item;
+        let open = |(key, found): &(Key, Found)| match found {
+            Found::Value(value) | Found::Change(Change::Raw(value)) => {
+                open_older_key(&item_key, key.offset, value).ok()
+            }
+            Found::Change(_) => None,
+        };
+        items.iter().rev().map(open).collect::<Option<_>>().ok_or(corrupt)
+    }
+
+    fn attributes(&self, block: &Block) -> Result<Zeroizing<Vec<u8>>> {
+        let key = Key::new(block.id(), ItemKind::HEADER, 0);
+        let missing = Error::Corrupt { what: "block header", sector: 0 };
+        match self.find(&key)? {
+            Some(Found::Change(Change::Attributes { plain, .. })) => Ok((*plain).clone()),
+            Some(Found::Value(value)) => {
+                let sealed = value.get(size_of::<BlockHeader>()..).ok_or(missing)?;
+                open_at(block, &key, sealed)
+            }
+            _ => Err(missing),
+        }
+    }
+
+    /// A block's header as commits left it; `None` where there is no such block.
+    fn header_of(&self, id: BlockId) -> Result<Option<BlockHeader>> {
+        let Some(value) = self.find_sealed(&Key::new(id, ItemKind::HEADER, 0))? else { return Ok(None) };
+        match BlockHeader::read_from_prefix(&value) {
+            Ok((header, _)) => Ok(Some(header)),
+            Err(_) => Err(Error::Corrupt { what: "block header", sector: 0 }),
         }
     }
 
@@ -523,6 +574,6 @@ fn open_found(block: &Block, key: &Key, found: &Found) -> Result<Item> {
 
 /// Opens what is sealed under a block's item key at a key of the index.
 fn open_at(block: &Block, key: &Key, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-    open_item(&block.0.item_key, KeyBytes::from(*key).as_bytes(), sealed)
-        .map_err(|_| Error::Corrupt { what: "sealed item", sector: 0 })
+    let opened = block.keys().open_item(KeyBytes::from(*key).as_bytes(), sealed);
+    opened.map(|(plain, _)| plain).map_err(|_| Error::Corrupt { what: "sealed item", sector: 0 })
 }

@@ -227,6 +227,7 @@ pub(super) fn build(
         expires_ns: u64::MAX,
         reclaims: RwLock::new(BTreeMap::new()),
         lost: RwLock::new(BTreeMap::new()),
+        stales: RwLock::new(BTreeMap::new()),
         reclaiming: Mutex::new(()),
         in_flight: Default::default(),
         generation: AtomicU64::new(superblock.generation.get()),

@@ -244,14 +244,13 @@ impl Core {
     pub(super) fn extent_key(&self, block: &Block, extent: &Extent) -> Result<ExtentKey> {
         let corrupt = Error::Corrupt { what: "key of an extent", sector: extent.sector() };
         let header = &extent.header;
+        let keys = block.keys();
+        let Some(keys) = keys.of_epoch(header.epoch.get()) else { return Err(corrupt) };
         if let Some(wrapped) = &extent.foreign_key {
-            let secret = open_key(&block.0.item_key, &header.nonce, wrapped).map_err(|_| corrupt)?;
+            let secret = open_key(&keys.item, &header.nonce, wrapped).map_err(|_| corrupt)?;
             return Ok(ExtentKey::from_secret(&secret));
         }
-        if header.epoch.get() != block.0.epoch {
-            return Err(corrupt);
-        }
-        Ok(ExtentKey::derive(&block.0.data_key, &header.nonce))
+        Ok(ExtentKey::derive(&keys.data, &header.nonce))
     }
 
     /// The first sector in `from..to` that is data, or a hole.

@@ -134,7 +134,7 @@ impl Store {
         if self.core.keys.owner.is_some() {
             return self.core.block(id);
         }
-        self.core.block_with(id, |_| open_key(&directory.0.item_key, &id.to_le_bytes(), wrapped))
+        self.core.block_with(id, |_| open_key(&directory.keys().item, &id.to_le_bytes(), wrapped))
     }
 }
 
@@ -143,7 +143,7 @@ impl Core {
     fn block_with(
         &self,
         id: BlockId,
-        open: impl FnOnce(&BlockHeader) -> std::result::Result<Secret, Unopenable>,
+        open: impl Fn(&BlockHeader) -> std::result::Result<Secret, Unopenable>,
     ) -> Result<Option<Block>> {
         let open = |header: &BlockHeader| open(header).map_err(|_| Error::NoKey);
         match self.reclaim_of(id).is_some_and(|reclaim| reclaim.destroy) {

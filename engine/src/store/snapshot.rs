@@ -18,6 +18,7 @@ use super::batch::Change;
 use super::checkpoint::{Moment, Purpose};
 use super::open::OpenError;
 use super::reclaim::Reclaiming;
+use super::rotation::Stale;
 use super::transaction::Transaction;
 use super::{Core, Seq, Store, now_ns};
 use crate::crypto::{Secret, open_item, seal_item};
@@ -490,6 +491,13 @@ impl Core {
             lost.insert(key.offset, (range.from.get(), range.to.get()));
         }
         *self.lost.get_mut() = lost;
+        let mut stales = std::collections::BTreeMap::new();
+        let key = Stale::key;
+        for (key, value) in self.range_sealed(key(0), key(u64::MAX), usize::MAX / 2)?.0 {
+            let corrupt = Error::Corrupt { what: "item of a block with older keys", sector: 0 };
+            stales.insert(key.offset, Stale::decode(&value).ok_or(corrupt)?);
+        }
+        *self.stales.get_mut() = stales;
         Ok(())
     }
 

@@ -8,12 +8,13 @@ use zerocopy::{FromBytes, IntoBytes};
 use zeroize::Zeroizing;
 
 use super::batch::Change;
-use super::block::BlockState;
+use super::block_keys::{BlockKeys, KeyChain};
 use super::checkpoint::Purpose;
 use super::layers::{Layers, Value};
 use super::overlay::{Content, Page, Segment};
 use super::read::{LOST, Source};
 use super::reclaim::Reclaiming;
+use super::rotation::Stale;
 use super::{Block, Core, Item, Seq};
 use crate::crypto::{ExtentKey, Secret, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
 use crate::device::Write;
@@ -39,13 +40,16 @@ const END: u64 = u64::MAX / SECTOR;
 /// change the same block must not run at the same time; the layer above has locks for that. Dropping one
 /// changes nothing.
 pub struct Transaction {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     items: Vec<(Key, Change)>,
     blocks: Vec<Block>,
     /// Blocks that move to another.
     homes: Vec<(Block, BlockId)>,
     data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
+    /// Blocks that get another key, and what becomes of the note that something stands under older ones.
+    pub(super) new_keys: Vec<(Block, KeyChain)>,
+    pub(super) stales: Vec<(BlockId, Option<Stale>)>,
     /// For the journal, one behind the other, and where each ends.
     notes: Zeroizing<Vec<u8>>,
     note_ends: Vec<usize>,
@@ -91,6 +95,8 @@ impl Transaction {
             homes: Vec::new(),
             data: Vec::new(),
             reclaim: Vec::new(),
+            new_keys: Vec::new(),
+            stales: Vec::new(),
             notes: Zeroizing::default(),
             note_ends: Vec::new(),
             journal: None,
@@ -124,7 +130,7 @@ impl Transaction {
             self.failed.get_or_insert(Error::NoKey);
             (Secret::random(), 0)
         });
-        let block = self.core.open_blocks.insert(BlockState::create(id, home, &wrap, wrapped_by));
+        let block = self.core.open_blocks.create(id, home, &wrap, wrapped_by);
         self.purpose = Purpose::Add;
         self.set_attributes(&block, attributes);
         block
@@ -381,6 +387,7 @@ impl Transaction {
                     if extent.is_shared() {
                         self.weight += extent.sectors() as usize * SHARED_SECTOR_WEIGHT;
                     }
+                    self.note_clone(source, &extent, target);
                     let extent = Arc::new(self.clone_extent(source, target, &extent)?);
                     Content::Clone { extent, source: (source.id(), piece.start) }
                 }
@@ -419,7 +426,9 @@ impl Transaction {
         clone.set_shared();
         if source.id() != target.id() {
             let secret = self.core.extent_key(source, extent)?.to_secret();
-            clone.foreign_key = Some(wrap_key(&target.0.item_key, &extent.header.nonce, &secret));
+            let keys = target.keys();
+            clone.foreign_key = Some(wrap_key(&keys.item, &extent.header.nonce, &secret));
+            clone.header.epoch = keys.epoch.into();
             clone.header.flags = (clone.header.flags.get() | EXTENT_FOREIGN_KEY).into();
         }
         Ok(clone)
@@ -449,6 +458,9 @@ impl Transaction {
         let id = block.id();
         if self.core.orphan_exists(id)? {
             self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::ORPHAN, id), Change::Delete));
+        }
+        if self.core.stale_of(id).is_some() {
+            self.put_stale(id, None);
         }
         if self.core.lost_of(id).is_some() {
             self.items.push((Key::new(SYSTEM_BLOCK, ItemKind::LOST, id), Change::Delete));
@@ -518,12 +530,17 @@ impl Transaction {
         }
         let core = self.core.clone();
         loop {
+            // What is being sealed meanwhile must not meet another key than it began with.
+            let sealer = match self.new_keys.is_empty() {
+                true => None,
+                false => Some(core.sealer_with_room()?),
+            };
             let layers = core.layers.write();
             let pending = layers.pending.weight;
             if pending <= BATCH_WEIGHT_MAX && pending + weight <= RECORD_WEIGHT_MAX {
                 return self.put_into(layers);
             }
-            drop(layers);
+            drop((layers, sealer));
             core.commit()?;
         }
     }
@@ -553,8 +570,20 @@ impl Transaction {
         for (block, home) in self.homes.drain(..) {
             block.0.home.store(home, Ordering::Relaxed);
         }
+        for (block, chain) in self.new_keys.drain(..) {
+            block.take_key(chain);
+        }
         for (key, change) in self.items.drain(..) {
             pending.put(key, change);
+        }
+        if !self.stales.is_empty() {
+            let mut stales = core.stales.write();
+            for (id, stale) in self.stales.drain(..) {
+                match stale {
+                    Some(stale) => stales.insert(id, stale),
+                    None => stales.remove(&id),
+                };
+            }
         }
         for (block, segment) in self.data.drain(..) {
             needless += pending.put_data(&block, segment);
@@ -590,12 +619,13 @@ pub(super) fn seal_run(block: &Block, sector: u64, plain: &[u8], sealed: &mut [u
     const EXTENT_BYTES: usize = EXTENT_SECTORS_MAX * SECTOR_BYTES;
     let parts = plain.chunks(EXTENT_BYTES).zip(sealed.chunks_mut(EXTENT_BYTES));
     let mut sector = sector;
+    let keys = block.keys();
     let mut extents = Vec::with_capacity(plain.len().div_ceil(EXTENT_BYTES));
     for (plain, sealed) in parts {
         let nonce = random();
-        let key = ExtentKey::derive(&block.0.data_key, &nonce);
+        let key = ExtentKey::derive(&keys.data, &nonce);
         seal_sectors_from(&key, 0, plain, sealed);
-        extents.push(describe(block, sector, nonce, sealed));
+        extents.push(describe(&keys, sector, nonce, sealed));
         sector += (plain.len() / SECTOR_BYTES) as u64;
     }
     extents
@@ -603,18 +633,18 @@ pub(super) fn seal_run(block: &Block, sector: u64, plain: &[u8], sealed: &mut [u
 
 /// Seals one extent in place.
 pub(super) fn seal_extent(block: &Block, sector: u64, bytes: &mut [u8]) -> Extent {
-    let nonce = random();
-    seal_sectors(&ExtentKey::derive(&block.0.data_key, &nonce), 0, bytes);
-    describe(block, sector, nonce, bytes)
+    let (nonce, keys) = (random(), block.keys());
+    seal_sectors(&ExtentKey::derive(&keys.data, &nonce), 0, bytes);
+    describe(&keys, sector, nonce, bytes)
 }
 
 /// The item of an extent that was sealed.
-fn describe(block: &Block, sector: u64, nonce: [u8; 16], sealed: &[u8]) -> Extent {
+fn describe(keys: &BlockKeys, sector: u64, nonce: [u8; 16], sealed: &[u8]) -> Extent {
     let header = ExtentHeader {
         sector: sector.into(),
         birth: 0.into(),
         nonce,
-        epoch: block.0.epoch.into(),
+        epoch: keys.epoch.into(),
         sectors: ((sealed.len() / SECTOR_BYTES) as u16).into(),
         skip: 0.into(),
         flags: 0.into(),

@@ -4,18 +4,20 @@ use zerocopy::FromBytes;
 
 use super::salvage::Missing;
 use super::{Fix, Job, Survey};
-use crate::crypto::{Certificate, CertificateError, Revocation, open_key};
+use crate::crypto::{Certificate, CertificateError, Revocation, Secret};
 use crate::format::{
     BlockHeader, BlockId, CertificateBytes, Extent, ItemKind, Key, LostBytes, RevocationBytes, SYSTEM_BLOCK,
-    Superblock, WRAPPED_KEY_BYTES,
+    Superblock,
 };
 use crate::space::Run;
 use crate::store::access::decode_access;
-use crate::store::block::BlockState;
+use crate::store::block::open_older_key;
+use crate::store::block_keys::BlockKeys;
 use crate::store::journal::open_notes;
 use crate::store::layers::Found;
 use crate::store::readers::decode_readcap;
 use crate::store::resolve::decode_shared;
+use crate::store::rotation::{Rotation, Stale};
 use crate::store::snapshot::{Snapshot, State};
 use crate::store::transaction::Reclaim;
 use crate::store::{Block, Core, open_at, open_found};
@@ -165,7 +167,7 @@ impl Live<'_, '_, '_> {
 
     fn header(&mut self, key: Key, value: &[u8], current: &mut Current) {
         let place = format!("block {}", key.block);
-        match open_header(self.core, &key, value) {
+        match open_header(self.core, &key, value, None) {
             Ok((block, header)) => {
                 current.block = block;
                 current.header = Some((header, value[size_of::<BlockHeader>()..].to_vec()));
@@ -277,6 +279,11 @@ impl Live<'_, '_, '_> {
                 (!verified.is_ok_and(|end| end.serial() == key.offset))
                     .then_some("not a revocation that verifies")
             }
+            ItemKind::STALE => {
+                self.owners.push(key);
+                Stale::decode(value).is_none().then_some("not an item of a block with older keys")
+            }
+            ItemKind::ROTATION => Rotation::decode(&key, value).is_none().then_some("not a rotation"),
             ItemKind::READCAP => decode_readcap(&key, value).is_err().then_some("not a readcap"),
             ItemKind::ACCESS => decode_access(&key, value).is_none().then_some("not an access item"),
             _ => Some("of an unknown kind"),
@@ -315,6 +322,7 @@ impl Live<'_, '_, '_> {
                     ItemKind::ORPHAN => "orphan",
                     ItemKind::LOST => "block that is not whole",
                     ItemKind::JOURNAL => "journal",
+                    ItemKind::STALE => "block with older keys",
                     _ => "block to be emptied",
                 };
                 self.survey.repairable(format!("{kind} {}", key.offset), "does not exist", None);
@@ -323,11 +331,32 @@ impl Live<'_, '_, '_> {
     }
 }
 
+/// The older keys of a block in the newest tree, or in that of a snapshot.
+fn older_keys(
+    core: &Core,
+    id: BlockId,
+    epoch: u32,
+    key: &Secret,
+    root: Option<&Root>,
+) -> crate::error::Result<Vec<(u32, Secret)>> {
+    let Some(root) = root.filter(|_| epoch > 0) else { return core.older_keys(id, epoch, key) };
+    let item_key = BlockKeys::of(epoch, key).item;
+    let at = |offset| Key::new(id, ItemKind::OLD_KEY, offset);
+    let mut older = Vec::new();
+    core.tree.scan(root, &at(0), &at(u64::MAX), &mut |key, value| {
+        older.extend(open_older_key(&item_key, key.offset, value));
+        true
+    })?;
+    older.reverse();
+    Ok(older)
+}
+
 /// Opens a block's key and attributes. Without the owner key, there is a header but no block.
 pub(super) fn open_header(
     core: &Core,
     key: &Key,
     value: &[u8],
+    root: Option<&Root>,
 ) -> Result<(Option<Block>, BlockHeader), &'static str> {
     let (header, sealed) = BlockHeader::read_from_prefix(value).map_err(|_| "its header is too short")?;
     if key.offset != 0 {
@@ -338,7 +367,9 @@ pub(super) fn open_header(
     }
     let block_key = core.keys.open_header(key.block, &header);
     let block_key = block_key.map_err(|_| "its key does not open under the owner key")?;
-    let block = Block(std::sync::Arc::new(BlockState::open(key.block, &header, block_key)));
+    // Where they are lost, what stands under them is reported.
+    let older = older_keys(core, key.block, header.epoch.get(), &block_key, root).unwrap_or_default();
+    let block = core.open_blocks.opened(key.block, &header, block_key, older);
     open_at(&block, key, sealed).map_err(|_| "its attributes do not open under its key")?;
     Ok((Some(block), header))
 }
@@ -382,11 +413,8 @@ pub(super) fn check_item(
 ) {
     let wrong = match (key.kind, block) {
         (ItemKind::OLD_KEY, Some(block)) => {
-            let wrapped: Option<&[u8; WRAPPED_KEY_BYTES]> = value.try_into().ok();
-            let opens = |wrapped: &[u8; WRAPPED_KEY_BYTES]| {
-                open_key(&block.0.item_key, &key.offset.to_le_bytes(), wrapped).is_ok()
-            };
-            (!wrapped.is_some_and(opens)).then_some("an older key does not open")
+            let opened = open_older_key(&block.keys().item, key.offset, value);
+            opened.is_err().then_some("an older key does not open")
         }
         // That an item follows the one before it is not asked: a repair may have given that one up, and readers of the
         // journal notice.

@@ -130,7 +130,7 @@ impl Items<'_> {
         match key.kind {
             ItemKind::DEAD => {}
             ItemKind::HEADER => {
-                if let Err(what) = open_header(core, &key, value) {
+                if let Err(what) = open_header(core, &key, value, Some(&self.snapshot.root)) {
                     survey.problem(place, what, Some(key.block));
                 }
             }
@@ -173,10 +173,10 @@ impl Items<'_> {
         {
             return block.clone();
         }
-        let key = Key::new(id, ItemKind::HEADER, 0);
-        let value = self.core.tree.get(&self.snapshot.root, &key).ok().flatten();
+        let (key, root) = (Key::new(id, ItemKind::HEADER, 0), &self.snapshot.root);
+        let value = self.core.tree.get(root, &key).ok().flatten();
         let block =
-            value.and_then(|value| open_header(self.core, &key, &value).ok()).and_then(|(block, _)| block);
+            value.and_then(|value| open_header(self.core, &key, &value, Some(root)).ok()).and_then(|(block, _)| block);
         self.current = Some((id, block.clone()));
         block
     }
