@@ -149,6 +149,8 @@ fn real() -> BTreeMap<String, Drawn> {
     layout!(map, LostBytes { from, to });
     layout!(map, JournalBytes { author, previous, position });
     layout!(map, DeadBytes { sectors, birth });
+    layout!(map, RotationBytes { block, is_complete });
+    layout!(map, StaleBytes { from, items });
     layout!(map, BlockHeader { owner_key, epoch, sectors, home, wrapped_by });
     layout!(map, ExtentHeader { sector, birth, nonce, epoch, sectors, skip, flags, unit_log2, cipher });
     layout!(map, SpaceEntry { hash, free, free_reserve, slot, reserved });
@@ -299,8 +301,8 @@ fn kinds_are_as_drawn() {
         ($($name:ident),* $(,)?) => { [$((stringify!($name), ItemKind::$name.0)),*] };
     }
     let real = kinds![
-        HEADER, EXTENT, OLD_KEY, ACCESS, READCAP, REVOCATION, ORPHAN, RECLAIM, SHARED, SNAPSHOT, DEAD,
-        WRITECAP, LOST, JOURNAL, FIRST_FREE,
+        HEADER, EXTENT, OLD_KEY, ACCESS, READCAP, REVOCATION, ROTATION, STALE, ORPHAN, RECLAIM, SHARED,
+        SNAPSHOT, DEAD, WRITECAP, LOST, JOURNAL, FIRST_FREE,
     ];
     let page = page();
     let rows = table(&page, "| kind |");
