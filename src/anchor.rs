@@ -94,7 +94,11 @@ pub(crate) fn examine(
     let options =
         OpenOptions { read_only: true, background: false, anchor: Some(anchor), ..OpenOptions::default() };
     match Store::open_as(device, credential, &options) {
-        Err(error @ (OpenError::RolledBack { .. } | OpenError::Anchor { .. })) => {
+        Err(
+            error @ (OpenError::RolledBack { .. }
+            | OpenError::Anchor { .. }
+            | OpenError::OtherRootThanKnown { .. }),
+        ) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
             Some(error.to_string() + &source.unwrap_or_default())
         }

@@ -32,6 +32,7 @@ pub(crate) mod scrub;
 pub(crate) mod snapshot;
 pub(crate) mod tpm;
 pub(crate) mod umount;
+mod unshare;
 
 /// Opens the store at `path`, which is not mounted.
 pub(crate) fn open_store(path: &Path, source: Option<&Source>, is_read_only: bool) -> Result<Store> {

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blocktree_vfs::control::Command;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -89,6 +90,23 @@ impl EndSignals {
         while unsafe { libc::sigwait(&self.0, &mut signal) } != 0 {}
         signal
     }
+}
+
+/// From now on, SIGINT and SIGTERM only set this; a second one ends the process.
+pub(crate) fn interrupts() -> io::Result<&'static AtomicBool> {
+    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+    extern "C" fn note(_: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: an all-zero sigaction is valid, with an empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+        // SAFETY: the action is valid, and its handler only stores to an atomic.
+        checked(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
+    }
+    Ok(&INTERRUPTED)
 }
 
 /// Leaves the terminal's session, so that the terminal's end is not this process's.

@@ -343,3 +343,26 @@ fn no_crash_leaves_an_anchor_ahead_of_the_disk() {
     }
     assert!(tried > 60, "{tried}");
 }
+
+/// Another store with the same id, however it came about, is not the one that was known, and nothing makes it so.
+#[test]
+fn a_store_of_another_root_is_refused_whatever_is_accepted() {
+    let machine = Machine::new();
+    let (device, store) = create(Some(machine.clone()));
+    change(&store, b"one");
+    let root = store.root_principal();
+    store.close().unwrap();
+    let image = device.snapshot();
+    assert_eq!(machine.known.lock().unwrap().unwrap().root, Some(root));
+    machine.known.lock().unwrap().as_mut().unwrap().root = Some([1; 32]);
+    assert!(matches!(open(&image, &machine), Err(OpenError::OtherRootThanKnown { .. })));
+    let accepting = OpenOptions { accept_rollback: true, ..options(Some(machine.clone())) };
+    let refused = Store::open(self::device(&image), PASSPHRASE, &accepting);
+    assert!(matches!(refused, Err(OpenError::OtherRootThanKnown { .. })));
+    // What was remembered before roots were learns it.
+    machine.known.lock().unwrap().as_mut().unwrap().root = None;
+    let store = open(&image, &machine).unwrap();
+    change(&store, b"two");
+    store.close().unwrap();
+    assert_eq!(machine.known.lock().unwrap().unwrap().root, Some(root));
+}

@@ -12,7 +12,7 @@ use blocktree_engine::{Grant, OpenError, OpenOptions, Store, read_root};
 use blocktree_vfs::{Fs, MountOptions, TreePath};
 use serde::Serialize;
 
-use super::{open_failed, open_volume, print, request};
+use super::{open_failed, open_volume, print, request, unshare};
 use crate::anchor::Choice;
 use crate::cli::PassphraseSource;
 use crate::failure::{Failure, Result};
@@ -67,6 +67,19 @@ pub(crate) enum Command {
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
         expires: Option<u64>,
     },
+    /// Take a directory back from a principal: it and everything below it get new keys
+    Unshare {
+        #[command(flatten)]
+        opening: Opening,
+        /// The directory
+        path: TreePath,
+        /// From whom: a name, a file, or a line that begins with btp1
+        #[arg(long, value_name = "PRINCIPAL")]
+        from: Who,
+        /// Leave what is there under its old keys for now; the same command without this seals it anew
+        #[arg(long)]
+        lazy: bool,
+    },
     /// List who may do what
     List {
         #[command(flatten)]
@@ -120,6 +133,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             issue(opening, &TreePath::default(), to, rights, *expires)?
         }
         Command::Share { opening, path, to, expires } => share(opening, path, to, *expires)?,
+        Command::Unshare { opening, path, from, lazy } => unshare::run(opening, path, from, *lazy)?,
         Command::List { opening, json } => {
             let found = list(opening)?;
             print(&match json {
@@ -201,7 +215,7 @@ fn revoke(opening: &Opening, serial: u64) -> Result<()> {
     let store = &opened.store;
     if store.readcaps().context("cannot read the capabilities")?.iter().any(|cap| cap.serial == serial) {
         return Err(anyhow!(
-            "{serial:016x} lets a principal read: its key is known to it, so there is nothing to revoke by a signature"
+            "{serial:016x} lets a principal read: `blocktree cap unshare` takes the directory back, with new keys"
         )
         .into());
     }
@@ -260,15 +274,15 @@ fn list(opening: &Opening) -> Result<Vec<Description>> {
 }
 
 /// An open store.
-struct Opened {
+pub(super) struct Opened {
     path: PathBuf,
     device: std::sync::Arc<dyn Device>,
     key: StoreKey,
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Opened {
-    fn new(opening: &Opening, writes: bool) -> Result<Self> {
+    pub(super) fn new(opening: &Opening, writes: bool) -> Result<Self> {
         let path = &opening.store;
         let access = if writes { Access::ReadWrite } else { Access::ReadOnly };
         let device = open_volume(path, access)?;
@@ -304,7 +318,7 @@ impl Opened {
         Fs::mount(self.store.clone(), options).context("cannot read the tree")
     }
 
-    fn directory(&self, names: &[String]) -> anyhow::Result<BlockId> {
+    pub(super) fn directory(&self, names: &[String]) -> anyhow::Result<BlockId> {
         let fs = self.tree()?;
         let mut at = Fs::ROOT;
         for name in names {
@@ -322,7 +336,7 @@ impl Opened {
         self.tree().map(|fs| paths::in_tree(&fs, blocks)).unwrap_or_default()
     }
 
-    fn close(self) -> Result<()> {
+    pub(super) fn close(self) -> Result<()> {
         let path: &Path = &self.path;
         self.store.close().with_context(|| format!("cannot close the store {}", path.display()))?;
         Ok(())

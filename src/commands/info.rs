@@ -49,6 +49,9 @@ pub(crate) struct Description {
     anchor: Option<AnchorDescription>,
     node_cache_hit_rate: f64,
     block_cache_hit_rate: f64,
+    /// What stands under older keys, and changes of keys that were not ended.
+    old_key_bytes: u64,
+    key_changes: u64,
     /// The daemon, of a store that is mounted.
     process: Option<u32>,
 }
@@ -88,6 +91,8 @@ impl From<&StoreInfo> for Description {
             anchor: info.anchor.as_ref().map(AnchorDescription::from),
             node_cache_hit_rate: info.node_cache_hit_rate,
             block_cache_hit_rate: info.block_cache_hit_rate,
+            old_key_bytes: bytes(info.stale_sectors),
+            key_changes: info.rotations,
             process: None,
         }
     }
@@ -188,6 +193,12 @@ fn for_people(info: &Description, mount: Option<&StoreMount>) -> String {
         ("Changes", info.sequence.to_string()),
         ("Anchor", info.anchor.as_ref().map_or("none".to_owned(), for_people_anchor)),
     ]);
+    if info.old_key_bytes > 0 {
+        lines.push(("Under old keys", size::display(info.old_key_bytes)));
+    }
+    if info.key_changes > 0 {
+        lines.push(("Key changes", "begun and not ended: `blocktree cap unshare` goes on".to_owned()));
+    }
     if mount.is_some() {
         let rate = |rate: f64| format!("{:.1} %", rate * 100.0);
         lines.push(("Index cache hits", rate(info.node_cache_hit_rate)));

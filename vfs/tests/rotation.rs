@@ -256,7 +256,7 @@ fn whatever_interrupts_it_the_tree_is_the_same_and_it_goes_on() {
         assert_eq!(all, rotation.number);
         crashes += 1;
         // Every moment at first, then further and further apart.
-        events += 1 + events / 8;
+        events += 1 + events / 4;
     }
     println!("tally: rotation: crashes {crashes}");
     assert!(crashes > 15, "{crashes}");

@@ -79,13 +79,16 @@ fn replace(path: &Path, make_folder: bool, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn encode(anchored: &Anchored) -> String {
-    let lines = format!(
+    let mut lines = format!(
         "{TITLE}\nstore {}\nanchor {}\nseq {}\nhash {}\n",
         hexadecimal(&anchored.store_id),
         hexadecimal(&anchored.id),
         anchored.head.seq,
         hexadecimal(&anchored.head.hash)
     );
+    if let Some(root) = &anchored.root {
+        lines += &format!("root {}\n", hexadecimal(root));
+    }
     let check = check(&lines);
     lines + "check " + &check + "\n"
 }
@@ -108,10 +111,9 @@ fn decode(text: &str) -> Result<Anchored, &'static str> {
     if rest.next() != Some(TITLE) {
         return Err("of another version");
     }
-    let mut field = |name: &str| {
-        let line = rest.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.ok_or("a line is missing")
-    };
+    let mut optional =
+        |name: &str| rest.next().map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_default();
+    let mut field = |name: &str| optional(name).ok_or("a line is missing");
     const NUMBER: &str = "not a number";
     Ok(Anchored {
         store_id: from_hexadecimal(field("store")?).ok_or(NUMBER)?,
@@ -120,6 +122,8 @@ fn decode(text: &str) -> Result<Anchored, &'static str> {
             seq: field("seq")?.parse().map_err(|_| NUMBER)?,
             hash: from_hexadecimal(field("hash")?).ok_or(NUMBER)?,
         },
+        // Files from before it was remembered end here.
+        root: optional("root").map(|root| from_hexadecimal(root).ok_or(NUMBER)).transpose()?,
     })
 }
 
@@ -128,7 +132,8 @@ mod tests {
     use super::*;
 
     fn anchored(seq: u64) -> Anchored {
-        Anchored { store_id: [0xa1; 16], id: [7; 8], head: Head { seq, hash: [0xfe; 32] } }
+        let root = (seq != 17).then_some([0x3c; 32]);
+        Anchored { store_id: [0xa1; 16], id: [7; 8], head: Head { seq, hash: [0xfe; 32] }, root }
     }
 
     #[test]

@@ -9,13 +9,15 @@
 //!    the disk.
 //! 2. What an anchor may have been told stands in every later superblock, so its head is found however far the store
 //!    has gone on since. See "Anchors" in `docs/FORMAT.md`.
+//! 3. An anchor also knows to which root principal the store belongs. That never changes: a store of the same id that
+//!    belongs to another is refused, whatever is to be accepted.
 
 mod file;
 
 use std::fmt;
 use std::io;
 
-use crate::crypto::Hash;
+use crate::crypto::{Hash, PrincipalId};
 
 pub use file::FileAnchor;
 
@@ -33,6 +35,8 @@ pub struct Anchored {
     /// Tells this anchor from those of other machines; random, from when it first remembered this store.
     pub id: [u8; 8],
     pub head: Head,
+    /// To whom the store belongs; `None` where that was not remembered.
+    pub root: Option<PrincipalId>,
 }
 
 /// A memory that whoever can write the disk cannot write.

@@ -9,7 +9,7 @@ use zerocopy::FromZeros;
 use super::log::Record;
 use super::{OpenOptions, Store};
 use crate::anchor::{Anchor, AnchorError, AnchorStatus, Anchored, Head, Rollback};
-use crate::crypto::random;
+use crate::crypto::{PrincipalId, random};
 use crate::format::{AnchorBytes, Superblock};
 use crate::limits::ANCHORS_MAX;
 
@@ -18,6 +18,7 @@ pub(super) struct Anchoring {
     anchor: Option<Arc<dyn Anchor>>,
     interval: Duration,
     store_id: [u8; 16],
+    root: PrincipalId,
     id: [u8; 8],
     /// What superblocks say.
     named: Vec<AnchorBytes>,
@@ -35,6 +36,7 @@ impl Anchoring {
             anchor,
             interval: options.anchor_interval,
             store_id: superblock.store_id,
+            root: superblock.root_principal,
             id: random(),
             named: superblock.anchors.iter().filter(|named| named.id != [0; 8]).copied().collect(),
             told: None,
@@ -83,7 +85,7 @@ impl Anchoring {
             self.named.retain(|named| *named != oldest);
         }
         self.named.push(new);
-        Some((anchor, Anchored { store_id: self.store_id, id: self.id, head }))
+        Some((anchor, Anchored { store_id: self.store_id, id: self.id, head, root: Some(self.root) }))
     }
 
     /// The anchor heard of this head, or did not.

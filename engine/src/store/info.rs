@@ -33,8 +33,11 @@ pub struct StoreInfo {
     /// Index nodes found in memory, of all that were asked for since the store was opened: between 0 and 1, and 1
     /// where none was.
     pub node_cache_hit_rate: f64,
-    /// The same of the keys of blocks.
+    /// The same of the keys of blocks, expanded.
     pub block_cache_hit_rate: f64,
+    /// What stands under older keys of blocks, at most; and changes of keys that were begun and not ended.
+    pub stale_sectors: u64,
+    pub rotations: u64,
 }
 
 impl Store {
@@ -60,6 +63,8 @@ impl Store {
             anchor: self.anchor(),
             node_cache_hit_rate: core.tree.cache_hits().rate(),
             block_cache_hit_rate: core.open_blocks.hits().rate(),
+            stale_sectors: self.stale().map_or(0, |stale| stale.sectors),
+            rotations: self.rotations().map_or(0, |rotations| rotations.len() as u64),
         }
     }
 }

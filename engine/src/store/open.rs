@@ -64,6 +64,11 @@ pub enum OpenError {
     NoRootSlot,
     #[error("the store belongs to another root principal than the one that was named")]
     OtherRoot,
+    #[error(
+        "the store belongs to another root principal than the one that {place} remembers: somebody put another store in \
+         its place"
+    )]
+    OtherRootThanKnown { place: String },
     #[error("who opens the store may not write to it; mount it read-only, or ask its owner for a writecap")]
     Certificate(#[from] CertificateError),
     #[error(
@@ -519,6 +524,9 @@ impl Core {
         match anchored {
             Ok(None) => {}
             Ok(Some(anchored)) => {
+                if anchored.root.is_some_and(|root| root != self.keys.root_principal) {
+                    return Err(OpenError::OtherRootThanKnown { place });
+                }
                 anchoring.knows(&anchored);
                 match find_head(&anchored.head, superblock, records) {
                     Ok(()) => {}

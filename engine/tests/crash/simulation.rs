@@ -134,7 +134,9 @@ impl Simulation {
     /// One random operation on the store and the model.
     pub(crate) fn operation(&mut self) -> Result<(), String> {
         match self.rng.below(100) {
-            0..66 => self.transaction()?,
+            0..61 => self.transaction()?,
+            61..64 => self.rotate()?,
+            64..66 => self.reencrypt()?,
             66..74 => {
                 self.note("sync".into());
                 self.check(|store| store.sync(store.newest()))?;
@@ -185,8 +187,10 @@ impl Simulation {
         let device = self.device.clone();
         for _ in 0..60 {
             // Only those that go on with the same device.
-            let result = match self.rng.below(12) {
+            let result = match self.rng.below(14) {
                 0..7 => self.transaction(),
+                12 => self.rotate(),
+                13 => self.reencrypt(),
                 7 => self.check(|store| store.sync(store.newest())).map(|()| self.durable()),
                 8 => self.check(|store| store.checkpoint()).map(|()| self.durable()),
                 9 => self.make_snapshot(),
@@ -499,6 +503,46 @@ impl Simulation {
         tree.blocks.remove(&id);
         self.history.push_back(Moment { tree, snapshots: base.snapshots });
         Ok(true)
+    }
+
+    /// Gives a block a new key. Nothing that is shown changes.
+    fn rotate(&mut self) -> Result<(), String> {
+        let tree = self.now().tree.clone();
+        let Some(id) = self.pick(&tree) else { return Ok(()) };
+        self.note(format!("rotate {id}"));
+        let result = self.store.begin_rotation(id, &[]).and_then(|rotation| {
+            let block = self.store.block(id)?.expect("the model has it");
+            let mut transaction = self.store.transaction();
+            transaction.rotate(&block, rotation.number, false)?;
+            for (offset, item) in self.store.scan(&block, KIND, 0, 10_000)? {
+                transaction.put(&block, KIND, offset, &item.clear, &item.secret);
+            }
+            transaction.apply()?;
+            self.store.end_rotation(&rotation)
+        });
+        match result {
+            Ok(()) => {
+                self.durable();
+                Ok(())
+            }
+            Err(Error::NoSpace | Error::TooLong) => Ok(()),
+            Err(error) => Err(format!("rotation: {error:?}")),
+        }
+    }
+
+    /// Seals some of what stands under older keys anew, or all of it.
+    fn reencrypt(&mut self) -> Result<(), String> {
+        let steps = std::cell::Cell::new(1 + self.rng.below(8));
+        self.note(format!("seal anew in {} steps", steps.get()));
+        match self.store.reencrypt(&|_, _| steps.replace(steps.get().saturating_sub(1)) > 0) {
+            Ok(report) if report.damaged > 0 => Err("undamaged data is called damaged".into()),
+            Ok(_) => {
+                self.durable();
+                Ok(())
+            }
+            Err(Error::NoSpace | Error::TooLong) => Ok(()),
+            Err(error) => Err(format!("sealing anew: {error:?}")),
+        }
     }
 
     fn make_snapshot(&mut self) -> Result<(), String> {

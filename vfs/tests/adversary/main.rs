@@ -9,6 +9,7 @@
 
 mod collision;
 mod disk;
+mod former;
 mod gone_bad;
 mod insight;
 mod keys;
@@ -166,6 +167,11 @@ fn a_stranger_believes_an_older_copy() {
 #[test]
 fn a_reader_of_a_directory_reads_nothing_else() {
     shared::nothing_else_is_readable();
+}
+
+#[test]
+fn a_former_reader_reads_nothing_new_and_then_nothing_old() {
+    former::nothing_is_readable_any_more();
 }
 
 #[test]

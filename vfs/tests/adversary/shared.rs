@@ -19,8 +19,8 @@ use super::insight::{Insight, read, record_hash};
 use super::victim::{Machine, SECTOR, create_store};
 
 const USER: Caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
-const KEEP: WriteFlags = WriteFlags { kill_privileges: false, from_cache: false };
-const OPEN_SECRET: &[u8] = b"for everybody who may read it";
+pub(crate) const KEEP: WriteFlags = WriteFlags { kill_privileges: false, from_cache: false };
+pub(crate) const OPEN_SECRET: &[u8] = b"for everybody who may read it";
 const PRIVATE_SECRET: &[u8] = b"for the owner alone";
 
 /// The keys that a block's key gives: for data, and for items.
@@ -35,7 +35,7 @@ impl BlockKeys {
     }
 }
 
-fn write_file(fs: &Fs, directory: u64, name: &str, bytes: &[u8]) -> u64 {
+pub(crate) fn write_file(fs: &Fs, directory: u64, name: &str, bytes: &[u8]) -> u64 {
     let ino = fs.create(&USER, directory, name.as_bytes(), 0o600).unwrap().ino;
     fs.write(ino, 0, bytes, KEEP).unwrap();
     fs.release(ino, None);
@@ -47,7 +47,7 @@ fn options() -> OpenOptions {
 }
 
 /// A store with `shared` and `private` directories, the first of which `reader` may read; and the ids of both.
-fn store(reader: &Principal) -> (Arc<FaultyDevice>, Store, [BlockId; 2]) {
+pub(crate) fn store(reader: &Principal) -> (Arc<FaultyDevice>, Store, [BlockId; 2]) {
     let (device, store) = create_store(&Arc::new(Machine::default()));
     let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
     let [shared, private] =
@@ -69,6 +69,10 @@ fn store(reader: &Principal) -> (Arc<FaultyDevice>, Store, [BlockId; 2]) {
 
 /// Every block key that a readcap for `reader` leads to, by way of the entries of directories.
 fn reachable(insight: &Insight, reader: &Principal) -> BTreeMap<BlockId, BlockKeys> {
+    reachable_keys(insight, reader).into_iter().map(|(id, key)| (id, BlockKeys::of(&key))).collect()
+}
+
+pub(crate) fn reachable_keys(insight: &Insight, reader: &Principal) -> BTreeMap<BlockId, Secret> {
     let items = insight.all_items();
     let mut keys = BTreeMap::new();
     let mut found = Vec::new();
@@ -96,12 +100,12 @@ fn reachable(insight: &Insight, reader: &Principal) -> BTreeMap<BlockId, BlockKe
                 found.push((child, wrapped));
             }
         }
-        keys.insert(id, block);
+        keys.insert(id, key);
     }
     keys
 }
 
-fn holds(bytes: &[u8], what: &[u8]) -> bool {
+pub(crate) fn holds(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 
