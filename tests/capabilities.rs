@@ -99,6 +99,50 @@ fn a_reader_sees_what_is_shared_and_nothing_else() {
 }
 
 #[test]
+fn a_directory_is_taken_back_from_one_of_two_readers() {
+    if !can_mount() {
+        return;
+    }
+    let place = family();
+    let [phone, tablet, laptop] = ["phone", "tablet", "laptop"].map(|name| principal(&place, name));
+    for who in [&phone, &tablet] {
+        cap(&place, "share", &["/photos", "--to", who]).ok();
+    }
+    let deeper = cap(&place, "share", &["/photos/holiday", "--to", &tablet]).ok().stdout.trim().to_owned();
+    cap(&place, "unshare", &["/letters", "--from", &phone]).failed(1, &["nothing of /letters"]);
+    cap(&place, "unshare", &["/", "--from", &phone]).failed(1, &["shared with nobody"]);
+    cap(&place, "unshare", &["/photos/holiday", "--from", &phone]).failed(1, &["a directory above"]);
+    cap(&place, "issue", &["--to", &laptop]).ok();
+    cap(&place, "unshare", &["/photos", "--from", &laptop]).failed(1, &["keys of the whole store"]);
+
+    let lazy = cap(&place, "unshare", &["/photos", "--from", &phone, "--lazy"]).ok();
+    assert!(lazy.stdout.contains("still stand under old keys"), "{lazy:?}");
+    let info = finish(&mut place.on_store(&["info"], &[])).ok();
+    assert!(info.stdout.contains("Under old keys:"), "{info:?}");
+    let copy = copy_of(&place, "copy");
+    let refused = mount_as(&place, &copy, &phone, "anchor=none").err().expect("it was taken back");
+    refused.failed(1, &["no access slot"]);
+    let mount = mount_as(&place, &copy, &tablet, &format!("anchor=none,subtree={deeper}")).unwrap();
+    assert_eq!(fs::read_to_string(mount.path("sea")).unwrap(), "blue");
+    mount.umount();
+
+    let mount = place.mount();
+    assert_eq!(fs::read_to_string(mount.path("photos/holiday/sea")).unwrap(), "blue");
+    fs::write(mount.path("photos/holiday/shore"), "sand").unwrap();
+    mount.umount();
+    cap(&place, "unshare", &["/photos", "--from", &phone]).ok();
+    let info = finish(&mut place.on_store(&["info"], &[])).ok();
+    assert!(!info.stdout.contains("Under old keys:"), "{info:?}");
+    cap(&place, "unshare", &["/photos", "--from", &phone]).failed(1, &["nothing of /photos"]);
+    let copy = copy_of(&place, "copy2");
+    let mount = mount_as(&place, &copy, &tablet, &format!("anchor=none,subtree={deeper}")).unwrap();
+    assert_eq!(fs::read_to_string(mount.path("sea")).unwrap(), "blue");
+    assert_eq!(fs::read_to_string(mount.path("shore")).unwrap(), "sand");
+    mount.umount();
+    finish(&mut place.on_store(&["check"], &[])).ok();
+}
+
+#[test]
 fn a_keeper_checks_and_reads_no_name() {
     let place = if can_mount() { family() } else { return };
     let keeper = principal(&place, "keeper");

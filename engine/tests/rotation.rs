@@ -74,7 +74,9 @@ fn is_as_filled(store: &Store) {
         found
     };
     let (one, nine) = (bytes(1, 280 * SECTOR), bytes(9, 100 * SECTOR));
-    let part = |of: &[u8], from: u64, sectors: u64| of[(from * SECTOR) as usize..][..(sectors * SECTOR) as usize].to_vec();
+    let part = |of: &[u8], from: u64, sectors: u64| {
+        of[(from * SECTOR) as usize..][..(sectors * SECTOR) as usize].to_vec()
+    };
     assert!(read(&block, 0, 280) == one);
     assert!(read(&block, 280, 20).iter().all(|byte| *byte == 0), "a hole stays one");
     assert!(read(&block, 300, 20) == part(&nine, 10, 20));

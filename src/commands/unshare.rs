@@ -49,7 +49,10 @@ pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, is_lazy: bool)
     let is_begun = store.rotations().context(WHAT)?.iter().any(|rotation| rotation.top == directory);
     let is_stale = store.stale().context(WHAT)?.blocks > 0;
     if held.within.is_empty() && !is_begun && !is_stale {
-        return Err(anyhow!("nothing of {path} is shared with this principal; `blocktree cap list` shows what is").into());
+        return Err(anyhow!(
+            "nothing of {path} is shared with this principal; `blocktree cap list` shows what is"
+        )
+        .into());
     }
     if !held.within.is_empty() {
         store.begin_rotation(directory, &held.within).context(WHAT)?;
@@ -65,13 +68,19 @@ pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, is_lazy: bool)
     opened.close()?;
     if !is_whole {
         let what = match has_rotations {
-            true => "not all keys are changed: what is written now may still be readable to who was to lose it".to_owned(),
+            true => {
+                "not all keys are changed: what is written now may still be readable to who was to lose it"
+                    .to_owned()
+            }
             false => format!("new data is safe; {} still stand under old keys", size::display(left)),
         };
         return Err(anyhow!("interrupted: {what}. Nothing is lost; the same command goes on").into());
     }
     if left > 0 {
-        print(&format!("{} still stand under old keys; the same command seals them anew.\n", size::display(left)))?;
+        print(&format!(
+            "{} still stand under old keys; the same command seals them anew.\n",
+            size::display(left)
+        ))?;
     }
     Ok(())
 }
@@ -92,7 +101,8 @@ fn refuse_writer(store: &Store, principal: &PublicKeys, directory: BlockId, path
             )
             .into());
         }
-        let is_related = is_within(store, certificate.block(), directory)? || is_within(store, directory, certificate.block())?;
+        let is_related = is_within(store, certificate.block(), directory)?
+            || is_within(store, directory, certificate.block())?;
         if cap.refused.is_none() && is_related {
             return Err(anyhow!(
                 "by the writecap {serial:016x} this principal may write {path} or a part of it; end that first with \
@@ -137,7 +147,10 @@ fn is_within(store: &Store, directory: BlockId, above: BlockId) -> Result<bool> 
 /// Ends all changes of keys that were begun; whether nobody interrupted it.
 fn change_keys(store: &Store, interrupted: &AtomicBool) -> Result<bool> {
     let bar = progress_bar("Changing keys");
-    bar.set_style(indicatif::ProgressStyle::with_template("{prefix} {spinner} {pos} files").unwrap_or_else(|_| indicatif::ProgressStyle::default_spinner()));
+    bar.set_style(
+        indicatif::ProgressStyle::with_template("{prefix} {spinner} {pos} files")
+            .unwrap_or_else(|_| indicatif::ProgressStyle::default_spinner()),
+    );
     for rotation in store.rotations().context(WHAT)? {
         let is_done = rotation::rotate(store, &rotation, &mut |done| {
             bar.set_position(done);

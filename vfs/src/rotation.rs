@@ -185,20 +185,21 @@ impl Rotating<'_> {
             let Some((last, _)) = entries.last() else { break };
             from = last.saturating_add(1);
             let mut transaction = self.store.transaction();
-            self.move_entries(&mut transaction, block, &entries, &hash, &|entry| {
-                match block.rewrap(entry.child, &entry.wrapped_key) {
-                    Some(wrapped) => Ok(wrapped),
-                    None => {
-                        let child = self.store.block(entry.child)?;
-                        Ok(child.map_or(entry.wrapped_key, |child| child.wrap_for(block)))
-                    }
+            self.move_entries(&mut transaction, block, &entries, &hash, &|entry| match block
+                .rewrap(entry.child, &entry.wrapped_key)
+            {
+                Some(wrapped) => Ok(wrapped),
+                None => {
+                    let child = self.store.block(entry.child)?;
+                    Ok(child.map_or(entry.wrapped_key, |child| child.wrap_for(block)))
                 }
             })?;
             transaction.apply()?;
         }
         let inode = Inode::new(block.id(), block.clone(), attributes, Default::default());
         let mut from = Some(0);
-        while let Some(bucket) = from.map(|from| xattr::bucket_from(self.store, &inode, from)).transpose()?.flatten()
+        while let Some(bucket) =
+            from.map(|from| xattr::bucket_from(self.store, &inode, from)).transpose()?.flatten()
         {
             let mut transaction = self.store.transaction();
             xattr::move_buckets(self.store, &mut transaction, &inode, std::slice::from_ref(&bucket), &hash)?;
@@ -243,7 +244,9 @@ impl Rotating<'_> {
             && let Some(id) = self.store.next_block(from)?
         {
             from = id + 1;
-            let Some(directory) = self.store.block(id)?.filter(|_| !self.visited.contains(&id)) else { continue };
+            let Some(directory) = self.store.block(id)?.filter(|_| !self.visited.contains(&id)) else {
+                continue;
+            };
             let is_directory = attributes_of(self.store, &directory);
             if is_directory.is_ok_and(|attributes| attributes.kind == FileKind::Directory) {
                 self.names_in(&directory)?;
@@ -304,7 +307,13 @@ const fn bucket_of_position(position: u64) -> u64 {
     position & !(ENTRY_SLOTS - 1)
 }
 
-fn put_entry(transaction: &mut Transaction, directory: &Block, position: u64, entry: &Entry, wrapped: [u8; WRAPPED_KEY_BYTES]) {
+fn put_entry(
+    transaction: &mut Transaction,
+    directory: &Block,
+    position: u64,
+    entry: &Entry,
+    wrapped: [u8; WRAPPED_KEY_BYTES],
+) {
     let secret = encode_entry(entry.child, entry.kind, wrapped, &entry.name);
     transaction.put(directory, ITEM_ENTRY, position, U64::new(entry.child).as_bytes(), &secret);
 }
@@ -315,6 +324,5 @@ fn decode(ino: BlockId, item: &Item) -> Result<Entry> {
 
 fn attributes_of(store: &Store, block: &Block) -> Result<Attributes> {
     let bytes = store.attributes(block)?;
-    Attributes::decode(&bytes)
-        .map_err(|malformed| FsError::Malformed { ino: block.id(), what: malformed.0 })
+    Attributes::decode(&bytes).map_err(|malformed| FsError::Malformed { ino: block.id(), what: malformed.0 })
 }

@@ -31,9 +31,7 @@ pub use portable::{BackupClear, BackupSecrets, SealedFileHeader, TpmFileHeader};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{AnchorBytes, Layout, SUPERBLOCK_MAGIC, Superblock};
-pub use system::{
-    DeadBytes, LostBytes, ReclaimBytes, RotationBytes, SharedBytes, SnapshotBytes, StaleBytes,
-};
+pub use system::{DeadBytes, LostBytes, ReclaimBytes, RotationBytes, SharedBytes, SnapshotBytes, StaleBytes};
 
 /// The version that this code writes, and the only one it reads.
 pub const FORMAT_VERSION: u32 = 1;

@@ -29,14 +29,14 @@ pub(super) struct Anchoring {
 }
 
 impl Anchoring {
-    pub(super) fn new(options: &OpenOptions, superblock: &Superblock) -> Self {
+    pub(super) fn new(options: &OpenOptions, superblock: &Superblock, root: PrincipalId) -> Self {
         let anchor = options.anchor.clone();
         let place = anchor.as_ref().map_or(String::new(), |anchor| anchor.place(&superblock.store_id));
         Self {
             anchor,
             interval: options.anchor_interval,
             store_id: superblock.store_id,
-            root: superblock.root_principal,
+            root,
             id: random(),
             named: superblock.anchors.iter().filter(|named| named.id != [0; 8]).copied().collect(),
             told: None,

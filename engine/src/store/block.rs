@@ -236,7 +236,11 @@ impl OpenBlocks {
 }
 
 /// Older keys of a block as their items have them, opened with its newest.
-pub(super) fn open_older_key(item_key: &Secret, epoch: u64, wrapped: &[u8]) -> Result<(u32, Secret), Unopenable> {
+pub(super) fn open_older_key(
+    item_key: &Secret,
+    epoch: u64,
+    wrapped: &[u8],
+) -> Result<(u32, Secret), Unopenable> {
     let number = u32::try_from(epoch).map_err(|_| Unopenable)?;
     Ok((number, open_key(item_key, &epoch.to_le_bytes(), wrapped)?))
 }

@@ -85,7 +85,8 @@ impl BlockKeys {
         match open_item(&self.item, place, sealed) {
             Ok(plain) => Ok((plain, false)),
             Err(unopenable) => {
-                let mut opened = self.older.iter().filter_map(|keys| open_item(&keys.item, place, sealed).ok());
+                let mut opened =
+                    self.older.iter().filter_map(|keys| open_item(&keys.item, place, sealed).ok());
                 opened.next().map(|plain| (plain, true)).ok_or(unopenable)
             }
         }

@@ -61,7 +61,9 @@ use crate::tree::Tree;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use {
-    access::decode_access, readers::decode_readcap, resolve::decode_shared, 
+    access::decode_access,
+    readers::decode_readcap,
+    resolve::decode_shared,
     rotation::{Rotation as RotationItem, Stale as StaleItem},
     transaction::Reclaim as ReclaimItem,
 };
@@ -75,8 +77,8 @@ pub use journal::{Note, NotesPage};
 pub use keys::{Credential, Role};
 pub use open::OpenError;
 pub use readers::ReadcapInfo;
-pub use rotation::{NewKey, Reencrypted, Rotation, StaleInfo};
 pub use rekey::{change_passphrase, master_keys_of_root, node_of_key_slot, prove_master_keys};
+pub use rotation::{NewKey, Reencrypted, Rotation, StaleInfo};
 pub use scrub::ScrubReport;
 pub use slots::{MasterKeys, read_master_keys, read_root, replace_node};
 pub use snapshot::{SnapshotError, SnapshotInfo};

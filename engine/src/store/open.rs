@@ -226,7 +226,7 @@ pub(super) fn build(
         space: Mutex::new(space),
         freed: Default::default(),
         snapshots: Default::default(),
-        anchoring: Mutex::new(Anchoring::new(&options, superblock)),
+        anchoring: Mutex::new(Anchoring::new(&options, superblock, keys.root_principal)),
         authors: Mutex::new(Authors::new(keys.store_id, keys.root_principal)),
         granting: Mutex::new(()),
         expires_ns: u64::MAX,

@@ -305,7 +305,9 @@ impl Store {
                         report.sectors += sealed;
                     }
                     Err(Error::Corrupt { what, sector }) => {
-                        tracing::warn!("block {id} stays under an older key: {what} at sector {sector} is damaged");
+                        tracing::warn!(
+                            "block {id} stays under an older key: {what} at sector {sector} is damaged"
+                        );
                         report.damaged += 1;
                         break;
                     }

@@ -538,7 +538,10 @@ impl Transaction {
             let layers = core.layers.write();
             let pending = layers.pending.weight;
             if pending <= BATCH_WEIGHT_MAX && pending + weight <= RECORD_WEIGHT_MAX {
-                return self.put_into(layers);
+                let (op, weight) = self.put_into(layers);
+                drop(sealer);
+                core.wake_committer(weight);
+                return Ok(op);
             }
             drop((layers, sealer));
             core.commit()?;
@@ -548,19 +551,22 @@ impl Transaction {
     /// As [`Transaction::apply`], for who holds the lock that a checkpoint would need, or must not wait for one.
     pub(super) fn apply_unchecked(self) -> Result<Seq> {
         let core = self.core.clone();
-        self.put_into(core.layers.write())
+        let (op, weight) = self.put_into(core.layers.write());
+        core.wake_committer(weight);
+        Ok(op)
     }
 
-    fn put_into(mut self, mut layers: RwLockWriteGuard<'_, Layers>) -> Result<Seq> {
+    /// The number of the operation, and what the batch that it is in weighs.
+    fn put_into(mut self, mut layers: RwLockWriteGuard<'_, Layers>) -> (Seq, usize) {
         let core = self.core.clone();
         let mut needless = 0;
         if let Some((id, of)) = self.only_while
             && core.reclaiming_of(id) != Some(of)
         {
-            let newest = layers.pending.newest;
+            let (newest, weight) = (layers.pending.newest, layers.pending.weight);
             // Before the transaction itself: to drop it takes other locks.
             drop(layers);
-            return Ok(newest);
+            return (newest, weight);
         }
         let pending = &mut layers.pending;
         pending.weight += self.weight;
@@ -609,8 +615,7 @@ impl Transaction {
         if needless > 0 {
             core.space.lock().release_promise(needless);
         }
-        core.wake_committer(weight);
-        Ok(op)
+        (op, weight)
     }
 }
 

@@ -26,7 +26,11 @@ struct Opened {
     names_confirmed: usize,
 }
 
-fn try_everything(insight: &Insight, known: &BTreeMap<BlockId, Secret>, places: &BTreeSet<(BlockId, u64)>) -> Opened {
+fn try_everything(
+    insight: &Insight,
+    known: &BTreeMap<BlockId, Secret>,
+    places: &BTreeSet<(BlockId, u64)>,
+) -> Opened {
     let mut opened = Opened::default();
     let derive = |what| known.values().map(move |key| key.derive(what)).collect::<Vec<_>>();
     let data = derive("blocktree block data v1");
@@ -40,7 +44,9 @@ fn try_everything(insight: &Insight, known: &BTreeMap<BlockId, Secret>, places: 
             let starts = [0, 2, 10, size_of::<BlockHeader>()];
             opened.items += starts
                 .into_iter()
-                .filter(|from| value.get(*from..).is_some_and(|value| open_item(under, place.as_bytes(), value).is_ok()))
+                .filter(|from| {
+                    value.get(*from..).is_some_and(|value| open_item(under, place.as_bytes(), value).is_ok())
+                })
                 .count();
             for window in value.windows(60) {
                 opened.keys += usize::from(open_key(under, &key.block.to_le_bytes(), window).is_ok());
@@ -102,7 +108,10 @@ pub(crate) fn nothing_is_readable_any_more() {
     let places: BTreeSet<_> =
         entry_places(&before).into_iter().filter(|(id, _)| known.contains_key(id)).collect();
     let could = try_everything(&before, &known, &places);
-    assert!(could.old_data >= 3 && could.items > 5 && could.keys == 0 && could.names_confirmed == 4, "{could:?}");
+    assert!(
+        could.old_data >= 3 && could.items > 5 && could.keys == 0 && could.names_confirmed == 4,
+        "{could:?}"
+    );
 
     rotate(&store, shared);
     let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
@@ -123,7 +132,9 @@ pub(crate) fn nothing_is_readable_any_more() {
     assert_eq!(try_everything(&after, &known, &places), Opened::default());
     // It is all there, for who may read it.
     let fs = Fs::mount(store, MountOptions { read_only: true, ..MountOptions::default() }).unwrap();
-    for (name, secret) in [(&b"letter"[..], OPEN_SECRET), (b"a clone", OPEN_SECRET), (b"made later", LATER_SECRET)] {
+    for (name, secret) in
+        [(&b"letter"[..], OPEN_SECRET), (b"a clone", OPEN_SECRET), (b"made later", LATER_SECRET)]
+    {
         let ino = fs.lookup(shared, name).unwrap().ino;
         let mut bytes = vec![0; secret.len()];
         assert_eq!(fs.read(ino, 0, &mut bytes).unwrap(), secret.len());

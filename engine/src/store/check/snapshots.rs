@@ -175,8 +175,9 @@ impl Items<'_> {
         }
         let (key, root) = (Key::new(id, ItemKind::HEADER, 0), &self.snapshot.root);
         let value = self.core.tree.get(root, &key).ok().flatten();
-        let block =
-            value.and_then(|value| open_header(self.core, &key, &value, Some(root)).ok()).and_then(|(block, _)| block);
+        let block = value
+            .and_then(|value| open_header(self.core, &key, &value, Some(root)).ok())
+            .and_then(|(block, _)| block);
         self.current = Some((id, block.clone()));
         block
     }
