@@ -171,6 +171,25 @@ fn keys_are_changed_again_before_everything_is_sealed_anew() {
 }
 
 #[test]
+fn what_was_emptied_since_has_no_older_keys() {
+    let (device, store) = filled();
+    rotate(&store, 2);
+    let block = store.block(2).unwrap().unwrap();
+    let mut transaction = store.transaction();
+    transaction.punch(&block, 0, u64::MAX).unwrap();
+    store.sync(transaction.apply().unwrap()).unwrap();
+    assert_eq!((block.sectors(), store.stale().unwrap().blocks), (0, 1));
+    rotate(&store, 2);
+    assert_eq!(store.stale().unwrap(), StaleInfo::default());
+    store.checkpoint().unwrap();
+    let store = open(&device);
+    let block = store.block(2).unwrap().unwrap();
+    assert_eq!((block.epoch(), block.older_name_hashes(b"name").len()), (2, 0));
+    assert_eq!(store.scan(&block, KIND, 0, 10).unwrap().len(), 2);
+    is_clean(&device);
+}
+
+#[test]
 fn a_re_encryption_that_was_stopped_goes_on() {
     let (device, store) = filled();
     let mut transaction = store.transaction();

@@ -131,11 +131,13 @@ impl Transaction {
             wrapped_by: 0,
             older: Vec::new(),
         };
+        if before.older.len() >= OLDER_KEYS_MAX || before.epoch >= number {
+            return Err(Error::TooLong);
+        }
         let is_stale = items_left || block.sectors() > 0;
-        if is_stale {
-            if before.older.len() >= OLDER_KEYS_MAX || before.epoch >= number {
-                return Err(Error::TooLong);
-            }
+        if !is_stale {
+            self.forget_older_keys(block)?;
+        } else {
             chain.older.push((before.epoch, before.key));
             chain.older.extend(before.older);
             for (epoch, wrapped) in chain.wrap_older() {
@@ -166,10 +168,14 @@ impl Transaction {
     fn forget_older_keys(&mut self, block: &Block) -> Result<()> {
         let at = |offset| Key::new(block.id(), ItemKind::OLD_KEY, offset);
         let core = self.core.clone();
-        for (key, _) in core.range(at(0), at(u64::MAX), OLDER_KEYS_MAX)?.0 {
-            self.put_system(key, Change::Delete);
+        if block.epoch() > 0 {
+            for (key, _) in core.range(at(0), at(u64::MAX), OLDER_KEYS_MAX)?.0 {
+                self.put_system(key, Change::Delete);
+            }
         }
-        self.put_stale(block.id(), None);
+        if core.stale_of(block.id()).is_some() {
+            self.put_stale(block.id(), None);
+        }
         Ok(())
     }
 
