@@ -130,7 +130,7 @@ fn a_directory_is_taken_back_from_one_of_two_readers() {
     assert_eq!(fs::read_to_string(mount.path("photos/holiday/sea")).unwrap(), "blue");
     fs::write(mount.path("photos/holiday/shore"), "sand").unwrap();
     mount.umount();
-    cap(&place, "unshare", &["/photos", "--from", &phone]).ok();
+    cap(&place, "unshare", &["/photos", "--from", &phone, "--erase"]).ok();
     let info = finish(&mut place.on_store(&["info"], &[])).ok();
     assert!(!info.stdout.contains("Under old keys:"), "{info:?}");
     cap(&place, "unshare", &["/photos", "--from", &phone]).failed(1, &["nothing of /photos"]);

@@ -373,6 +373,35 @@ fn damage_keeps_its_older_key_and_the_rest_goes_on() {
 }
 
 #[test]
+fn free_space_is_overwritten_and_nothing_else() {
+    let (device, store) = filled();
+    store.snapshot_create("before").unwrap();
+    rotate(&store, 2);
+    reencrypt(&store);
+    let (last, total) = (Cell::new(0), Cell::new(0));
+    let ended = store.erase_free(&|done, all| {
+        assert!(done >= last.replace(done) && done <= all);
+        total.set(all);
+        true
+    });
+    assert!(ended.unwrap());
+    assert_eq!((last.get(), total.get()), (SECTORS, SECTORS));
+    is_as_filled(&store);
+    is_as_filled(&open(&device));
+    is_clean(&device);
+    let block = store.block(2).unwrap().unwrap();
+    let mut transaction = store.transaction();
+    transaction.write(&block, 2000 * SECTOR, &bytes(5, 50 * SECTOR)).unwrap();
+    store.sync(transaction.apply().unwrap()).unwrap();
+    assert!(!store.erase_free(&|_, _| false).unwrap());
+    is_as_filled(&open(&device));
+    store.close().unwrap();
+    is_clean(&device);
+    let options = OpenOptions { snapshot: Some("before".into()), ..options() };
+    is_as_filled(&Store::open(device, PASSPHRASE, &options).unwrap());
+}
+
+#[test]
 fn only_who_has_the_owner_key_changes_keys() {
     let (device, store) = filled();
     let reader = Principal::generate();

@@ -79,6 +79,9 @@ pub(crate) enum Command {
         /// Leave what is there under its old keys for now; the same command without this seals it anew
         #[arg(long)]
         lazy: bool,
+        /// Overwrite all free space too, so that the volume itself has no old data any more
+        #[arg(long, conflicts_with = "lazy")]
+        erase: bool,
     },
     /// List who may do what
     List {
@@ -133,7 +136,14 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             issue(opening, &TreePath::default(), to, rights, *expires)?
         }
         Command::Share { opening, path, to, expires } => share(opening, path, to, *expires)?,
-        Command::Unshare { opening, path, from, lazy } => unshare::run(opening, path, from, *lazy)?,
+        Command::Unshare { opening, path, from, lazy, erase } => {
+            let data = match (lazy, erase) {
+                (true, _) => unshare::Data::Stays,
+                (false, true) => unshare::Data::IsSealedAnewAndErased,
+                (false, false) => unshare::Data::IsSealedAnew,
+            };
+            unshare::run(opening, path, from, data)?;
+        }
         Command::List { opening, json } => {
             let found = list(opening)?;
             print(&match json {

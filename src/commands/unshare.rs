@@ -19,6 +19,24 @@ use crate::{size, system};
 /// Deeper trees than any path reaches are damage.
 const DEPTH_MAX: usize = 1 << 16;
 
+/// What becomes of the data that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
+    /// It stays under its old keys for now.
+    Stays,
+    IsSealedAnew,
+    /// And what it leaves behind is overwritten.
+    IsSealedAnewAndErased,
+}
+
+impl Data {
+    /// Whether nobody interrupted it.
+    fn renew(self, store: &Store, interrupted: &AtomicBool) -> Result<bool> {
+        Ok(self == Self::Stays
+            || (seal_anew(store, interrupted)? && (self == Self::IsSealedAnew || erase(store, interrupted)?)))
+    }
+}
+
 /// What a principal holds, as it lies to a directory.
 struct Held {
     /// Readcaps for the directory and what is below it.
@@ -28,7 +46,7 @@ struct Held {
     others: usize,
 }
 
-pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, is_lazy: bool) -> Result<()> {
+pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, data: Data) -> Result<()> {
     let principal = from.public().map_err(Failure::from)?;
     let opened = Opened::new(opening, true)?;
     let store = &opened.store;
@@ -48,7 +66,7 @@ pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, is_lazy: bool)
     }
     let is_begun = store.rotations().context(WHAT)?.iter().any(|rotation| rotation.top == directory);
     let is_stale = store.stale().context(WHAT)?.blocks > 0;
-    if held.within.is_empty() && !is_begun && !is_stale {
+    if held.within.is_empty() && !is_begun && !is_stale && data != Data::IsSealedAnewAndErased {
         return Err(anyhow!(
             "nothing of {path} is shared with this principal; `blocktree cap list` shows what is"
         )
@@ -62,17 +80,18 @@ pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, is_lazy: bool)
         }
     }
     let interrupted = system::interrupts().context("cannot watch for signals")?;
-    let is_whole = change_keys(store, interrupted)? && (is_lazy || seal_anew(store, interrupted)?);
+    let is_whole = change_keys(store, interrupted)? && data.renew(store, interrupted)?;
     let left = store.stale().context(WHAT)?.sectors.saturating_mul(SECTOR_BYTES as u64);
     let has_rotations = !store.rotations().context(WHAT)?.is_empty();
     opened.close()?;
     if !is_whole {
-        let what = match has_rotations {
-            true => {
+        let what = match (has_rotations, left) {
+            (true, _) => {
                 "not all keys are changed: what is written now may still be readable to who was to lose it"
-                    .to_owned()
+                    .into()
             }
-            false => format!("new data is safe; {} still stand under old keys", size::display(left)),
+            (false, 0) => "all is sealed anew, and free space is not all overwritten".into(),
+            (false, _) => format!("new data is safe; {} still stand under old keys", size::display(left)),
         };
         return Err(anyhow!("interrupted: {what}. Nothing is lost; the same command goes on").into());
     }
@@ -189,4 +208,16 @@ fn seal_anew(store: &Store, interrupted: &AtomicBool) -> Result<bool> {
         .into());
     }
     Ok(!report.stopped)
+}
+
+/// Overwrites what is free; whether nobody interrupted it.
+fn erase(store: &Store, interrupted: &AtomicBool) -> Result<bool> {
+    let bar = progress_bar("Overwriting free space");
+    let ended = store.erase_free(&|done, total| {
+        bar.set_length(total.saturating_mul(SECTOR_BYTES as u64));
+        bar.set_position(done.saturating_mul(SECTOR_BYTES as u64));
+        !interrupted.load(Ordering::Relaxed)
+    });
+    bar.finish_and_clear();
+    Ok(ended.context("cannot overwrite free space")?)
 }

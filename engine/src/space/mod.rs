@@ -466,6 +466,25 @@ impl Space {
         Ok(())
     }
 
+    /// The first free run at or behind a sector, of those that may have been written, and no longer than so many sectors.
+    pub(crate) fn next_free(&mut self, from: u64, run_max: u64) -> Result<Option<Run>, TableError> {
+        let mut at = from;
+        while at < self.volume_sectors {
+            let index = (at / REGION_SECTORS) as usize;
+            let start = index as u64 * REGION_SECTORS;
+            let reserve = self.reserve(index);
+            let end = self.written.max(reserve.sector + reserve.sectors);
+            if let Some((found, sectors)) = self.bitmap(index)?.find_free(at - start, 1, run_max) {
+                let sector = start + found;
+                if sector < end {
+                    return Ok(Some(Run { sector, sectors: sectors.min(end - sector) }));
+                }
+            }
+            at = start + REGION_SECTORS;
+        }
+        Ok(None)
+    }
+
     /// The live bitmap of a region, read from the table at first.
     fn bitmap(&mut self, index: usize) -> Result<&mut Bitmap, TableError> {
         if self.regions[index].bitmap.is_none() {

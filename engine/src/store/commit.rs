@@ -368,12 +368,7 @@ impl Core {
     }
 
     fn write_zeros(&self, runs: &[Run]) -> Result<()> {
-        let zeros = |run: &Run| {
-            let mut bytes = self.device.buffer(run.sectors as usize);
-            bytes.fill(0);
-            Write { sector: run.sector, bytes }
-        };
-        self.write_and_wait(runs.iter().map(zeros).collect())
+        self.write_and_wait(runs.iter().map(|run| self.zeros(*run)).collect())
     }
 
     /// Seals the items of the batch.

@@ -16,6 +16,7 @@ mod check;
 mod checkpoint;
 mod commit;
 mod create;
+mod erase;
 mod freed;
 mod info;
 mod journal;

@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 
 use super::insight::{Insight, read};
 use super::shared::{OPEN_SECRET, holds, reachable_keys, store, write_file};
+use super::victim::SECTORS;
 
 const LATER_SECRET: &[u8] = b"written after it was taken back";
 
@@ -81,6 +82,23 @@ fn entry_places(insight: &Insight) -> BTreeSet<(BlockId, u64)> {
     entries.map(|(_, _, key, _)| (key.block, key.offset & !(ENTRY_SLOTS - 1))).collect()
 }
 
+/// Sectors of the whole volume that show an old secret under a key that was known and a nonce that was seen.
+fn remains(insight: &Insight, known: &BTreeMap<BlockId, Secret>, nonces: &[[u8; 16]]) -> usize {
+    let data: Vec<Secret> = known.values().map(|key| key.derive("blocktree block data v1")).collect();
+    let keys: Vec<ExtentKey> =
+        data.iter().flat_map(|key| nonces.iter().map(|nonce| ExtentKey::derive(key, nonce))).collect();
+    let shows = |sector: &u64| {
+        let sealed = read(&insight.image, *sector, 1);
+        sealed.iter().any(|byte| *byte != 0)
+            && keys.iter().any(|key| {
+                let mut plain = sealed.clone();
+                open_sectors(key, 0, &mut plain);
+                holds(&plain, OPEN_SECRET)
+            })
+    };
+    (0..SECTORS).filter(shows).count()
+}
+
 fn rotate(store: &Store, shared: BlockId) -> Rotation {
     let serials: Vec<u64> = store.readcaps().unwrap().iter().map(|cap| cap.serial).collect();
     let rotation = store.begin_rotation(shared, &serials).unwrap();
@@ -130,6 +148,13 @@ pub(crate) fn nothing_is_readable_any_more() {
     store.checkpoint().unwrap();
     let after = Insight::of(&device.image());
     assert_eq!(try_everything(&after, &known, &places), Opened::default());
+    // The raw volume still has what stood there, until that is overwritten.
+    let nonces: Vec<[u8; 16]> = before.extents().iter().map(|(_, extent)| extent.header.nonce).collect();
+    assert!(remains(&after, &known, &nonces) > 0, "this finds something");
+    assert!(store.erase_free(&|_, _| true).unwrap());
+    let erased = Insight::of(&device.image());
+    assert_eq!(remains(&erased, &known, &nonces), 0);
+    assert_eq!(try_everything(&erased, &known, &places), Opened::default());
     // It is all there, for who may read it.
     let fs = Fs::mount(store, MountOptions { read_only: true, ..MountOptions::default() }).unwrap();
     for (name, secret) in
