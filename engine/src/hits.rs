@@ -18,6 +18,11 @@ impl Hits {
         self.missed.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// How often it was asked.
+    pub(crate) fn count(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Between 0 and 1; 1 where nothing was asked for.
     pub(crate) fn rate(&self) -> f64 {
         let missed = self.missed.load(Ordering::Relaxed) as f64;

@@ -167,3 +167,32 @@ fn a_store_that_is_overwritten_neither_grows_nor_loses_space() {
     let used = store.usage().used.abs_diff(before.used);
     assert!(used <= 64, "{used} sectors are lost");
 }
+
+#[test]
+fn going_through_a_fragmented_block_costs_as_much_as_it_has_pieces() {
+    const PIECES: u64 = 8192;
+    let device = Arc::new(MemoryDevice::new(128 * 256));
+    let store = create(device, 128 * 256);
+    let mut transaction = store.transaction();
+    let block = transaction.create(b"fragmented");
+    transaction.apply().unwrap();
+    // Neighbours on the device lie apart in the block, so that none are one extent.
+    for piece in 0..PIECES {
+        let mut transaction = store.transaction();
+        transaction.write(&block, 2 * piece * SECTOR as u64, &[7; SECTOR]).unwrap();
+        transaction.apply().unwrap();
+    }
+    store.checkpoint().unwrap();
+    let end = 2 * PIECES * SECTOR as u64;
+    let before = store.info().nodes_asked;
+    let (mut at, mut answers) = (0, 0);
+    while let Some(data) = store.seek(&block, at, end, false).unwrap() {
+        assert_eq!(data, at + if answers == 0 { 0 } else { SECTOR as u64 });
+        at = store.seek(&block, data, end, true).unwrap().unwrap();
+        assert_eq!(at, data + SECTOR as u64);
+        answers += 2;
+    }
+    assert_eq!(answers, 2 * PIECES);
+    let asked = store.info().nodes_asked - before;
+    assert!(asked <= 6 * answers, "{asked} nodes for {answers} answers");
+}

@@ -30,8 +30,9 @@ pub struct StoreInfo {
     pub seq: u64,
     /// How the store and its anchor stand to each other, where it was opened with one.
     pub anchor: Option<AnchorStatus>,
-    /// Index nodes found in memory, of all that were asked for since the store was opened: between 0 and 1, and 1
-    /// where none was.
+    /// Index nodes that were asked for since the store was opened.
+    pub nodes_asked: u64,
+    /// Those found in memory, of all: between 0 and 1, and 1 where none was asked for.
     pub node_cache_hit_rate: f64,
     /// The same of the keys of blocks, expanded.
     pub block_cache_hit_rate: f64,
@@ -61,6 +62,7 @@ impl Store {
             generation: core.generation.load(Ordering::Acquire),
             seq: core.durable_seq.load(Ordering::Acquire),
             anchor: self.anchor(),
+            nodes_asked: core.tree.cache_hits().count(),
             node_cache_hit_rate: core.tree.cache_hits().rate(),
             block_cache_hit_rate: core.open_blocks.hits().rate(),
             stale_sectors: self.stale().map_or(0, |stale| stale.sectors),

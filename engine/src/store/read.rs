@@ -253,41 +253,43 @@ impl Core {
         Ok(ExtentKey::derive(&keys.data, &header.nonce))
     }
 
-    /// The first sector in `from..to` that is data, or a hole.
+    /// The first sector in `from..to` that is data, or a hole. Costs as much as there is to skip, and no more: whoever
+    /// goes through a fragmented block from one answer to the next looks at each extent about twice.
     pub(super) fn seek(&self, block: &Block, from: u64, to: u64, hole: bool) -> Result<Option<u64>> {
-        // Far enough for the index to be asked seldom, near enough for an answer to be quick.
-        const STEP: u64 = 1 << 12;
-        let mut at = from;
+        // Near at first, where most answers are; then farther and farther, for the index to be asked seldom.
+        const STEP_MIN: u64 = 32;
+        const STEP_MAX: u64 = 1 << 12;
+        let (mut at, mut step) = (from, STEP_MIN);
         while at < to {
-            let mut end = to.min(at + STEP);
-            let mut pieces = self.locate(block, at, end)?;
-            if !hole && pieces.iter().all(|piece| matches!(piece.source, Source::Zeros)) {
+            let mut end = to.min(at + step);
+            let pieces = self.locate(block, at, end)?;
+            if let Some(piece) = pieces.iter().find(|piece| matches!(piece.source, Source::Zeros) == hole) {
+                return Ok(Some(piece.start));
+            }
+            if !hole {
                 // Nothing here: go on where the index or an overlay has something again.
                 end = match self.next_data(block, end, to)? {
                     Some(next) => next,
                     None => return Ok(None),
                 };
-                pieces.clear();
-            }
-            for piece in &pieces {
-                if matches!(piece.source, Source::Zeros) == hole {
-                    return Ok(Some(piece.start));
-                }
             }
             at = end;
+            step = (2 * step).min(STEP_MAX);
         }
         Ok(None)
     }
 
     /// The first sector at or behind `from` at which some layer has a segment or an extent.
     fn next_data(&self, block: &Block, from: u64, to: u64) -> Result<Option<u64>> {
+        // As many as can start before `from` and reach it, and one that lies behind.
+        const NEAR: usize = EXTENT_SECTORS_MAX;
         if from >= to {
             return Ok(None);
         }
         let start =
             Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
-        let (extents, _) = self.range_sealed(start, end, 64)?;
+        let (extents, _) = self.range_sealed(start, end, NEAR)?;
         let lost =
             self.lost_of(block.id()).map(|(lost_from, lost_to)| (lost_from.max(from), lost_to.min(to)));
         let lost = lost.and_then(|(from, to)| (from < to).then_some(from));
@@ -306,7 +308,8 @@ impl Core {
                 .map(|s| s.start.max(from))
         });
         // More extents than were asked for lie behind those that were seen.
-        let unseen = (extents.len() >= 64 && indexed.is_none()).then(|| extents[63].0.offset.max(from));
+        let unseen =
+            (extents.len() >= NEAR && indexed.is_none()).then(|| extents[NEAR - 1].0.offset.max(from));
         Ok(dirty.chain(indexed).chain(unseen).chain(lost).min())
     }
 }
