@@ -17,6 +17,7 @@ mod daemon;
 mod date;
 mod failure;
 mod helper;
+mod lost;
 mod mount_list;
 mod mount_options;
 mod passphrase;

@@ -11,8 +11,8 @@ use blocktree_engine::format::BlockId;
 use blocktree_engine::{Credential, OpenOptions, Store};
 use blocktree_vfs::{FileKind, Fs, MountOptions};
 
-/// One path, from the root of the tree, for each of the blocks that the undamaged part of the tree names. Empty where
-/// the store does not open.
+/// One path, from the root of the tree, for each of the blocks that the undamaged part of the tree names, as of the last
+/// record before damage in the log. Empty where the store does not open.
 pub(crate) fn of_blocks(
     device: Arc<dyn Device>,
     credential: &Credential<'_>,
@@ -21,7 +21,7 @@ pub(crate) fn of_blocks(
     if blocks.is_empty() {
         return BTreeMap::new();
     }
-    let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
+    let options = OpenOptions { before_damage: true, background: false, ..OpenOptions::default() };
     let Ok(store) = Store::open_as(device, credential, &options) else { return BTreeMap::new() };
     let options = MountOptions { read_only: true, ..MountOptions::default() };
     Fs::mount(store, options).map(|fs| in_tree(&fs, blocks)).unwrap_or_default()

@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex};
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{Completion, Device, MemoryDevice, Read, Write};
 use blocktree_engine::format::ItemKind;
-use blocktree_engine::{
-    Block, CheckOptions, CheckReport, CreateOptions, Error, OpenError, OpenOptions, Store, check,
-};
+use blocktree_engine::{Block, CheckOptions, CheckReport, CreateOptions, Error, OpenOptions, Store, check};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -325,36 +323,6 @@ fn every_flipped_sector_is_found() {
         }
     }
     assert_clean(&device);
-}
-
-#[test]
-fn damage_in_the_log_is_reported_and_left() {
-    let (device, store) = create(32);
-    for n in 0..8u64 {
-        let mut transaction = store.transaction();
-        let block = transaction.create(b"block");
-        transaction.write(&block, 0, &pattern(n, 10_000)).unwrap();
-        store.sync(transaction.apply().unwrap()).unwrap();
-    }
-    let used = store.info().log_used_sectors;
-    assert!(used >= 8);
-    let device = copy(&device);
-    assert_clean(&device);
-    for at in 0..used - 1 {
-        let device = copy(&device);
-        flip(&device, LOG_START + at, 8 * 99);
-        assert!(matches!(Store::open(device.clone(), PASSPHRASE, &options()), Err(OpenError::Log { .. })));
-        let before = device.snapshot();
-        for repair in [false, true] {
-            let report = run(&device, repair);
-            assert!(report.damage_left > 0 && report.repaired == 0, "{report:?}");
-            assert!(device.snapshot() == before, "what was acknowledged must not be given up");
-        }
-    }
-    // The last record looks like one that a crash tore.
-    flip(&device, LOG_START + used - 1, 8 * 99);
-    assert_clean(&device);
-    assert!(open(&device).block(8).unwrap().is_none());
 }
 
 /// Whether there is something to say, if only of a copy of the superblock that a crash may have torn.

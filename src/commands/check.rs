@@ -1,6 +1,6 @@
 //! `blocktree check`: verifies a store that is not mounted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::{find_mount, open_volume, print, progress_bar};
 use crate::anchor::{self, Choice};
 use crate::cli::PassphraseSource;
 use crate::failure::{DAMAGE_LEFT, FAILED, Result};
+use crate::lost;
 use crate::paths;
 use crate::size;
 use crate::store_key::{HolderArguments, StoreKey};
@@ -69,7 +70,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     }
     let is_complete = examine_tree(device.clone(), &credential, arguments.repair, &mut report)
         .with_context(|| format!("cannot repair the tree in {}", path.display()))?;
-    let blocks = report.problems.iter().filter_map(|problem| problem.block).collect();
+    let mut blocks: BTreeSet<BlockId> = report.problems.iter().filter_map(|problem| problem.block).collect();
+    blocks.extend(lost::blocks(&report.lost));
     let paths = paths::of_blocks(device, &credential, &blocks);
     print(&for_people(&report, &paths, arguments.repair))?;
     if !is_complete {
@@ -132,6 +134,8 @@ fn for_people(report: &CheckReport, paths: &BTreeMap<BlockId, PathBuf>, is_repai
     for note in &report.notes {
         let _ = writeln!(text, "Note: {note}");
     }
+    let is_given_up = report.problems.iter().any(|problem| problem.place == "log" && problem.repaired);
+    text += &lost::for_people(&report.lost, paths, is_given_up);
     let checked = size::display(report.sectors_checked.saturating_mul(SECTOR_BYTES as u64));
     let problems = |count| if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
     let _ = match (report.damage_left, report.repaired) {

@@ -100,7 +100,8 @@ impl From<&Past> for History {
     }
 }
 
-fn what(event: &Event) -> (&'static str, Option<u64>) {
+/// What an event is called, and what it is about.
+pub(crate) fn what(event: &Event) -> (&'static str, Option<u64>) {
     match *event {
         Event::Linked { ino, is_new: true, .. } => ("created", Some(ino)),
         Event::Linked { ino, is_new: false, .. } => ("linked", Some(ino)),
@@ -322,7 +323,7 @@ fn short(hexadecimal: &str) -> &str {
 }
 
 /// Names may hold anything; a terminal is not to obey them.
-fn printable(path: &str) -> String {
+pub(crate) fn printable(path: &str) -> String {
     path.chars()
         .map(|character| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character })
         .collect()

@@ -405,8 +405,25 @@ fn a_damaged_log_is_told_from_a_torn_one() {
         let (seq, sector) = records[index];
         volume.flip(sector, offset);
         mount_refused(&place, &["the log is damaged at record", &seq.to_string(), "durable", "backup"]);
-        let ran = check(&place, &["--repair"]);
+        let ran = check(&place, &[]);
         assert!(ran.code == 4 && ran.stdout.contains("the log is damaged"), "{ran:?}");
+        assert!(
+            ran.stdout.contains("A repair would give up") && ran.stdout.contains("created    /11"),
+            "{ran:?}"
+        );
+        // Only on purpose. The anchor knows no more than the last checkpoint, and lets it be.
+        let ran = check(&place, &["--repair"]);
+        assert!(ran.code == 1 && ran.stdout.contains("created    /11\n"), "{ran:?}");
+        assert_eq!(check(&place, &[]).code, 0);
+        // Nor may it learn what will be undone here.
+        let mount = place.mount_with(&["-o", "anchor=none"]);
+        assert!(!mount.path("11").exists());
+        for entry in fs::read_dir(mount.path("")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let bytes = fs::read(mount.path(&name)).unwrap();
+            assert!(bytes.is_empty() || bytes == contents(name.parse().unwrap()), "file {name}");
+        }
+        mount.umount();
         volume.restore();
     }
     // Nothing says that the last one was durable: it is like a crash before it, and only what it brought is gone.

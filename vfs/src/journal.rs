@@ -91,7 +91,8 @@ impl Entry {
         }
     }
 
-    pub(crate) fn read(note: &blocktree_engine::Note) -> std::result::Result<Self, Malformed> {
+    /// Reads what the engine keeps.
+    pub fn read(note: &blocktree_engine::Note) -> std::result::Result<Self, Malformed> {
         let Note { kind, time_ms, actor, ino, name, new_name, other, whiteout, directory } =
             Note::decode(&note.bytes)?;
         let parent = name.map_or(0, |(parent, _)| parent);

@@ -11,11 +11,13 @@
 //!    however fragmented its free space is, index nodes have room left, so that deleting always works.
 
 mod bitmap;
+mod refusals;
 mod table;
 
 use std::sync::Arc;
 
 pub(crate) use bitmap::Bitmap;
+pub use refusals::Refusals;
 pub(crate) use table::{Table, TableError, count_free};
 
 use crate::device::Device;
@@ -72,6 +74,7 @@ pub(crate) struct Space {
     data_cursor: u64,
     small_cursor: u64,
     node_cursor: u64,
+    refusals: Option<Arc<Refusals>>,
 }
 
 /// Space that small writes take is written ahead by this much.
@@ -100,6 +103,7 @@ impl Space {
             data_cursor: 0,
             small_cursor: 0,
             node_cursor: 0,
+            refusals: None,
         };
         space.lengthen(volume_sectors);
         space.table.visit_regions(|index, entry| {
@@ -113,6 +117,15 @@ impl Space {
             }
         });
         Ok(space)
+    }
+
+    /// From now on refuses what these say.
+    pub(crate) fn refuse(&mut self, refusals: Option<Arc<Refusals>>) {
+        self.refusals = refusals;
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refusals.as_ref().is_some_and(|refusals| refusals.strikes())
     }
 
     pub(crate) fn table(&self) -> &Table {
@@ -156,13 +169,17 @@ impl Space {
 
     /// Nodes that can still be allocated once all promises are kept; there may be more where there are `enough`.
     pub(crate) fn available_nodes(&mut self, enough: u64) -> Result<u64, TableError> {
+        if self.is_refused() {
+            return Ok(0);
+        }
         self.nodes_left(self.promised, enough)
     }
 
     /// Promises sectors to a transaction, if there are so many, and if enough are left for the nodes that removing
     /// takes.
     pub(crate) fn promise(&mut self, sectors: u64) -> Result<bool, TableError> {
-        let granted = sectors <= self.available()
+        let granted = !self.is_refused()
+            && sectors <= self.available()
             && self.nodes_left(self.promised + sectors, FULL_STORE_NODES)? >= FULL_STORE_NODES;
         if granted {
             self.promised += sectors;
@@ -385,6 +402,9 @@ impl Space {
 
     /// Allocates the sectors of one index node: from a reserve, else where data could go.
     pub(crate) fn allocate_node(&mut self) -> Result<Option<u64>, TableError> {
+        if self.is_refused() {
+            return Ok(None);
+        }
         let count = self.regions.len();
         let wanted = NODE_SECTORS as u64;
         let first = (self.node_cursor / REGION_SECTORS) as usize;

@@ -224,7 +224,7 @@ impl Core {
     }
 
     /// The journal's block, whether or not this node opens it.
-    fn journal_id(&self) -> Result<Option<BlockId>> {
+    pub(super) fn journal_id(&self) -> Result<Option<BlockId>> {
         let key = |id| Key::new(SYSTEM_BLOCK, ItemKind::JOURNAL, id);
         let (items, _) = self.range(key(0), key(u64::MAX), 1)?;
         Ok(items.first().map(|(key, _)| key.offset))

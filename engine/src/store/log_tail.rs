@@ -5,6 +5,8 @@
 //!    time that it says, and no time goes backwards.
 //! 2. What is known to be durable must count; past that, the first record whose data is not there ends the log.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 
 use super::Core;
@@ -78,9 +80,66 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
     let damage = match later_record(core, &authors, log.position, seq) {
         Ok(None) => cut_torn_tail(&*core.device, layout, superblock, &mut log).err(),
         Ok(Some(why)) => Some(OpenError::Log { seq, why }),
-        Err(error) => Some(OpenError::Read(error)),
+        // Nothing says that a record was there: the end is looked for as after any crash.
+        Err(error) => {
+            let torn = cut_torn_tail(&*core.device, layout, superblock, &mut log);
+            Some(torn.err().unwrap_or(OpenError::Read(error)))
+        }
     };
     (log, damage)
+}
+
+/// All records of the log zone that verify and are newer than record `seq`, in order: what stands behind damage, and
+/// does not chain. Of several with one number, the one that is newest by its time.
+pub(super) fn records_behind(core: &Core, seq: u64) -> Vec<Record> {
+    const STEP: u64 = 256;
+    let (authors, zone) = (core.authors.lock(), core.layout.log_sectors());
+    let mut found: BTreeMap<u64, Record> = BTreeMap::new();
+    for from in (0..zone).step_by(STEP as usize) {
+        let (bytes, _) = read_what_can_be(&*core.device, Layout::LOG_START + from, STEP.min(zone - from));
+        for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
+            let is_newer = RecordHeader::decode(sector).is_ok_and(|head| head.seq.get() > seq);
+            if !is_newer {
+                continue;
+            }
+            let Ok(Some(record)) = read_record(core, &authors, from + index as u64) else { continue };
+            let time_ns = |record: &Record| record.head.time_ns.get();
+            match found.entry(record.head.seq.get()) {
+                Entry::Vacant(place) => drop(place.insert(record)),
+                Entry::Occupied(mut known) if time_ns(known.get()) < time_ns(&record) => {
+                    known.insert(record);
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// Where records may stand behind the end of the log.
+pub(super) fn behind_the_end(layout: Layout, position: u64) -> [(u64, u64); 2] {
+    let near = (position + 2 * RECORD_SECTORS_MAX).min(layout.log_sectors());
+    let wrapped = 2 * RECORD_SECTORS_MAX - (near - position);
+    [(position, near), (0, wrapped.min(position))]
+}
+
+/// Reads sectors, with zeros in place of those that cannot be read, and says why they cannot.
+fn read_what_can_be(device: &dyn Device, sector: u64, sectors: u64) -> (SectorBuf, Option<io::Error>) {
+    if let Ok(bytes) = read_sectors(device, sector, sectors) {
+        return (bytes, None);
+    }
+    let mut bytes = device.buffer(sectors as usize);
+    let mut failure = None;
+    for (target, at) in bytes.chunks_exact_mut(SECTOR_BYTES).zip(sector..) {
+        match read_sectors(device, at, 1) {
+            Ok(one) => target.copy_from_slice(&one),
+            Err(error) => {
+                target.fill(0);
+                failure = Some(error);
+            }
+        }
+    }
+    (bytes, failure)
 }
 
 /// Refuses a record whose author has no writecap for the whole store that holds, and notes those that it brings.
@@ -120,31 +179,34 @@ fn read_record(core: &Core, authors: &Authors, position: u64) -> io::Result<Opti
 /// Whether behind the end of the log stands a record that knows record `seq` as durable: then that was not a
 /// torn tail, but damage.
 fn later_record(core: &Core, authors: &Authors, position: u64, seq: u64) -> io::Result<Option<&'static str>> {
-    let (device, layout) = (&*core.device, core.layout);
-    let near = (position + 2 * RECORD_SECTORS_MAX).min(layout.log_sectors());
-    let wrapped = 2 * RECORD_SECTORS_MAX - (near - position);
-    for (from, to) in [(position, near), (0, wrapped.min(position))] {
+    let mut unreadable = None;
+    for (from, to) in behind_the_end(core.layout, position) {
         let mut at = from;
         while at < to {
             let step = (to - at).min(256);
-            let bytes = read_sectors(device, Layout::LOG_START + at, step)?;
+            let (bytes, failure) = read_what_can_be(&*core.device, Layout::LOG_START + at, step);
+            unreadable = failure.or(unreadable);
             for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
                 let Ok(head) = RecordHeader::decode(sector) else { continue };
-                if head.seq.get() > seq
-                    && head.durable_seq.get() >= seq
-                    && read_record(core, authors, at + index as u64)?.is_some()
-                {
-                    return Ok(Some("it is damaged, but a later record says that it was durable"));
+                if head.seq.get() <= seq || head.durable_seq.get() < seq {
+                    continue;
+                }
+                match read_record(core, authors, at + index as u64) {
+                    Ok(Some(_)) => {
+                        return Ok(Some("it is damaged, but a later record says that it was durable"));
+                    }
+                    Ok(None) => {}
+                    Err(error) => unreadable = Some(error),
                 }
             }
             at += step;
         }
     }
-    Ok(None)
+    unreadable.map_or(Ok(None), Err)
 }
 
-/// Ends the log at the first record whose data did not all reach the disk. Those that are known to be durable
-/// are not asked.
+/// Ends the log at the first record whose data did not all reach the disk, or which makes no sense: then it fails. Those
+/// that are known to be durable are not asked.
 fn cut_torn_tail(
     device: &dyn Device,
     layout: Layout,
@@ -152,12 +214,19 @@ fn cut_torn_tail(
     log: &mut Log,
 ) -> Result<(), OpenError> {
     let durable = log.records.last().map_or(0, |last| last.head.durable_seq.get());
-    let mut torn = None;
+    let (mut torn, mut damage) = (None, None);
     for (index, record) in log.records.iter().enumerate() {
-        if record.head.seq.get() > durable && !data_is_whole(device, record)? {
-            torn = Some(index);
-            break;
+        if record.head.seq.get() <= durable {
+            continue;
         }
+        match data_is_whole(device, record) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error @ OpenError::Log { .. }) => damage = Some(error),
+            Err(error) => return Err(error),
+        }
+        torn = Some(index);
+        break;
     }
     if let Some(index) = torn {
         log.records.truncate(index);
@@ -174,7 +243,7 @@ fn cut_torn_tail(
         }
         (log.position, log.appended) = (position, appended);
     }
-    Ok(())
+    damage.map_or(Ok(()), Err)
 }
 
 /// Whether all data that a record brought is there. What lies side by side is read at once, and several such

@@ -57,7 +57,7 @@ use crate::format::{BlockHeader, BlockId, ItemKind, Key, KeyBytes, Layout};
 use crate::limits::{
     ANCHOR_SECONDS, EXPIRY_MARGIN_NS, MEMTABLE_BYTES_MAX, NODE_CACHE_BYTES, OLDER_KEYS_MAX, SECTOR_BYTES,
 };
-use crate::space::Space;
+use crate::space::{Refusals, Space};
 use crate::tree::Tree;
 
 #[cfg(feature = "fuzzing")]
@@ -72,7 +72,7 @@ pub(crate) use {
 pub use access::AccessInfo;
 pub use block::Block;
 pub use capabilities::{CapabilityError, Grant, WritecapInfo};
-pub use check::{CheckOptions, CheckReport, Problem, check, check_as};
+pub use check::{CheckOptions, CheckReport, LostRecord, Problem, check, check_as};
 pub use info::StoreInfo;
 pub use journal::{Note, NotesPage};
 pub use keys::{Credential, Role};
@@ -135,6 +135,9 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Show the tree as it was when this snapshot was made; implies `read_only`.
     pub snapshot: Option<String>,
+    /// Show the tree as it was before damage in the log, instead of refusing the store; implies `read_only`. To name what
+    /// a check found, and for nothing else.
+    pub before_damage: bool,
     /// Decrypted index nodes that are kept in memory, and deltas that wait there for a checkpoint, in bytes.
     pub cache_bytes: usize,
     pub memtable_bytes: usize,
@@ -145,6 +148,9 @@ pub struct OpenOptions {
     /// what is meant to be one transaction.
     #[doc(hidden)]
     pub commit_each: bool,
+    /// Says where there is no space although there is some.
+    #[doc(hidden)]
+    pub refusals: Option<Arc<Refusals>>,
     /// The memory outside the store that knows how far it had come. A store that does not contain that is refused.
     pub anchor: Option<Arc<dyn Anchor>>,
     /// Take the store as it is, whatever its anchor remembers, which learns this head instead.
@@ -158,10 +164,12 @@ impl Default for OpenOptions {
         Self {
             read_only: false,
             snapshot: None,
+            before_damage: false,
             cache_bytes: NODE_CACHE_BYTES,
             memtable_bytes: MEMTABLE_BYTES_MAX,
             background: true,
             commit_each: false,
+            refusals: None,
             anchor: None,
             accept_rollback: false,
             anchor_interval: Duration::from_secs(ANCHOR_SECONDS),

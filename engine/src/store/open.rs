@@ -28,7 +28,7 @@ use super::journal::is_own_note;
 use super::keys::{Credential, Keys, Role};
 use super::layers::{Layers, MemTable};
 use super::log::Record;
-use super::log_tail::{Log, read_log};
+use super::log_tail::{Log, read_log, read_log_before_damage};
 use super::readers::{decode_readcap, open_readcap};
 use super::turn::Turn;
 use super::{Core, OpenOptions, Sealer, Seq, Store, WHOLE_STORE, now_ns};
@@ -86,7 +86,10 @@ pub enum OpenError {
          it from a backup"
     )]
     Truncated { expected: u64, found: u64 },
-    #[error("the log is damaged at record {seq}: {why}; restore the store from a backup")]
+    #[error(
+        "the log is damaged at record {seq}: {why}; restore the store from a backup, or see what `blocktree check` says: \
+         `blocktree check --repair` gives up everything from that record on"
+    )]
     Log { seq: u64, why: &'static str },
     #[error("cannot read the volume")]
     Read(#[source] io::Error),
@@ -132,7 +135,8 @@ impl Store {
         options: &OpenOptions,
     ) -> Result<Self, OpenError> {
         let mut options = options.clone();
-        options.read_only |= options.snapshot.is_some() || matches!(credential, Credential::Master(_));
+        options.read_only |= options.snapshot.is_some() || options.before_damage;
+        options.read_only |= matches!(credential, Credential::Master(_));
         let (layout, keys) = open_keys(&*device, credential)?;
         // Before the disk: a writer that shares it with this reader makes both newer.
         let anchored = read_anchor(&options, &keys.store_id);
@@ -147,7 +151,10 @@ impl Store {
         let mut core = build(device, layout, keys, options, &superblock, space);
         core.superblocks = superblocks;
         core.load_authors(&superblock)?;
-        let log = read_log(&core, &superblock)?;
+        let log = match core.options.before_damage {
+            true => read_log_before_damage(&core, &superblock).0,
+            false => read_log(&core, &superblock)?,
+        };
         core.check_anchor(anchored, &superblock, &log.records)?;
         core.replay(log)?;
         core.take_rights(matches!(credential, Credential::Principal { .. }))?;
@@ -187,8 +194,9 @@ pub(super) fn build(
     keys: Keys,
     options: OpenOptions,
     superblock: &Superblock,
-    space: Space,
+    mut space: Space,
 ) -> Core {
+    space.refuse(options.refusals.clone());
     let seq = superblock.seq.get();
     let root = Root { ptr: superblock.root, height: superblock.height.get() };
     let reader = Arc::new(DeviceNodes(device.clone()));

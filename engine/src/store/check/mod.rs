@@ -10,17 +10,21 @@
 //! | space | the space table says of each sector what the references say |
 //! | repair | if asked for: what follows from what is whole is written anew |
 //! | salvage | before that, where nodes of the newest tree are damaged: the tree goes on without them |
+//! | log given up | with it, where the log is damaged: the store goes back to the last record before that |
 //!
 //! Invariants:
 //! 1. Nothing is written unless a repair was asked for, and then only what follows from verified parts.
 //! 2. Where a part of the index is missing, nothing is concluded from what was not found, until a salvage has made the
 //!    index whole again without that part. A salvage names what it gives up, and marks where data was lost.
-//! 3. Memory is bounded by two bits for each sector in use, the log, and a pointer for each node.
+//! 3. Damage in the log is given up only here, where it was asked for, and what is known of the records that are lost with
+//!    it is said.
+//! 4. Memory is bounded by two bits for each sector in use, the log, and a pointer for each node.
 
 mod data;
 mod heads;
 mod ledger;
 mod live;
+mod lost;
 mod repair;
 mod salvage;
 mod snapshots;
@@ -48,6 +52,8 @@ use data::Verifier;
 pub(super) use data::{Damage, Job, find_damage};
 use ledger::Ledger;
 use salvage::{Missing, Salvage};
+
+pub use lost::LostRecord;
 
 /// Problems that a report lists one by one; more are only counted.
 const PROBLEMS_MAX: usize = 10_000;
@@ -79,6 +85,8 @@ pub struct CheckReport {
     pub problems: Vec<Problem>,
     /// What a crash may leave and the next checkpoint mends: no damage, but worth to know.
     pub notes: Vec<String>,
+    /// The records behind damage in the log, as far as they verify. A repair gives them up.
+    pub lost: Vec<LostRecord>,
     pub sectors_checked: u64,
     pub repaired: u64,
     pub damage_left: u64,
@@ -95,14 +103,17 @@ enum Fix {
     Checkpoint,
     /// Giving up what damaged nodes of the index held.
     Salvage,
+    /// Giving up what the log held from its damage on.
+    Log,
 }
 
 #[derive(Default)]
 struct Findings {
     listed: Vec<(Problem, Fix)>,
     notes: Vec<String>,
-    /// By fix: no, heads, checkpoint, salvage.
-    counts: [u64; 4],
+    lost: Vec<LostRecord>,
+    /// By fix: no, heads, checkpoint, salvage, log.
+    counts: [u64; 5],
 }
 
 impl Findings {
@@ -129,6 +140,7 @@ impl Findings {
         CheckReport {
             problems: problems.collect(),
             notes: self.notes,
+            lost: self.lost,
             sectors_checked,
             repaired,
             damage_left: all - repaired,
@@ -235,6 +247,17 @@ pub fn check_as(
     options: &CheckOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport, OpenError> {
+    check_once_more(device, credential, options, true, progress)
+}
+
+/// `first`: what is damaged may be given up. A second time, it would only be damaged again.
+fn check_once_more(
+    device: Arc<dyn Device>,
+    credential: &Credential<'_>,
+    options: &CheckOptions,
+    first: bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<CheckReport, OpenError> {
     let (all_keys, keyslot) = find_keys(&*device, credential)?;
     let mut findings = Findings::default();
     let opened = all_keys.into_iter().find_map(|keys| Some((find_layout(&*device, &keys)?, keys)));
@@ -285,12 +308,16 @@ pub fn check_as(
         total: heads as u64 + log.appended + in_use,
         progress,
     };
+    let last = log.records.last().map_or(superblock.seq.get(), |record| record.head.seq.get());
     let log_whole = log_damage.is_none();
-    if let Some(error) = log_damage {
-        survey.problem("log", error.to_string(), None);
-    }
+    let lost = match &log_damage {
+        Some(error) => lost::report(&core, error, last, &mut survey),
+        None => Vec::new(),
+    };
     let deltas = replay(&mut core, log, &superblock, &mut survey);
+    let is_replayed = !survey.incomplete;
     survey.ledger = Ledger::new(layout, core.space.get_mut().volume_sectors());
+    survey.findings.lost = lost.iter().map(|record| lost::describe(&core, record)).collect();
 
     live::check_live(&core, &superblock, &mut survey);
     snapshots::check_snapshots(&core, &mut survey);
@@ -305,17 +332,30 @@ pub fn check_as(
             heads::repair(&*device, layout, keyslot.as_deref(), &superblock)?;
             done.push(Fix::Heads);
         }
-        // What comes after damage in the log would be lost, and what missing nodes hold would be freed.
-        if survey.findings.needs(Fix::Salvage) && log_whole {
+        let gives_up_log = survey.findings.needs(Fix::Log);
+        let gives_up = gives_up_log || (survey.findings.needs(Fix::Salvage) && log_whole);
+        if gives_up && first && is_replayed {
             let damaged = !table_damage.is_empty();
-            salvage::prepare(&mut core, &mut survey);
+            if survey.incomplete {
+                salvage::prepare(&mut core, &mut survey);
+                done.push(Fix::Salvage);
+            } else {
+                done.push(Fix::Checkpoint);
+            }
+            // Nothing that is made from now on has the number of something that is lost.
+            let ids = lost.iter().map(|record| record.head.next_block.get());
+            let next_block = core.next_block.get_mut();
+            *next_block = ids.fold(*next_block, u64::max);
             repair::write_checkpoint(&mut core, &table, &superblock, damaged, &deltas, &mut survey)?;
-            done.push(Fix::Salvage);
+            if gives_up_log {
+                lost::clear_log(&core)?;
+                done.push(Fix::Log);
+            }
             let given_up = survey.findings.report(0, &done);
             let progress = survey.progress;
             drop(core);
             // The index is whole now, and what does not fit it is seen.
-            let rest = check_as(device, credential, options, progress)?;
+            let rest = check_once_more(device, credential, options, false, progress)?;
             return Ok(salvage::join(given_up, rest));
         }
         let possible = log_whole && !survey.incomplete;

@@ -94,6 +94,7 @@ pub(super) fn join(given_up: CheckReport, rest: CheckReport) -> CheckReport {
     CheckReport {
         problems,
         notes: given_up.notes,
+        lost: given_up.lost,
         sectors_checked: rest.sectors_checked,
         repaired: given_up.repaired + rest.repaired,
         damage_left: rest.damage_left,
