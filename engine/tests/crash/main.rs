@@ -1,5 +1,6 @@
 //! Crashes, I/O errors and concurrency against a reference model.
 
+mod crowd;
 mod model;
 mod recovery;
 mod runner;

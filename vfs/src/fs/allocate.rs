@@ -20,7 +20,7 @@ const MOVE_COST_MIN: u64 = 32;
 
 impl Fs {
     /// One transaction, except that collapsing or inserting before more than [`CLONE_SECTORS_MAX`] sectors, or in
-    /// more pieces of `length` than that allows, takes several: a crash in the middle leaves a part of the range
+    /// more pieces of `length` than that allows, takes several: a crash, or no space, in the middle leaves a part of the range
     /// moved and the old length.
     pub fn fallocate(
         &self,

@@ -12,4 +12,5 @@ mod operation;
 mod runner;
 mod sequences;
 mod shown;
+mod space;
 mod world;

@@ -1,12 +1,12 @@
 //! A filesystem on a faulty device, beside the model of it; and what crashes leave of both.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{CrashPoint, FaultyDevice, Image, SplitMix64, Survivors};
-use blocktree_engine::{CheckOptions, CreateOptions, OpenOptions, Store, check};
+use blocktree_engine::{CheckOptions, CreateOptions, OpenOptions, Refusals, Store, check};
 use blocktree_vfs::{Fs, MountOptions, Time};
 
 use crate::journal;
@@ -21,6 +21,8 @@ thread_local! {
     static NOW_MS: Cell<i64> = const { Cell::new(0) };
     /// Whether each transaction is a record of its own, so that a crash can come between any two.
     static COMMIT_EACH: Cell<bool> = const { Cell::new(false) };
+    /// What says where there is no space.
+    static REFUSALS: RefCell<Option<Arc<Refusals>>> = const { RefCell::new(None) };
 }
 
 /// Lets the simulated clock go on.
@@ -34,6 +36,11 @@ pub(crate) fn set_time(milliseconds: i64) {
 
 pub(crate) fn commit_each(each: bool) {
     COMMIT_EACH.set(each);
+}
+
+/// Stores that are opened from now on ask these whether there is space.
+pub(crate) fn set_refusals(refusals: Option<Arc<Refusals>>) {
+    REFUSALS.set(refusals);
 }
 
 fn clock() -> Time {
@@ -54,6 +61,7 @@ pub(crate) fn open_options() -> OpenOptions {
         cache_bytes: 64 << 20,
         memtable_bytes: 24 << 10,
         commit_each: COMMIT_EACH.get(),
+        refusals: REFUSALS.with_borrow(Clone::clone),
         ..OpenOptions::default()
     }
 }

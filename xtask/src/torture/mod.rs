@@ -36,6 +36,7 @@ const PARTS: &[Part] = &[
         names: &[
             "every_crash_leaves_a_prefix",
             "io_errors_leave_a_prefix",
+            "what_is_freed_is_used_again_no_sooner_than_a_crash_allows",
             "threads_see_their_own_writes",
             "a_crash_beside_threads_leaves_one_moment",
         ],
@@ -45,7 +46,11 @@ const PARTS: &[Part] = &[
         what: "simulated filesystem",
         package: "blocktree-vfs",
         test: "crash",
-        names: &["every_short_sequence_survives_every_crash", "long_lives_lose_nothing"],
+        names: &[
+            "every_short_sequence_survives_every_crash",
+            "long_lives_lose_nothing",
+            "no_space_at_any_decision_leaves_nothing_half_done",
+        ],
         share: 60,
     },
     Part { what: "attacks on the disk", package: "blocktree-engine", test: "hostile", names: &[], share: 0 },
