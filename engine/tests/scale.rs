@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::{Completion, Device, MemoryDevice, Read, Write};
-use blocktree_engine::limits::{LOG_SECTORS_MAX, RECORD_SECTORS_MAX};
+use blocktree_engine::device::{Completion, Device, MemoryDevice, Pending, Read, Write};
+use blocktree_engine::limits::{
+    BATCH_WEIGHT_MAX, DIRTY_SECTOR_WEIGHT, IN_FLIGHT_BYTES_MAX, LOG_SECTORS_MAX, RECORD_SECTORS_MAX,
+    WRITING_BATCHES_MAX,
+};
 use blocktree_engine::{Block, CreateOptions, OpenOptions, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -39,6 +42,58 @@ impl Device for CountingDevice {
     }
     fn write(&self, writes: Vec<Write>) -> Completion {
         self.memory.write(writes)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.memory.flush()
+    }
+    fn grow(&self, sectors: u64) -> io::Result<()> {
+        self.memory.grow(sectors)
+    }
+}
+
+/// Memory whose writes end when somebody waits for them, and not before: the slowest disk there is.
+struct SlowDevice {
+    memory: MemoryDevice,
+    in_flight: Arc<InFlight>,
+}
+
+#[derive(Default)]
+struct InFlight {
+    bytes: AtomicU64,
+    most: AtomicU64,
+}
+
+struct SlowWrite {
+    in_flight: Arc<InFlight>,
+    bytes: AtomicU64,
+}
+
+impl Pending for SlowWrite {
+    fn wait(&self) -> io::Result<()> {
+        self.in_flight.bytes.fetch_sub(self.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        Ok(())
+    }
+    fn is_done(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Device for SlowDevice {
+    fn sectors(&self) -> u64 {
+        self.memory.sectors()
+    }
+    fn read(&self, reads: &mut [Read<'_>]) -> io::Result<()> {
+        self.memory.read(reads)
+    }
+    fn write(&self, writes: Vec<Write>) -> Completion {
+        let bytes = writes.iter().map(|write| (write.bytes.sectors() * SECTOR) as u64).sum();
+        let now = self.in_flight.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.in_flight.most.fetch_max(now, Ordering::Relaxed);
+        // What is read back before it is complete is read from memory: all of it is there.
+        if let Err(error) = self.memory.write(writes).wait() {
+            return Completion::done(Err(error));
+        }
+        Completion::pending(Arc::new(SlowWrite { in_flight: self.in_flight.clone(), bytes: bytes.into() }))
     }
     fn flush(&self) -> io::Result<()> {
         self.memory.flush()
@@ -195,4 +250,36 @@ fn going_through_a_fragmented_block_costs_as_much_as_it_has_pieces() {
     assert_eq!(answers, 2 * PIECES);
     let asked = store.info().nodes_asked - before;
     assert!(asked <= 6 * answers, "{asked} nodes for {answers} answers");
+}
+
+#[test]
+fn a_writer_that_is_faster_than_the_disk_waits_for_it() {
+    const MIB: usize = 1 << 20;
+    let batch = BATCH_WEIGHT_MAX / DIRTY_SECTOR_WEIGHT * SECTOR;
+    // Long writes go to the device at once, short ones with their batch.
+    for (bytes, writes, most) in
+        [(MIB, 300, IN_FLIGHT_BYTES_MAX + 8 * MIB), (SECTOR, 60_000, WRITING_BATCHES_MAX * (batch + 2 * MIB))]
+    {
+        for background in [false, true] {
+            let in_flight = Arc::new(InFlight::default());
+            let memory = MemoryDevice::new(256 * 256);
+            let device = Arc::new(SlowDevice { memory, in_flight: in_flight.clone() });
+            let create = CreateOptions { capacity_sectors: 256 * 256, kdf: KdfCost::TRIVIAL };
+            let options = OpenOptions { background, ..options() };
+            let store = Store::create_with(device, PASSPHRASE, &create, &options).unwrap();
+            let mut transaction = store.transaction();
+            let block = transaction.create(b"file");
+            transaction.apply().unwrap();
+            let contents = vec![7; bytes];
+            for number in 0..writes {
+                let mut transaction = store.transaction();
+                transaction.write(&block, (number * bytes % (64 * MIB)) as u64, &contents).unwrap();
+                transaction.apply().unwrap();
+            }
+            let seen = in_flight.most.load(Ordering::Relaxed) as usize;
+            println!("{bytes} bytes at a time: {} MiB in flight at most", seen / MIB);
+            assert!(seen <= most, "{seen} bytes are in flight, of writes of {bytes}");
+            store.close().unwrap();
+        }
+    }
 }

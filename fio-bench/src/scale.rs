@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{Access, Device, VolumeError, create_volume, open_volume};
 use blocktree_engine::{CreateOptions, OpenOptions, Store};
-use blocktree_vfs::{Caller, Fs, Ino, MountOptions, WriteFlags};
+use blocktree_vfs::{Caller, Fs, Ino, MountOptions, RenameFlags, WriteFlags};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -57,6 +57,8 @@ struct Row {
     log_kib: u64,
     open_ms: f64,
     operation_us: f64,
+    /// Nodes of the index that an operation asked for.
+    operation_nodes: f64,
     read_peak_kib: u64,
 }
 
@@ -65,6 +67,9 @@ pub(crate) struct Options {
     /// How many files, and bytes in each (1024): `N` or `N:B`, with commas between
     #[arg(long, default_value = "10000,100000,1000000,10000000:0")]
     files: String,
+    /// Also so many empty files in one directory
+    #[arg(long, value_name = "COUNT")]
+    directory: Option<u64>,
     /// How much data in large files
     #[arg(long, default_value = "1G,10G,40G")]
     data: String,
@@ -76,7 +81,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     let dir = options.dir.clone().unwrap_or_else(target);
     let mut rows = Vec::new();
-    for contents in steps(&options.files, &options.data)? {
+    let large = options.directory.map(|count| Contents::Files { count, bytes: 0, per_directory: count });
+    for contents in steps(&options.files, &options.data)?.into_iter().chain(large) {
         if let Err(error) = check_room(&dir, contents.room_bytes()) {
             eprintln!("left out {contents:?}: {error}");
             continue;
@@ -187,7 +193,7 @@ fn measure(contents: Contents, store: &Path) -> Result<Row> {
     let reader = reader.wait_with_output()?;
     ensure!(reader.status.success(), "the reading process failed: {}", reader.status);
     let opened = numbers(&String::from_utf8_lossy(&reader.stdout))?;
-    let ([make_seconds, make_peak, volume], [open_ms, log, operation_us, read_peak]) =
+    let ([make_seconds, make_peak, volume], [open_ms, log, operation_us, operation_nodes, read_peak]) =
         (&made[..], &opened[..])
     else {
         bail!("a child process failed");
@@ -200,6 +206,7 @@ fn measure(contents: Contents, store: &Path) -> Result<Row> {
         log_kib: (*log as u64 * SECTOR) >> 10,
         open_ms: *open_ms,
         operation_us: *operation_us,
+        operation_nodes: *operation_nodes,
         read_peak_kib: *read_peak as u64,
     })
 }
@@ -279,7 +286,7 @@ fn read(path: &Path, contents: Contents) -> Result<()> {
     let log_sectors = fs.store().info().log_used_sectors;
 
     let mut random = StdRng::seed_from_u64(SEED);
-    let start = Instant::now();
+    let (start, asked) = (Instant::now(), fs.store().info().nodes_asked);
     match contents {
         Contents::Files { count, bytes, per_directory } => {
             for _ in 0..OPERATIONS {
@@ -289,7 +296,13 @@ fn read(path: &Path, contents: Contents) -> Result<()> {
         Contents::Data { bytes } => read_data(&fs, bytes, &mut random)?,
     }
     let operation_us = start.elapsed().as_secs_f64() * 1e6 / f64::from(OPERATIONS);
-    println!("{open_ms} {log_sectors} {operation_us} {}", peak_kib(std::process::id())?);
+    let nodes = (fs.store().info().nodes_asked - asked) as f64 / f64::from(OPERATIONS);
+    if let Contents::Files { count, per_directory, .. } = contents
+        && count == per_directory
+    {
+        use_directory(&fs, count, &mut random)?;
+    }
+    println!("{open_ms} {log_sectors} {operation_us} {nodes} {}", peak_kib(std::process::id())?);
     fs.unmount()?;
     Ok(fs.store().close()?)
 }
@@ -312,6 +325,35 @@ fn stat_file(fs: &Fs, i: u64, bytes: u64, per_directory: u64) -> Result<()> {
     let ino = fs.lookup(directory, &file_name(i))?.ino;
     ensure!(fs.getattr(ino)?.size == bytes, "file {i} has a wrong length");
     fs.forget(ino, 1);
+    fs.forget(directory, 1);
+    Ok(())
+}
+
+/// Everything else that is done to a large directory: it stays as quick as a small one, in nodes of the index.
+fn use_directory(fs: &Fs, count: u64, random: &mut StdRng) -> Result<()> {
+    const OPERATIONS: u64 = 1000;
+    const NODES_MAX: u64 = 100;
+    let directory = fs.lookup(Fs::ROOT, &directory_name(0))?.ino;
+    ensure!(fs.getattr(directory)?.size == count, "the directory has not {count} entries");
+    let asked = || fs.store().info().nodes_asked;
+    let before = asked();
+    for number in 0..OPERATIONS {
+        let (new, other) = (file_name(count + number), file_name(2 * count + number));
+        let ino = fs.create(&Caller::default(), directory, &new, 0o644)?.ino;
+        fs.release(ino, None);
+        fs.forget(ino, 1);
+        fs.rename(directory, &new, directory, &other, RenameFlags::default())?;
+        fs.unlink(directory, &other)?;
+        stat_file(fs, random.random_range(0..count), 0, count)?;
+    }
+    let nodes = (asked() - before) / OPERATIONS;
+    ensure!(nodes <= NODES_MAX, "to create, rename, remove and find a file asks for {nodes} nodes");
+    let mut seen = 0;
+    fs.readdir(directory, 0, &mut |_| {
+        seen += 1;
+        true
+    })?;
+    ensure!(seen == count + 2, "{seen} entries are listed, of {count} and two");
     fs.forget(directory, 1);
     Ok(())
 }
@@ -349,13 +391,14 @@ impl Row {
             Contents::Data { bytes } => format!("{:.0} MiB/s", (bytes >> 20) as f64 / self.make_seconds),
         };
         format!(
-            "| {} | {make} | {} MiB | {} MiB | {:.1} MiB | {:.0} ms | {:.1} µs | {} MiB |",
+            "| {} | {make} | {} MiB | {} MiB | {:.1} MiB | {:.0} ms | {:.1} µs | {:.1} | {} MiB |",
             self.contents.text(),
             self.make_peak_kib >> 10,
             self.volume_bytes >> 20,
             self.log_kib as f64 / 1024.0,
             self.open_ms,
             self.operation_us,
+            self.operation_nodes,
             self.read_peak_kib >> 10,
         )
     }
@@ -364,7 +407,7 @@ impl Row {
 fn table(rows: &[Row]) -> String {
     let mut text = String::from(
         "| store | making | memory while making | volume | log to replay | open after crash | random operation \
-         | memory while reading |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+         | index nodes for it | memory while reading |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for row in rows {
         text += &row.text();

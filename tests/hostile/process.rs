@@ -2,9 +2,9 @@
 //! its device starts to fail. What fsync answered for is there afterwards.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -220,6 +220,83 @@ fn open_files_take_no_descriptors_of_the_daemon() {
     // With too few even for itself it says so.
     let ran = mount_limited(&place, "--nofile=8:8").err().expect("eight are too few");
     assert!(ran.code == 1 && !ran.stderr.contains("panicked"), "{ran:?}");
+}
+
+/// A process that opens all files of a folder of folders and holds them; it writes to some when told to go on.
+struct Holder(Child);
+
+impl Holder {
+    fn start(folder: &Path, files: usize) -> Self {
+        let script = r#"ulimit -n "$(ulimit -Hn)"
+            for ((i = 0; i < $2; i++)); do exec {fd}<>"$1/$((i / 1000))/$i" || exit 1; last=$fd; done
+            echo ready; read -r
+            echo written >&"$last"; echo done; read -r"#;
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "bash"]).arg(folder).arg(files.to_string());
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self(child)
+    }
+
+    #[track_caller]
+    fn expect(&mut self, word: &str) {
+        let mut said = vec![0; word.len() + 1];
+        self.0.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(String::from_utf8_lossy(&said).trim(), word);
+    }
+
+    fn go_on(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_hundred_thousand_open_files_take_little_memory() {
+    if !can_mount() {
+        return;
+    }
+    // So many processes, as each may have no more files open than its limit says.
+    const HOLDERS: usize = 10;
+    const FILES: usize = 10_000;
+    // An inode with its block, its place in tables, and what the allocator adds.
+    const BYTES_PER_FILE: usize = 8 << 10;
+    let place = small_store("256M");
+    let mount = place.mount();
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", mount.daemon)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    };
+    let path = |number: usize| mount.path(&format!("{}/{}", number / 1000, number));
+    for folder in 0..FILES / 1000 {
+        fs::create_dir(mount.path(&folder.to_string())).unwrap();
+    }
+    (0..FILES).for_each(|number| drop(File::create_new(path(number)).unwrap()));
+    File::open(path(0)).unwrap().sync_all().unwrap();
+    let before = resident();
+    let mut holders: Vec<Holder> = (0..HOLDERS).map(|_| Holder::start(&place.mountpoint(), FILES)).collect();
+    holders.iter_mut().for_each(|holder| holder.expect("ready"));
+    let taken = resident().saturating_sub(before);
+    println!("{} KiB for {} open files", taken >> 10, HOLDERS * FILES);
+    assert!(taken <= FILES * BYTES_PER_FILE, "{taken} bytes");
+    // Some go while they are open, and are written to.
+    for number in (0..FILES).rev().step_by(3) {
+        fs::remove_file(path(number)).unwrap();
+    }
+    for holder in &mut holders {
+        holder.go_on();
+        holder.expect("done");
+    }
+    drop(holders);
+    assert!(!path(FILES - 1).exists() && path(FILES - 2).exists());
+    mount.umount();
+    assert_eq!(check(&place, &[]).code, 0);
 }
 
 #[test]
