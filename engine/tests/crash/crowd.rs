@@ -37,20 +37,25 @@ fn options() -> OpenOptions {
     OpenOptions { background: false, cache_bytes: 1 << 20, ..OpenOptions::default() }
 }
 
-/// A store that is full, but for so many sectors; and the block whose pages are written.
+/// A store that is full, but for so many sectors, one of them before the block's pages and the others behind them: so what
+/// the first writes freed is soon what comes next. Returns it with the block whose pages are written.
 fn full(free: u64) -> (Image, BlockId) {
     let device = Arc::new(FaultyDevice::new(SECTORS, 1));
     let create = CreateOptions { capacity_sectors: SECTORS, kdf: KdfCost::TRIVIAL };
     let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options()).unwrap();
     let mut transaction = store.transaction();
-    let (block, filler) = (transaction.create(b"pages"), transaction.create(b"filler"));
-    transaction.write(&block, 0, &[0; PAGES * SECTOR]).unwrap();
+    let [gap, block, filler] = [&b"gap"[..], b"pages", b"filler"].map(|name| transaction.create(name));
     transaction.apply().unwrap();
+    for (block, sectors) in [(&gap, 1), (&block, PAGES)] {
+        let mut transaction = store.transaction();
+        transaction.write(block, 0, &vec![0; sectors * SECTOR]).unwrap();
+        store.sync(transaction.apply().unwrap()).unwrap();
+    }
     let mut at = 0;
     for step in [256, 1] {
         loop {
             store.checkpoint().unwrap();
-            let left = store.usage().free.saturating_sub(free);
+            let left = store.usage().free.saturating_sub(free - 1);
             if left < step {
                 break;
             }
@@ -61,6 +66,11 @@ fn full(free: u64) -> (Image, BlockId) {
             at += sectors;
         }
     }
+    let mut transaction = store.transaction();
+    transaction.punch(&gap, 0, 1).unwrap();
+    transaction.apply().unwrap();
+    // What a checkpoint replaced is free after the next.
+    (0..2).for_each(|_| store.checkpoint().unwrap());
     assert_eq!(store.usage().free, free);
     store.close().unwrap();
     (device.image(), block.id())
