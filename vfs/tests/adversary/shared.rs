@@ -255,6 +255,12 @@ pub(crate) fn a_second_node() {
     let fs = Fs::mount(first.clone(), MountOptions::default()).unwrap();
     assert!(fs.lookup(Fs::ROOT, b"by the second node").is_ok() && fs.lookup(Fs::ROOT, b"in the log").is_ok());
     first.revoke_writecap(None, serial).unwrap();
+    first.sync(first.newest()).unwrap();
+    // At once, while the log alone says so.
+    let revoked = Arc::new(FaultyDevice::from_image(device.image(), 0));
+    let by_the_second = Credential::Principal { holder: &node, root: None };
+    let opened = Store::open_as(revoked, &by_the_second, &options());
+    assert!(matches!(opened, Err(OpenError::Certificate(_))), "it was revoked");
     first.close().unwrap();
     drop((fs, first));
     assert!(matches!(open(&node), Err(OpenError::Certificate(_))), "it was revoked");
