@@ -435,6 +435,12 @@ impl Fs {
         Self::of(self.shared()).with_actor(actor)
     }
 
+    /// This filesystem, for what the layers above keep in [`Fs::system_directory`]: what is changed through it stands in no
+    /// journal, and observers do not hear of it.
+    pub fn unnoted(&self) -> Self {
+        Self::of(self.shared()).without_notes()
+    }
+
     /// Settles what nobody has written to for `quiet`, by the mount's clock.
     #[doc(hidden)]
     pub fn settle_quiet(&self, quiet: Duration) {

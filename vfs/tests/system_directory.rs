@@ -48,6 +48,28 @@ fn what_is_in_it_lasts_and_moves_out_whole() {
 }
 
 #[test]
+fn nobody_hears_of_what_is_kept_in_it() {
+    let fs = mount();
+    fs.file(ROOT, "seen");
+    let start = fs.store().newest();
+    let heard = || fs.events_since(start, 100).unwrap();
+    let hidden = fs.make_system_directory().unwrap();
+    let kept = fs.unnoted();
+    let caller = blocktree_vfs::Caller::default();
+    let file = kept.create(&caller, hidden, b"one", 0o600).unwrap().ino;
+    kept.write(file, 0, b"contents", Default::default()).unwrap();
+    kept.release(file, None);
+    kept.rename(hidden, b"one", hidden, b"two", Default::default()).unwrap();
+    kept.unlink(hidden, b"two").unwrap();
+    fs.settle_quiet(std::time::Duration::ZERO);
+    assert_eq!(heard(), []);
+    // What moves out by others is a change like any other.
+    kept.create(&caller, hidden, b"three", 0o600).unwrap();
+    fs.rename(hidden, b"three", ROOT, b"four", Default::default()).unwrap();
+    assert_eq!(heard().len(), 1, "{:?}", heard());
+}
+
+#[test]
 fn a_check_of_the_tree_finds_nothing_wrong_with_it() {
     let store = store();
     let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();

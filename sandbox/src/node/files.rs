@@ -25,12 +25,15 @@ pub trait Kernel: Send + Sync {
     fn forget_name(&self, parent: Ino, name: &[u8]);
     /// An inode's bytes or attributes changed. What the kernel holds for it is written first.
     fn forget_inode(&self, ino: Ino);
+    /// An inode is longer now, and ends with this byte. Call it behind [`Self::forget_inode`].
+    fn lengthen_inode(&self, ino: Ino, size: u64, last: u8);
 }
 
 /// Where nothing is mounted.
 impl Kernel for () {
     fn forget_name(&self, _: Ino, _: &[u8]) {}
     fn forget_inode(&self, _: Ino) {}
+    fn lengthen_inode(&self, _: Ino, _: u64, _: u8) {}
 }
 
 /// The grants of an app, which may change at any time.
@@ -216,12 +219,25 @@ impl Files {
     }
 
     fn end(&self, open: &Open) {
+        if open.target.is_none() && open.is_changed {
+            self.tell_kernel(open);
+        }
         self.fs.release(open.file.ino(), None);
         if let Some((name, _)) = &open.target {
             // What fails here is removed when the app is started the next time.
             let _ = self.unfinished.remove(name);
-        } else if open.is_changed {
-            self.kernel.forget_inode(open.file.ino());
+        }
+    }
+
+    fn tell_kernel(&self, open: &Open) {
+        let ino = open.file.ino();
+        self.kernel.forget_inode(ino);
+        let mut last = [0];
+        if let Ok(stat) = self.fs.getattr(ino)
+            && stat.size > open.file.stat.size
+            && self.fs.read(ino, stat.size - 1, &mut last).is_ok_and(|count| count == 1)
+        {
+            self.kernel.lengthen_inode(ino, stat.size, last[0]);
         }
     }
 

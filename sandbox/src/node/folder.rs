@@ -59,7 +59,7 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn new(fs: &Arc<Fs>, ino: Ino) -> Self {
-        Self { fs: Arc::clone(fs), ino }
+        Self { fs: Arc::new(fs.unnoted()), ino }
     }
 
     pub(super) fn ino(&self) -> Ino {

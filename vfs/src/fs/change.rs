@@ -150,8 +150,9 @@ impl Change<'_> {
             }
         }
         let fs = self.fs;
-        let noted = fs.journal.announce(&fs.store, &mut self.transaction, &happened, self.now, fs.actor)?;
-        let seq = fs.events.apply(self.transaction, happened.mask(), || happened.event())?;
+        let told = if fs.is_unnoted { &Happened::Nothing } else { &happened };
+        let noted = fs.journal.announce(&fs.store, &mut self.transaction, told, self.now, fs.actor)?;
+        let seq = fs.events.apply(self.transaction, told.mask(), || told.event())?;
         fs.journal.happened(&noted, &happened, fs.actor);
         self.doomed.inodes.clear();
         for update in self.updates {

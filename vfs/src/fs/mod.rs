@@ -67,6 +67,8 @@ use crate::lock::LockTable;
 pub struct Fs {
     shared: Arc<Shared>,
     actor: Actor,
+    /// Nobody hears of what is changed through this: see [`Fs::unnoted`].
+    is_unnoted: bool,
 }
 
 /// What all actors share.
@@ -98,7 +100,7 @@ impl std::ops::Deref for Fs {
 
 impl Fs {
     pub(crate) fn of(shared: Arc<Shared>) -> Self {
-        Self { shared, actor: Actor::Node }
+        Self { shared, actor: Actor::Node, is_unnoted: false }
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -107,6 +109,10 @@ impl Fs {
 
     pub(crate) fn with_actor(self, actor: Actor) -> Self {
         Self { actor, ..self }
+    }
+
+    pub(crate) fn without_notes(self) -> Self {
+        Self { is_unnoted: true, ..self }
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 use super::device::Device;
-use super::protocol::{NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NotifyInvalEntry, NotifyInvalInode};
+use super::protocol::{
+    NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NOTIFY_STORE, NotifyInvalEntry, NotifyInvalInode, NotifyStore,
+};
 use crate::Ino;
 
 /// The kernel's cache of one mount.
@@ -31,6 +33,14 @@ impl KernelCache {
     /// An inode's bytes or attributes changed. What the kernel has to write is written first.
     pub fn forget_inode(&self, ino: Ino) {
         self.notify(NOTIFY_INVAL_INODE, &[NotifyInvalInode { ino, off: 0, len: 0 }.as_bytes()]);
+    }
+
+    /// An inode is longer than it was, and ends with this byte, which somebody just wrote there. With the write-back cache the
+    /// kernel believes its own size while anybody has the file open, and makes it longer only for bytes that it is given.
+    pub fn lengthen_inode(&self, ino: Ino, size: u64, last: u8) {
+        let Some(offset) = size.checked_sub(1) else { return };
+        let body = NotifyStore { ino, offset, size: 1, padding: 0 };
+        self.notify(NOTIFY_STORE, &[body.as_bytes(), &[last]]);
     }
 
     fn notify(&self, what: i32, parts: &[&[u8]]) {

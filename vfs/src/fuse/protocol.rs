@@ -133,6 +133,7 @@ pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 /// The `error` of a message that answers nothing: what the kernel is to do.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
 pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+pub(super) const NOTIFY_STORE: i32 = 4;
 
 /// The commands of io_uring, and what lies where in the headers of a request that comes this way: the header, the
 /// structure of the operation, and the [`UringEntry`]. The rest is in the payload.

@@ -388,6 +388,14 @@ wire! {
         len: i64,
     }
 
+    /// The bytes follow.
+    NotifyStore: 24 {
+        ino: u64,
+        offset: u64,
+        size: u32,
+        padding: u32,
+    }
+
     /// The name follows, and a NUL.
     NotifyInvalEntry: 16 {
         parent: u64,
