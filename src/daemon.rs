@@ -4,6 +4,7 @@
 
 use std::fs::OpenOptions as FileOptions;
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -50,6 +51,14 @@ pub(crate) fn serve(
     system::keep_memory_private();
     // Before the first thread, so that all of them inherit it.
     let signals = EndSignals::block().context("cannot block signals")?;
+    // A port that somebody else has is a reason not to mount: whoever named it relies on it.
+    let http = match settings.options.http {
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .with_context(|| format!("cannot answer HTTP requests at {address}"))?,
+        ),
+        None => None,
+    };
     let is_read_only = settings.options.read_only;
     let key = match &settings.options.principal {
         Some(who) => StoreKey::of(who.open_with(&passphrase)?, settings.options.root),
@@ -84,9 +93,9 @@ pub(crate) fn serve(
     };
     let handle = mounted.handle();
     #[cfg(feature = "apps")]
-    crate::apps::serve(&fs, &mounted, &control, is_read_only);
+    crate::apps::serve(&fs, &mounted, &control, http, is_read_only);
     #[cfg(not(feature = "apps"))]
-    drop(control);
+    drop((control, http));
     end_on_signals(signals, handle.clone()).context("cannot start a thread for signals")?;
     if let Err(error) = ready(notice.as_deref()) {
         end(&handle).context("cannot unmount again")?;

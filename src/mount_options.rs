@@ -1,6 +1,7 @@
 //! The options of `-o`, as mount(8), fstab(5) and people write them.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use blocktree_engine::crypto::PrincipalId;
@@ -35,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) root: Option<PrincipalId>,
     /// Which of several shared directories is shown.
     pub(crate) subtree: Option<u64>,
+    /// Where apps answer HTTP requests; not set: nowhere.
+    pub(crate) http: Option<SocketAddr>,
     /// Where it is remembered how far the store had come, and whether the store counts even if that disagrees.
     pub(crate) anchor: Choice,
     pub(crate) accept_rollback: bool,
@@ -62,6 +65,7 @@ impl Default for Options {
             principal: None,
             root: None,
             subtree: None,
+            http: None,
             anchor: Choice::Usual,
             accept_rollback: false,
             unknown: Vec::new(),
@@ -179,6 +183,7 @@ impl Options {
             ("subtree", Some(value)) if !value.is_empty() => {
                 self.subtree = Some(parse_serial(text(name, value)?).map_err(Failure::usage)?);
             }
+            ("http", Some(value)) if !value.is_empty() => self.http = Some(loopback(text(name, value)?)?),
             ("anchor", Some(b"none")) => self.anchor = Choice::Nowhere,
             ("anchor", Some(value)) if !value.is_empty() => {
                 self.anchor = Choice::At(OsString::from_vec(value.to_vec()).into());
@@ -186,7 +191,7 @@ impl Options {
             ("accept_rollback", None) => self.accept_rollback = true,
             (
                 "passphrase_file" | "passphrase_from" | "snapshot" | "anchor" | "max_read" | "threads"
-                | "uid" | "gid" | "map_uid" | "map_gid" | "principal" | "root" | "subtree",
+                | "uid" | "gid" | "map_uid" | "map_gid" | "principal" | "root" | "subtree" | "http",
                 _,
             ) => {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
@@ -205,6 +210,17 @@ impl Options {
 
 fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str> {
     std::str::from_utf8(value).map_err(|_| Failure::usage(format!("the mount option {name} is UTF-8 text")))
+}
+
+/// An address of this machine itself, and a port: whoever comes from elsewhere has no business with apps.
+fn loopback(value: &str) -> Result<SocketAddr> {
+    let address = value.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
+    address.ok_or_else(|| {
+        Failure::usage(format!(
+            "the mount option http={value} must be an address of this machine itself with a port, as in \
+             http=127.0.0.1:8080"
+        ))
+    })
 }
 
 /// Options that fstab and mount(8) have for themselves, and those that are always on.
@@ -335,6 +351,18 @@ mod tests {
         assert!(!flags.set_user_id && !flags.devices && flags.execute);
         let flags = parse("suid,dev").flags;
         assert!(flags.set_user_id && flags.devices);
+    }
+
+    #[test]
+    fn apps_answer_this_machine_only() {
+        assert_eq!(parse("http=127.0.0.1:8080").http.unwrap().port(), 8080);
+        assert!(parse("http=[::1]:0").http.unwrap().ip().is_loopback());
+        assert_eq!(parse("").http, None);
+        for wrong in
+            ["http", "http=", "http=8080", "http=127.0.0.1", "http=0.0.0.0:80", "http=192.168.1.1:80"]
+        {
+            assert!(Options::parse(&[wrong.into()]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! **The node trusts nothing that comes from a sandbox.** The sandbox keeps an app from leaving its runtime, and the
 //! process from leaving its confinement; but what may be done to files is decided by the node alone, for each request.
 
+#[cfg(feature = "guest")]
 pub mod guest;
 pub mod ipc;
 pub mod limits;

@@ -1,5 +1,7 @@
 //! Every bound of this crate: what a package, a message, an app and a node may grow to.
 
+use std::time::Duration;
+
 /// A package, with everything in it.
 pub const PACKAGE_BYTES_MAX: usize = 64 << 20;
 pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
@@ -59,3 +61,34 @@ pub const MEMORY_MIB_MAX: u32 = 1024;
 /// How long it may take for one event.
 pub const SECONDS: u32 = 30;
 pub const SECONDS_MAX: u32 = 600;
+
+/// Connections to the node's HTTP address.
+pub const HTTP_CONNECTIONS_MAX: usize = 128;
+/// Requests that wait for one app.
+pub const HTTP_WAITING_MAX: usize = 32;
+/// The head of a request or of an answer.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+pub const HTTP_HEADERS_MAX: usize = 64;
+const _: () = assert!(2 * HTTP_HEAD_BYTES_MAX <= INLINE_BYTES_MAX);
+/// How long a client may take for the head of a request, and how long a connection may have nothing to do.
+pub const HTTP_HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long a client may take for the part of a body that is waited for before the app is called.
+pub const HTTP_BODY_TIME: Duration = Duration::from_secs(10);
+/// That part.
+pub const HTTP_BODY_AHEAD_BYTES: usize = 1 << 20;
+pub const HTTP_BODY_BYTES_MAX: u64 = 64 << 20;
+/// How long an app waits for its client, for a whole exchange.
+pub const HTTP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request waits for its turn and for the head of its answer.
+pub const HTTP_ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Hosts that a manifest asks for.
+pub const HOSTS_MAX: usize = 32;
+pub const HOST_BYTES_MAX: usize = 253 + 6;
+pub const URL_BYTES_MAX: usize = 8 << 10;
+/// Answers of other hosts that an app reads at once.
+pub const FETCHES_MAX: usize = 8;
+pub const FETCH_CONNECT_TIME: Duration = Duration::from_secs(10);
+/// For a request to another host, to the last byte of its answer.
+pub const FETCH_TIME: Duration = Duration::from_secs(60);
+pub const FETCH_BYTES_MAX: u64 = 256 << 20;

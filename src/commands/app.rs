@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
-use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant};
-use blocktree_sandbox::package::{Manifest, Package, Rights, Trigger};
+use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Power};
+use blocktree_sandbox::package::{Connect, Manifest, Package, Rights, Trigger, host_of};
 use blocktree_vfs::{Fs, MountOptions};
 
 use super::{find_mount, open_store, print};
@@ -30,10 +30,11 @@ pub(crate) enum Command {
         path: PathBuf,
         /// The package
         file: PathBuf,
-        /// Which folder of the store a grant is, as in photos=/pictures or photos=/pictures:r; with `-` for none.
-        /// May be repeated
-        #[arg(long = "grant", value_name = "NAME=PATH[:r|:rw]", value_parser = parse_choice)]
-        grants: Vec<Choice>,
+        /// Which folder of the store a grant is, as in photos=/pictures or photos=/pictures:r; with `-` for none. `http`
+        /// lets it answer HTTP requests, host:NAME send requests to a host, private-host:NAME to one of a network of
+        /// your own. May be repeated
+        #[arg(long = "grant", value_name = "GRANT", value_parser = parse_given)]
+        grants: Vec<Given>,
         /// The grants end after so many days
         #[arg(long, value_name = "DAYS")]
         expires_days: Option<u32>,
@@ -64,22 +65,22 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let an app use a folder
+    /// Let an app use a folder, answer HTTP requests, or send them
     Grant {
         #[command(flatten)]
         named: Named,
-        /// As in photos=/pictures or photos=/pictures:r
-        #[arg(value_name = "NAME=PATH[:r|:rw]", value_parser = parse_choice)]
-        grant: Choice,
+        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org or private-host:nas:8080
+        #[arg(value_parser = parse_given)]
+        grant: Given,
         /// It ends after so many days
         #[arg(long, value_name = "DAYS")]
         expires_days: Option<u32>,
     },
-    /// Take a folder away from an app, at once
+    /// Take a folder, or something else that was granted, away from an app, at once
     Revoke {
         #[command(flatten)]
         named: Named,
-        /// The grant's name
+        /// The grant's name; or as it was granted: http, host:example.org
         grant: String,
     },
     /// Let an app run
@@ -130,13 +131,19 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
         Command::Install { path, file, grants, expires_days, approve, allow_older, passphrase } => {
             let package = read_package(file)?;
             let verified = Package::verify(&package).with_context(|| format!("{}", file.display()))?;
-            let mut choices = grants.clone();
+            let mut choices: Vec<Choice> = grants.iter().filter_map(Given::folder).collect();
+            let mut powers: Vec<Power> = grants.iter().filter_map(Given::power).collect();
             choices.iter_mut().for_each(|choice| choice.expires = expiry(*expires_days));
             if std::io::stdin().is_terminal() {
                 choose(&verified.manifest, &mut choices, *expires_days)?;
+                choose_powers(&verified.manifest, &mut powers)?;
             }
-            let call =
-                Call::Install { grants: choices, approves_more: *approve, accepts_older: *allow_older };
+            let call = Call::Install {
+                grants: choices,
+                powers,
+                approves_more: *approve,
+                accepts_older: *allow_older,
+            };
             ask(path, passphrase, &call, &package)?;
         }
         Command::List { path, json, passphrase } => {
@@ -159,11 +166,21 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             print(&if *json { to_json(&details)? } else { shown(&details) })?;
         }
         Command::Grant { named, grant, expires_days } => {
-            let choice = Choice { expires: expiry(*expires_days), ..grant.clone() };
-            named.ask(&Call::Grant { name: named.app.clone(), choice })?;
+            let (name, expires) = (named.app.clone(), expiry(*expires_days));
+            named.ask(&match grant.clone() {
+                Given::Folder(choice) => Call::Grant { name, choice: Choice { expires, ..choice } },
+                Given::Power(_) if expires.is_some() => {
+                    return Err(Failure::usage("only what concerns a folder can end after so many days"));
+                }
+                Given::Power(power) => Call::Allow { name, power },
+            })?;
         }
         Command::Revoke { named, grant } => {
-            named.ask(&Call::Revoke { name: named.app.clone(), grant: grant.clone() })?;
+            let name = named.app.clone();
+            named.ask(&match parse_power(grant) {
+                Some(power) => Call::Forbid { name, power },
+                None => Call::Revoke { name, grant: grant.clone() },
+            })?;
         }
         Command::Enable(named) => enable(named, true)?,
         Command::Disable(named) => enable(named, false)?,
@@ -180,9 +197,10 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 to_json(&stats)?
             } else {
                 format!(
-                    "handled          {}\nfailed attempts  {}\ngiven up         {}\nrequests         {}\n\
+                    "handled          {}\nserved           {}\nfailed attempts  {}\ngiven up         {}\nrequests         {}\n\
                      process starts   {}\nbusy             {:.3} s\n",
                     stats.handled,
+                    stats.served,
                     stats.failed_attempts,
                     stats.given_up,
                     stats.requests,
@@ -260,9 +278,77 @@ fn choose(manifest: &Manifest, choices: &mut Vec<Choice>, expires_days: Option<u
     Ok(())
 }
 
+/// Asks a person whether the app may have what it asks for beside folders. No is the answer of who says nothing.
+fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
+    let mut asked: Vec<(Power, String)> = Vec::new();
+    if let Some(serve) = &manifest.serve {
+        asked.push((Power::Serve, format!("answer HTTP requests: {}", serve.reason)));
+    }
+    for Connect { host, reason } in &manifest.connect {
+        let power = Power::Connect(Host { host: host.clone(), is_private: false });
+        asked.push((power, format!("send requests to {host}: {reason}")));
+    }
+    let is_said = |one: &Power| match one {
+        Power::Serve => powers.contains(one),
+        Power::Connect(host) => {
+            powers.iter().any(|power| matches!(power, Power::Connect(said) if said.host == host.host))
+        }
+    };
+    asked.retain(|(power, _)| !is_said(power));
+    for (power, what) in asked {
+        let mut error = std::io::stderr().lock();
+        let _ = write!(error, "{} {} asks to {what}\nMay it? [y/N] ", manifest.name, manifest.version);
+        let _ = error.flush();
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
+        if matches!(line.trim(), "y" | "Y" | "yes") {
+            powers.push(power);
+        }
+    }
+    Ok(())
+}
+
 fn expiry(days: Option<u32>) -> Option<u64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     days.map(|days| now + u64::from(days) * 24 * 60 * 60)
+}
+
+/// What an owner lets an app have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Given {
+    Folder(Choice),
+    Power(Power),
+}
+
+impl Given {
+    fn folder(&self) -> Option<Choice> {
+        if let Self::Folder(choice) = self { Some(choice.clone()) } else { None }
+    }
+
+    fn power(&self) -> Option<Power> {
+        if let Self::Power(power) = self { Some(power.clone()) } else { None }
+    }
+}
+
+fn parse_given(text: &str) -> std::result::Result<Given, String> {
+    match parse_power(text) {
+        Some(Power::Connect(Host { host, .. })) if host_of(&host).is_none() => {
+            Err(format!("{host:?} is no host: a name or an address in lower case, and perhaps a port"))
+        }
+        Some(power) => Ok(Given::Power(power)),
+        None => parse_choice(text).map(Given::Folder),
+    }
+}
+
+fn parse_power(text: &str) -> Option<Power> {
+    if text == "http" {
+        return Some(Power::Serve);
+    }
+    let (host, is_private) = match text.strip_prefix("host:") {
+        Some(host) => (host, false),
+        None => (text.strip_prefix("private-host:")?, true),
+    };
+    Some(Power::Connect(Host { host: host.to_owned(), is_private }))
 }
 
 fn parse_choice(text: &str) -> std::result::Result<Choice, String> {
@@ -293,6 +379,14 @@ fn shown(details: &Details) -> String {
         let end = expires.map_or_else(String::new, |end| format!(", until {end} seconds since 1970"));
         text += &format!("granted          {name} = {path} ({rights}{end})\n");
     }
+    if details.powers.serves {
+        let place = details.url.as_deref().unwrap_or("where the store is mounted with the option http");
+        text += &format!("granted          to answer HTTP requests ({place})\n");
+    }
+    for Host { host, is_private } in &details.powers.hosts {
+        let own = if *is_private { ", also in a network of your own" } else { "" };
+        text += &format!("granted          to send requests to {host}{own}\n");
+    }
     for letter in &details.dead_letters {
         text += &format!("not handled      {:?}: {}\n", letter.event, letter.reason);
     }
@@ -306,6 +400,12 @@ fn described(manifest: &Manifest) -> String {
     text += &format!("author           {author}\n");
     for wanted in &manifest.grants {
         text += &format!("asks for         {} ({}): {}\n", wanted.name, wanted.rights, wanted.reason);
+    }
+    if let Some(serve) = &manifest.serve {
+        text += &format!("asks for         answering HTTP requests: {}\n", serve.reason);
+    }
+    for Connect { host, reason } in &manifest.connect {
+        text += &format!("asks for         sending requests to {host}: {reason}\n");
     }
     for trigger in &manifest.triggers {
         text += &match trigger {
@@ -333,6 +433,12 @@ mod tests {
         assert_eq!(parse_choice("photos=/a").unwrap().rights, None);
         assert_eq!(parse_choice("photos=/a:b").unwrap().path.as_deref(), Some("/a:b"));
         assert_eq!(parse_choice("photos=-").unwrap().path, None);
+        let host =
+            |name: &str, is_private| Given::Power(Power::Connect(Host { host: name.to_owned(), is_private }));
+        assert_eq!(parse_given("http"), Ok(Given::Power(Power::Serve)));
+        assert_eq!(parse_given("host:example.org"), Ok(host("example.org", false)));
+        assert_eq!(parse_given("private-host:nas:8080"), Ok(host("nas:8080", true)));
+        assert!(parse_given("host:").is_err() && parse_given("host:a/b").is_err());
         assert!(parse_choice("photos").is_err() && parse_choice("photos=a").is_err());
     }
 }

@@ -39,6 +39,7 @@ Mount options:
   principal=PRINCIPAL          as --principal
   root=ID                      with principal: the root principal that the store must belong to
   subtree=SERIAL               which of several shared directories to show
+  http=ADDRESS:PORT            answer HTTP requests for apps at this address of this machine
   anchor=FILE, anchor=none     where this machine remembers how far the store had come, so that an older copy of it
                                is noticed; or nowhere
   accept_rollback              as --accept-rollback

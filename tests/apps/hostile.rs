@@ -77,6 +77,38 @@ fn what_runs_away_is_stopped_and_the_next_event_is_handled() {
 }
 
 #[test]
+fn a_component_that_lies_about_its_imports_does_not_run() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::new();
+    fs::create_dir(stage.path("box")).expect("made");
+    let project = crate::stage::PROBE.replace("RIGHTS", "rw");
+    // What is there under another name; what is nowhere; a function that an interface does not have.
+    let lies = [
+        ("blocktree:app/kv@0.1.0", "blocktree:app/kx@0.1.0"),
+        ("blocktree:app/clock@0.1.0", "wasi:clock/mono-clk@0.1.0"),
+        ("monotonic", "monotonik"),
+    ];
+    for (number, (real, lie)) in lies.iter().enumerate() {
+        let version = format!("1.{number}.0");
+        let project = project.replace("VERSION", &version);
+        let mut code = stage.component("probe", &project);
+        crate::stage::replace(&mut code, real.as_bytes(), lie.as_bytes());
+        let package = stage.package_of(&code, "probe", &project, "author");
+        stage.install(&package, &["--grant", "box=/box", "--allow-older"]).ok();
+        fs::write(stage.path(&format!("box/{number}.do")), "random").expect("written");
+        stage.wait_for_log("probe", &format!("given up: written box/{number}.do"));
+        assert!(!stage.logs("probe").contains("info:"), "it did not run: {}", stage.logs("probe"));
+    }
+    assert!(stage.logs("probe").contains("it does not start"));
+    let package = stage.probe("2.0.0", "rw");
+    stage.install(&package, &[]).ok();
+    assert_eq!(stage.probe_does("honest", &["random"]), ["true"]);
+    stage.umount();
+}
+
+#[test]
 fn handles_and_logs_have_an_end() {
     if !can_mount() {
         return;

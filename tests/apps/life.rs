@@ -1,6 +1,7 @@
 //! From installing an app to removing it: what it may, what it hears, what it keeps.
 
 use std::fs;
+use std::io::{Read as _, Seek as _};
 
 use crate::stage::Stage;
 use crate::support::{can_mount, finish, is_alive, program, wait_until};
@@ -46,6 +47,43 @@ fn it_reads_and_writes_what_was_granted() {
     let log = stage.logs("probe");
     assert!(!log.contains("made/c\n") || !log.contains("info: written made/c"), "{log}");
     assert!(!log.contains("info: written large") && !log.contains("info: created made"), "{log}");
+    stage.umount();
+}
+
+#[test]
+fn whoever_has_a_file_open_sees_what_an_app_does_to_it() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::with_probe();
+    fs::write(stage.path("box/open"), "one").expect("written");
+    let mut file = fs::File::open(stage.path("box/open")).expect("opened");
+    let mut text = String::new();
+    file.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "one");
+    stage.probe_does("longer", &["edit box open longer"]);
+    wait_until("it is longer", || file.metadata().expect("there").len() == 6);
+    text.clear();
+    file.seek(std::io::SeekFrom::Start(0)).expect("moved");
+    file.read_to_string(&mut text).expect("read");
+    assert_eq!(text, "longer");
+    drop(file);
+    stage.umount();
+}
+
+#[test]
+fn what_the_node_keeps_for_apps_is_in_no_history() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::with_probe();
+    stage.probe_does("values", &["set key value", "write box made x", "delete key"]);
+    stage.app("disable", &["probe"]).ok();
+    let log = finish(program().arg("log").arg(stage.place.mountpoint())).ok().stdout;
+    assert!(log.contains("/box/made"), "{log}");
+    for kept in ["cursor", "state.json", "being-written", "compiled"] {
+        assert!(!log.contains(kept), "{log}");
+    }
     stage.umount();
 }
 

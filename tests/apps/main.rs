@@ -4,6 +4,10 @@
 mod support;
 
 mod hostile;
+mod http;
 mod life;
+mod notes;
+mod site;
 mod stage;
 mod thumbnails;
+mod tutorial;

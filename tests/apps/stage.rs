@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -29,10 +30,24 @@ seconds = 1
 
 pub(crate) const THUMBNAILS: &str = include_str!("../../sandbox/guests/thumbnails/app.toml");
 
+pub(crate) const NOTES: &str = include_str!("../../sandbox/guests/notes-search/app.toml");
+
+pub(crate) const SITE: &str = include_str!("../../sandbox/guests/site/app.toml");
+
 /// Where the example apps are, built for WebAssembly.
 fn guests() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| xtask::guests::build().expect("the example apps are built"))
+}
+
+/// Replaces bytes by as many others, wherever they stand; they do.
+#[track_caller]
+pub(crate) fn replace(code: &mut [u8], old: &[u8], new: &[u8]) {
+    assert_eq!(old.len(), new.len());
+    let places: Vec<usize> =
+        code.windows(old.len()).enumerate().filter(|(_, part)| *part == old).map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|at| code[*at..*at + new.len()].copy_from_slice(new));
 }
 
 /// A mounted store, an author, and packages.
@@ -44,8 +59,13 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// Mounted with these arguments.
+    pub(crate) fn with(arguments: &[&str]) -> Self {
         let place = Place::with_store();
-        let stage = Self { mount: Some(place.mount()), place };
+        let stage = Self { mount: Some(place.mount_with(arguments)), place };
         stage.make_author("author");
         stage
     }
@@ -70,8 +90,12 @@ impl Stage {
     }
 
     pub(crate) fn remount(&mut self) {
+        self.remount_with(&[]);
+    }
+
+    pub(crate) fn remount_with(&mut self, arguments: &[&str]) {
         self.umount();
-        self.mount = Some(self.place.mount());
+        self.mount = Some(self.place.mount_with(arguments));
     }
 
     pub(crate) fn umount(&mut self) {
@@ -85,10 +109,24 @@ impl Stage {
 
     /// A signed package of one of the example apps.
     pub(crate) fn package(&self, guest: &str, project: &str, author: &str) -> PathBuf {
+        let code = guests().join(format!("{}.wasm", guest.replace('-', "_")));
+        self.package_of(&fs::read(code).expect("built"), guest, project, author)
+    }
+
+    /// The code of an example app as a component, as it stands behind the manifest of a package.
+    pub(crate) fn component(&self, guest: &str, project: &str) -> Vec<u8> {
+        let package = fs::read(self.package(guest, project, "author")).expect("read");
+        let length = u32::from_le_bytes(package[8..12].try_into().expect("four bytes")) as usize;
+        let manifest: serde_json::Value = serde_json::from_slice(&package[12..12 + length]).expect("JSON");
+        let bytes = manifest["files"][0]["bytes"].as_u64().expect("a number") as usize;
+        package[package.len() - bytes..].to_vec()
+    }
+
+    /// A signed package of this code.
+    pub(crate) fn package_of(&self, code: &[u8], guest: &str, project: &str, author: &str) -> PathBuf {
         let folder = self.place.path(&format!("{guest}-source"));
         fs::create_dir_all(&folder).expect("made");
-        let code = guests().join(format!("{}.wasm", guest.replace('-', "_")));
-        fs::copy(code, folder.join("app.wasm")).expect("copied");
+        fs::write(folder.join("app.wasm"), code).expect("written");
         let project: Vec<&str> = project.lines().filter(|line| !line.starts_with("build =")).collect();
         let project = project.join("\n");
         let project = match project.find("component = ") {
@@ -140,6 +178,14 @@ impl Stage {
             line.split_once(&marked).expect("found").1.to_owned()
         };
         commands.iter().map(outcome).collect()
+    }
+
+    /// Where an app answers HTTP requests.
+    pub(crate) fn address(&self, app: &str) -> SocketAddr {
+        let details = self.app("show", &[app, "--json"]).ok().stdout;
+        let details: serde_json::Value = serde_json::from_str(&details).expect("JSON");
+        let url = details["url"].as_str().expect("it answers");
+        url.trim_start_matches("http://").split('/').next().expect("a host").parse().expect("an address")
     }
 
     /// The process of an app that has done something, and still runs.

@@ -102,6 +102,30 @@ fn pictures_that_arrive_get_small_ones() {
 }
 
 #[test]
+fn a_picture_that_unfolds_without_end_is_left_alone() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let photos = stage.path("photos");
+    fs::create_dir(&photos).expect("made");
+    let package = stage.package("thumbnails", THUMBNAILS, "author");
+    stage.install(&package, &["--grant", "photos=/photos"]).ok();
+    // Headers that claim more than there is: more pixels than are looked at, and more bytes than there is memory.
+    for (name, width, height) in [("wide.png", 2_000_000_000_u32, 1_u32), ("large.png", 16_000, 16_000)] {
+        let mut bomb = png(8, 8);
+        bomb[16..24].copy_from_slice(&[width.to_be_bytes(), height.to_be_bytes()].concat());
+        let sum = crc(&bomb[12..29]);
+        bomb[29..33].copy_from_slice(&sum.to_be_bytes());
+        fs::write(photos.join(name), bomb).expect("written");
+        stage.wait_for_log("thumbnails", &format!("{name} is no picture"));
+    }
+    fs::write(photos.join("good.png"), png(300, 300)).expect("written");
+    wait_for_thumbnail(&photos.join("thumbnails/good.png.jpg"), (256, 256));
+    stage.umount();
+}
+
+#[test]
 fn what_arrives_while_it_is_stopped_is_seen_later() {
     if !can_mount() {
         return;

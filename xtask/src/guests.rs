@@ -16,36 +16,44 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const COMPILER: &str = "/usr/bin/rustc";
 const SOURCE: &str = "/usr/lib/rustlib/src/rust/library/Cargo.lock";
 
-/// Builds what is out of date; the folder with a `.wasm` for each app.
-pub fn build() -> Result<PathBuf> {
+/// What a cargo needs in its environment to build an app for WebAssembly with Debian's compiler, into the same folder as the
+/// apps here: what they have in common is built once.
+pub fn environment() -> Result<Vec<(&'static str, OsString)>> {
     ensure!(
         Path::new(COMPILER).exists() && Path::new(SOURCE).exists(),
         "the packages rustc-web and rust-web-src are needed: `cargo xtask test` installs them"
     );
-    let folder = target().join("guests");
-    let mut command = cargo();
-    command.current_dir(root().join("sandbox/guests"));
-    command.args(["build", "--release", "--quiet", "--locked", "-Zbuild-std=std,panic_abort"]);
-    command.args(["--target", TARGET, "--target-dir"]).arg(&folder);
-    execute(with_compiler(&mut command)?)?;
-    Ok(folder.join(TARGET).join("release"))
+    Ok(vec![
+        ("PATH", path()?),
+        ("RUSTC", COMPILER.into()),
+        // It takes unstable options only with this; what concerns programs for this machine does not concern these.
+        ("RUSTC_BOOTSTRAP", "1".into()),
+        ("CARGO_ENCODED_RUSTFLAGS", "".into()),
+        ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort".into()),
+        ("CARGO_TARGET_DIR", target().join("guests").into()),
+    ])
 }
 
-/// Has a cargo that is run with `-Zbuild-std` build for WebAssembly.
-fn with_compiler(command: &mut Command) -> Result<&mut Command> {
+/// Builds what is out of date; the folder with a `.wasm` for each app.
+pub fn build() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.current_dir(root().join("sandbox/guests"));
+    command.args(["build", "--release", "--quiet", "--locked", "--target", TARGET]);
+    execute(command.envs(environment()?).env_remove("RUSTFLAGS"))?;
+    Ok(built())
+}
+
+/// Where what was built is.
+pub fn built() -> PathBuf {
+    target().join("guests").join(TARGET).join("release")
+}
+
+/// With the linker that rustup has.
+fn path() -> Result<OsString> {
     let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let tools = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let paths: Vec<PathBuf> =
         [tools.clone(), tools.join("gcc-ld")].into_iter().chain(std::env::split_paths(&path)).collect();
-    let path: OsString = std::env::join_paths(paths).context("PATH")?;
-    // The compiler takes unstable options only with this; what concerns programs for this machine does not concern
-    // these.
-    command
-        .env("PATH", path)
-        .env("RUSTC", COMPILER)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", "")
-        .env_remove("RUSTFLAGS");
-    Ok(command)
+    std::env::join_paths(paths).context("PATH")
 }

@@ -5,7 +5,8 @@
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Config, Engine, Store};
 
-use super::host::{Everything, Host, exports};
+use super::host::exports::blocktree::app::{events, http_handler};
+use super::host::{Everything, Host};
 
 const STACK_BYTES_MAX: usize = 1 << 20;
 
@@ -15,7 +16,14 @@ pub(super) struct Loaded {
     /// What it was compiled to just now.
     pub(super) compiled: Option<Vec<u8>>,
     ready: InstancePre<Host>,
-    events: Option<exports::blocktree::app::events::GuestIndices>,
+    events: Option<events::GuestIndices>,
+    http: Option<http_handler::GuestIndices>,
+}
+
+/// What an instance exports of all that a node calls.
+pub(super) struct Exported {
+    pub(super) events: Option<events::Guest>,
+    pub(super) http: Option<http_handler::Guest>,
 }
 
 /// Compiles what an author packed.
@@ -58,21 +66,22 @@ fn loaded(
     Everything::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
     // Imports that are not there, or are of other types than they claim, end here.
     let ready = linker.instantiate_pre(component)?;
-    let events = exports::blocktree::app::events::GuestIndices::new(&ready).ok();
-    if events.is_none() {
+    let events = events::GuestIndices::new(&ready).ok();
+    let http = http_handler::GuestIndices::new(&ready).ok();
+    if events.is_none() && http.is_none() {
         return Err(wasmtime::Error::msg("the component exports nothing that a node calls"));
     }
     let memory_bytes = (memory_mib as usize) << 20;
-    Ok(Loaded { engine, memory_bytes, compiled, ready, events })
+    Ok(Loaded { engine, memory_bytes, compiled, ready, events, http })
 }
 
 impl Loaded {
     /// A new instance, and what it exports.
-    pub(super) fn instantiate(
-        &self,
-        store: &mut Store<Host>,
-    ) -> wasmtime::Result<Option<exports::blocktree::app::events::Guest>> {
+    pub(super) fn instantiate(&self, store: &mut Store<Host>) -> wasmtime::Result<Exported> {
         let instance = self.ready.instantiate(&mut *store)?;
-        self.events.as_ref().map(|events| events.load(store, &instance)).transpose()
+        Ok(Exported {
+            events: self.events.as_ref().map(|events| events.load(&mut *store, &instance)).transpose()?,
+            http: self.http.as_ref().map(|http| http.load(&mut *store, &instance)).transpose()?,
+        })
     }
 }

@@ -3,6 +3,7 @@
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
+use super::http::OpenExchange;
 use super::node::Node;
 use crate::ipc::{self, Handle, How, Reply, Request};
 use crate::limits::{DATA_BYTES_MAX, HANDLES_MAX, LOG_LINE_BYTES_MAX, PATH_BYTES_MAX};
@@ -11,7 +12,11 @@ wasmtime::component::bindgen!({
     path: "wit",
     world: "everything",
     imports: { default: trappable },
-    with: { "blocktree:app/files.file": OpenFile },
+    with: {
+        "blocktree:app/files.file": OpenFile,
+        "blocktree:app/http-exchange.exchange": super::http::OpenExchange,
+        "blocktree:app/http-client.response": super::http::OpenResponse,
+    },
 });
 
 use self::blocktree::app::{clock, files, kv, log, random, types};
@@ -27,7 +32,9 @@ const TABLE_ELEMENTS_MAX: usize = 100_000;
 pub(super) struct Host {
     pub(super) node: Node,
     pub(super) limits: StoreLimits,
-    table: ResourceTable,
+    pub(super) table: ResourceTable,
+    /// The number of the newest exchange.
+    pub(super) exchange: u64,
     began: std::time::Instant,
 }
 
@@ -46,7 +53,13 @@ impl Host {
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(2 * HANDLES_MAX);
-        Self { node, limits, table, began: std::time::Instant::now() }
+        Self { node, limits, table, exchange: 0, began: std::time::Instant::now() }
+    }
+
+    /// What the app is called with for the next request.
+    pub(super) fn next_exchange(&mut self) -> wasmtime::Result<Resource<OpenExchange>> {
+        self.exchange += 1;
+        Ok(self.table.push(OpenExchange(self.exchange))?)
     }
 
     /// What the instance had open, the node has to close.
@@ -80,7 +93,7 @@ impl Host {
 }
 
 /// A reply of another kind than the request has.
-fn unexpected(answer: Result<Reply, ipc::Error>) -> Error {
+pub(super) fn unexpected(answer: Result<Reply, ipc::Error>) -> Error {
     answer.map_or_else(error, |_| Error::Failed)
 }
 
@@ -321,7 +334,7 @@ fn kind(kind: ipc::Kind) -> types::Kind {
     }
 }
 
-fn error(error: ipc::Error) -> Error {
+pub(super) fn error(error: ipc::Error) -> Error {
     match error {
         ipc::Error::NotGranted => Error::NotGranted,
         ipc::Error::NotFound => Error::NotFound,
@@ -335,6 +348,8 @@ fn error(error: ipc::Error) -> Error {
         ipc::Error::ReadOnly => Error::ReadOnly,
         ipc::Error::Refused => Error::Refused,
         ipc::Error::Locked => Error::Locked,
-        ipc::Error::Failed => Error::Failed,
+        ipc::Error::Failed | ipc::Error::PrivateAddress | ipc::Error::Unreachable | ipc::Error::TimedOut => {
+            Error::Failed
+        }
     }
 }

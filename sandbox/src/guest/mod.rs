@@ -1,7 +1,7 @@
 //! The layer inside an app's own process: it runs the code of one app, and can do nothing but ask the node.
 //!
 //! [`run`] is the process. `confine` takes away what it could do to the system, `code` gets the component to run,
-//! `host` is what the component imports, `node` asks the node for it, `clock` ends what takes too long.
+//! `host` and `http` are what the component imports, `node` asks the node for it, `clock` ends what takes too long.
 //!
 //! Invariants:
 //! 1. Nothing of the app is read, compiled or run before the process is confined.
@@ -11,6 +11,7 @@ mod clock;
 mod code;
 mod confine;
 mod host;
+mod http;
 mod node;
 
 use std::io;
@@ -20,9 +21,10 @@ use std::time::Duration;
 use wasmtime::Store;
 
 use self::clock::Deadline;
-use self::host::{Host, exports};
+use self::code::Exported;
+use self::host::Host;
 use self::node::Node;
-use crate::ipc::{Channel, ChannelError, Code, Event, Failure, FromGuest, ToGuest, Window};
+use crate::ipc::{Channel, ChannelError, Code, Event, Failure, FromGuest, HttpRequest, ToGuest, Window};
 
 /// What this process ends with when the node has gone, or wanted it to end.
 const ENDED: u8 = 0;
@@ -114,26 +116,43 @@ struct App {
 
 struct Running {
     store: Store<Host>,
-    events: Option<exports::blocktree::app::events::Guest>,
+    exported: Exported,
 }
+
+/// What a call of the app comes to: its own answer, if it did not trap.
+type Called = wasmtime::Result<Result<(), String>>;
 
 impl App {
     fn serve(mut self, deadline: &Deadline) -> Result<(), ServeError> {
         self.code.compiled = None;
         loop {
-            let (events, milliseconds) = match self.channel()?.receive(None)? {
-                ToGuest::Handle { events, milliseconds } => (events, milliseconds),
+            let told = match self.channel()?.receive(None)? {
+                ToGuest::Handle { events, milliseconds } => {
+                    let limit = Duration::from_millis(milliseconds.into());
+                    let mut outcomes = Vec::with_capacity(events.len());
+                    for event in events {
+                        outcomes.push(self.handle(event, limit, deadline));
+                        self.check_node()?;
+                    }
+                    FromGuest::Handled(outcomes)
+                }
+                ToGuest::Serve { request, milliseconds } => {
+                    let limit = Duration::from_millis(milliseconds.into());
+                    let outcome = self.answer(request, limit, deadline);
+                    self.check_node()?;
+                    FromGuest::Served(outcome)
+                }
                 _ => return Err(ServeError::Turn),
             };
-            let limit = Duration::from_millis(milliseconds.into());
-            let mut outcomes = Vec::with_capacity(events.len());
-            for event in events {
-                outcomes.push(self.handle(event, limit, deadline));
-                if self.running.as_ref().is_some_and(|running| running.store.data().node.is_broken) {
-                    return Err(ChannelError::Closed.into());
-                }
-            }
-            self.channel()?.send(&FromGuest::Handled(outcomes))?;
+            self.channel()?.send(&told)?;
+        }
+    }
+
+    /// Ends this process if the node has gone.
+    fn check_node(&self) -> Result<(), ServeError> {
+        match &self.running {
+            Some(running) if running.store.data().node.is_broken => Err(ChannelError::Closed.into()),
+            _ => Ok(()),
         }
     }
 
@@ -146,13 +165,32 @@ impl App {
     }
 
     fn handle(&mut self, event: Event, limit: Duration, deadline: &Deadline) -> Result<(), Failure> {
+        self.call(limit, deadline, |Running { store, exported }| match &exported.events {
+            Some(events) => events.call_handle(store, &host::event(event)),
+            None => Ok(Err("the app handles no events".to_owned())),
+        })
+    }
+
+    fn answer(&mut self, request: HttpRequest, limit: Duration, deadline: &Deadline) -> Result<(), Failure> {
+        self.call(limit, deadline, |Running { store, exported }| match &exported.http {
+            Some(http) => {
+                let exchange = store.data_mut().next_exchange()?;
+                http.call_handle(store, &http::request(request), exchange)
+            }
+            None => Ok(Err("the app answers no requests".to_owned())),
+        })
+    }
+
+    fn call(
+        &mut self,
+        limit: Duration,
+        deadline: &Deadline,
+        call: impl FnOnce(&mut Running) -> Called,
+    ) -> Result<(), Failure> {
         let _running = deadline.within(&self.code.engine, limit);
         let called = self.instance().and_then(|running| {
             running.store.set_epoch_deadline(1);
-            match &running.events {
-                Some(events) => events.call_handle(&mut running.store, &host::event(event)),
-                None => Ok(Err("the app handles no events".to_owned())),
-            }
+            call(running)
         });
         match called {
             Ok(Ok(())) => Ok(()),
@@ -178,7 +216,7 @@ impl App {
             store.limiter(|host| &mut host.limits);
             store.set_epoch_deadline(1);
             match self.code.instantiate(&mut store) {
-                Ok(events) => self.running = Some(Running { store, events }),
+                Ok(exported) => self.running = Some(Running { store, exported }),
                 Err(error) => {
                     self.node = Some(store.into_data().into_node());
                     return Err(error);

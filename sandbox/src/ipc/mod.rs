@@ -21,7 +21,7 @@ pub use window::Window;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// The version of these messages. Both sides are the same program, but perhaps not for ever.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// From the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub enum ToGuest {
         /// How long each may take.
         milliseconds: u32,
     },
+    /// An HTTP request; its body and the answer's go by requests of the app.
+    Serve { request: HttpRequest, milliseconds: u32 },
     /// To the last request.
     Answer(Result<Reply, Error>),
 }
@@ -60,6 +62,20 @@ pub enum FromGuest {
     Request(Request),
     /// One outcome for each event, in order.
     Handled(Vec<Result<(), Failure>>),
+    Served(Result<(), Failure>),
+}
+
+/// A name in lower case, and a value.
+pub type Header = (String, String);
+
+/// The head of a request that somebody sends to an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpRequest {
+    pub method: String,
+    /// Behind the app's name, as it was sent; begins with a slash.
+    pub path: String,
+    pub query: Option<String>,
+    pub headers: Vec<Header>,
 }
 
 /// Why an event was not handled.
@@ -162,6 +178,28 @@ pub enum Request {
         level: Level,
         text: String,
     },
+    /// More of the body of the request that is being served.
+    BodyRead,
+    Respond {
+        status: u16,
+        headers: Vec<Header>,
+    },
+    BodyWrite {
+        data: Data,
+    },
+    /// A request to another host.
+    Fetch {
+        method: String,
+        url: String,
+        headers: Vec<Header>,
+        body: Data,
+    },
+    FetchRead {
+        handle: Handle,
+    },
+    FetchClose {
+        handle: Handle,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +217,11 @@ pub enum Reply {
     Keys {
         keys: Vec<String>,
         is_last: bool,
+    },
+    Fetched {
+        handle: Handle,
+        status: u16,
+        headers: Vec<Header>,
     },
 }
 
@@ -255,6 +298,12 @@ pub enum Error {
     Locked,
     #[error("the storage failed")]
     Failed,
+    #[error("the address is not a public one")]
+    PrivateAddress,
+    #[error("the host cannot be reached")]
+    Unreachable,
+    #[error("it took too long")]
+    TimedOut,
 }
 
 /// Bytes that are no message.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::grants::Grant;
+use super::CallError;
+use super::grants::{Grant, Host, Powers};
 use super::registry::DeadLetter;
 use super::worker::Stats;
 use crate::limits::{MANIFEST_BYTES_MAX, PACKAGE_BYTES_MAX};
@@ -16,6 +17,7 @@ pub const CALL_BYTES_MAX: usize = PACKAGE_BYTES_MAX + MANIFEST_BYTES_MAX;
 pub enum Call {
     Install {
         grants: Vec<Choice>,
+        powers: Vec<Power>,
         /// The owner has seen what the new version wants more than the old one.
         approves_more: bool,
         /// Also an older version than the one that is there.
@@ -40,9 +42,64 @@ pub enum Call {
         name: String,
         grant: String,
     },
+    Allow {
+        name: String,
+        power: Power,
+    },
+    Forbid {
+        name: String,
+        power: Power,
+    },
     Logs {
         name: String,
     },
+}
+
+/// Something else than a folder that an owner lets an app have, or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Power {
+    /// To answer HTTP requests.
+    Serve,
+    /// To send requests to a host.
+    Connect(Host),
+}
+
+impl Power {
+    /// Whether an app asks for that.
+    pub(super) fn check(&self, manifest: &Manifest) -> Result<(), CallError> {
+        let (is_wanted, what) = match self {
+            Self::Serve => (manifest.serve.is_some(), "to answer HTTP requests".to_owned()),
+            Self::Connect(Host { host, .. }) => (
+                manifest.connect.iter().any(|wanted| wanted.host == *host),
+                format!("to send requests to {host}"),
+            ),
+        };
+        let name = || manifest.name.clone();
+        if is_wanted { Ok(()) } else { Err(CallError::PowerNotWanted { name: name(), what }) }
+    }
+
+    pub(super) fn give(&self, powers: &mut Powers) {
+        self.take(powers);
+        match self {
+            Self::Serve => powers.serves = true,
+            Self::Connect(host) => powers.hosts.push(host.clone()),
+        }
+    }
+
+    pub(super) fn take(&self, powers: &mut Powers) {
+        match self {
+            Self::Serve => powers.serves = false,
+            Self::Connect(Host { host, .. }) => powers.hosts.retain(|one| one.host != *host),
+        }
+    }
+}
+
+impl Powers {
+    /// Leaves what a version asks for.
+    pub(super) fn narrow(&mut self, manifest: &Manifest) {
+        self.serves &= manifest.serve.is_some();
+        self.hosts.retain(|host| manifest.connect.iter().any(|wanted| wanted.host == host.host));
+    }
 }
 
 /// A folder that the owner chose for a grant.
@@ -81,6 +138,9 @@ pub struct Details {
     /// Whom its changes are attributed to, in hexadecimal.
     pub actor: String,
     pub grants: Vec<Grant>,
+    pub powers: Powers,
+    /// Where it answers HTTP requests, if it does.
+    pub url: Option<String>,
     pub dead_letters: Vec<DeadLetter>,
     /// `None` where no node runs it.
     pub stats: Option<Stats>,

@@ -31,6 +31,26 @@ impl Grant {
     }
 }
 
+/// What an app may do beside working on files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Powers {
+    /// Answer HTTP requests.
+    pub serves: bool,
+    /// Send requests to these.
+    pub hosts: Vec<Host>,
+}
+
+/// A host that an app may send requests to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// A name or an address, and perhaps a port; without one, the usual one.
+    pub host: String,
+    /// Also if its address is one of this machine or of a network of the owner's own.
+    pub is_private: bool,
+}
+
 /// The parts of a path that an app names: no part is empty or leads up.
 pub(super) fn parts(path: &str) -> Result<Vec<&str>, Error> {
     if path.is_empty() {

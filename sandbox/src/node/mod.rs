@@ -1,7 +1,7 @@
 //! The layer of the node: which apps there are, what each may do, and when it is called.
 //!
 //! [`Apps`] is all of them. `registry` is what the store keeps of them, `worker` one app at work, `process` its process,
-//! `feed` what it is called for, `files` and `grants` what it may do, `call` what the owner's commands ask.
+//! `feed` what it is called for, `files` and `grants` what it may do, `net` its HTTP, `call` what the owner's commands ask.
 //!
 //! Invariants:
 //! 1. Nothing is installed but a package whose signature was verified, and nothing runs that was not verified again.
@@ -13,26 +13,31 @@ mod feed;
 mod files;
 mod folder;
 mod grants;
+mod net;
 mod process;
 mod registry;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blocktree_vfs::{FileKind, Fs, FsError};
 use parking_lot::Mutex;
 
-pub use call::{Answer, CALL_BYTES_MAX, Call, Choice, Details, Summary};
+pub use call::{Answer, CALL_BYTES_MAX, Call, Choice, Details, Power, Summary};
 pub use files::Kernel;
-pub use grants::Grant;
+pub use grants::{Grant, Host, Powers};
+#[cfg(feature = "fuzzing")]
+pub use net::read_http;
 pub use process::Program;
 pub use registry::{DeadLetter, RegistryError};
 pub use worker::Stats;
 
 use self::feed::{Listener, Wake};
 use self::folder::Held;
+use self::net::{Front, Net};
 use self::registry::{Registry, State};
 use self::worker::{Setting, Worker};
 use crate::package::{Manifest, Package, PackageError, Version, Wanted, is_name};
@@ -41,6 +46,8 @@ use crate::package::{Manifest, Package, PackageError, Version, Wanted, is_name};
 pub struct Runner {
     pub kernel: Arc<dyn Kernel>,
     pub program: Program,
+    /// Where HTTP requests for apps arrive.
+    pub http: Option<TcpListener>,
 }
 
 /// The apps of a store.
@@ -49,6 +56,8 @@ pub struct Apps {
     registry: Registry,
     runner: Option<Runner>,
     wake: Arc<Wake>,
+    net: Arc<Net>,
+    front: Option<Front>,
     is_listening: AtomicBool,
     is_stopped: AtomicBool,
     running: Mutex<BTreeMap<String, Worker>>,
@@ -83,16 +92,26 @@ pub enum CallError {
     MoreThanWanted { name: String, grant: String },
     #[error("{0} is no folder of the store")]
     NoFolder(String),
+    #[error("{name} does not ask {what}")]
+    PowerNotWanted { name: String, what: String },
+    #[error("cannot answer HTTP requests: {0}")]
+    Http(#[source] std::io::Error),
 }
 
 impl Apps {
     /// Those of a store; with a runner, those that are enabled start.
-    pub fn open(fs: &Arc<Fs>, runner: Option<Runner>) -> Result<Self, CallError> {
+    pub fn open(fs: &Arc<Fs>, mut runner: Option<Runner>) -> Result<Self, CallError> {
+        let front = match runner.as_mut().and_then(|runner| runner.http.take()) {
+            Some(listener) => Some(net::serve(listener).map_err(CallError::Http)?),
+            None => None,
+        };
         let apps = Self {
             fs: Arc::clone(fs),
             registry: Registry::new(fs),
             runner,
             wake: Arc::default(),
+            net: Arc::default(),
+            front,
             is_listening: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             running: Mutex::default(),
@@ -109,8 +128,21 @@ impl Apps {
     /// Ends all apps, for good.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::Release);
+        // First, so that no app waits for a client.
+        if let Some(front) = &self.front {
+            front.stop();
+        }
         let running = std::mem::take(&mut *self.running.lock());
-        running.into_values().for_each(Worker::stop);
+        for (name, worker) in running {
+            self.unroute(&name);
+            worker.stop();
+        }
+    }
+
+    fn unroute(&self, name: &str) {
+        if let Some(front) = &self.front {
+            front.routes.lock().remove(name);
+        }
     }
 
     fn start(&self, name: &str) -> Result<(), CallError> {
@@ -128,16 +160,21 @@ impl Apps {
             kernel: Arc::clone(&runner.kernel),
             program: runner.program.clone(),
             wake: Arc::clone(&self.wake),
+            net: Arc::clone(&self.net),
         })?;
         let mut running = self.running.lock();
         // A call may have come in between.
         if !self.is_stopped.load(Ordering::Acquire) {
+            if let Some(front) = &self.front {
+                front.routes.lock().insert(name.to_owned(), Arc::clone(&worker.shared));
+            }
             running.insert(name.to_owned(), worker);
         }
         Ok(())
     }
 
     fn halt(&self, name: &str) {
+        self.unroute(name);
         let worker = self.running.lock().remove(name);
         if let Some(worker) = worker {
             worker.stop();
@@ -156,8 +193,8 @@ impl Apps {
     fn run(&self, call: Call, package: &[u8]) -> Result<Answer, CallError> {
         let _one = self.changing.lock();
         match call {
-            Call::Install { grants, approves_more, accepts_older } => {
-                self.install(package, &grants, approves_more, accepts_older)?;
+            Call::Install { grants, powers, approves_more, accepts_older } => {
+                self.install(package, &grants, &powers, approves_more, accepts_older)?;
             }
             Call::List => return self.list(),
             Call::Show { name } => return self.show(&name),
@@ -171,14 +208,19 @@ impl Apps {
             Call::Grant { name, choice } => {
                 let manifest = self.app(&name)?.manifest()?;
                 let grant = self.grant(&manifest, &choice)?;
-                self.change_grants(&name, |grants| {
-                    grants.retain(|old| old.name != choice.grant);
-                    grants.extend(grant);
+                self.change(&name, |state| {
+                    state.grants.retain(|old| old.name != choice.grant);
+                    state.grants.extend(grant);
                 })?;
             }
             Call::Revoke { name, grant } => {
-                self.change_grants(&name, |grants| grants.retain(|old| old.name != grant))?;
+                self.change(&name, |state| state.grants.retain(|old| old.name != grant))?;
             }
+            Call::Allow { name, power } => {
+                power.check(&self.app(&name)?.manifest()?)?;
+                self.change(&name, |state| power.give(&mut state.powers))?;
+            }
+            Call::Forbid { name, power } => self.change(&name, |state| power.take(&mut state.powers))?,
         }
         self.registry.sync()?;
         Ok(Answer::Done)
@@ -196,6 +238,7 @@ impl Apps {
         &self,
         bytes: &[u8],
         choices: &[Choice],
+        powers: &[Power],
         approves_more: bool,
         accepts_older: bool,
     ) -> Result<(), CallError> {
@@ -207,6 +250,11 @@ impl Apps {
             check_update(&manifest, &installed.manifest()?, approves_more, accepts_older)?;
         }
         state.grants = self.choose(&manifest, choices, &state.grants)?;
+        state.powers.narrow(&manifest);
+        for power in powers {
+            power.check(&manifest)?;
+            power.give(&mut state.powers);
+        }
         // From here on, what fails leaves the old version or none.
         self.halt(&manifest.name);
         let app = self.registry.make(&manifest.name)?;
@@ -271,13 +319,14 @@ impl Apps {
         Ok(Some(Grant { name: grant, ino, path, rights, expires: choice.expires }))
     }
 
-    fn change_grants(&self, name: &str, change: impl FnOnce(&mut Vec<Grant>)) -> Result<(), CallError> {
+    fn change(&self, name: &str, change: impl FnOnce(&mut State)) -> Result<(), CallError> {
         let app = self.app(name)?;
         let mut state = app.state()?;
-        change(&mut state.grants);
+        change(&mut state);
         app.set_state(&state)?;
         if let Some(worker) = self.running.lock().get(name) {
             *worker.shared.grants.write() = state.grants;
+            *worker.shared.powers.write() = state.powers;
         }
         Ok(())
     }
@@ -311,10 +360,13 @@ impl Apps {
 
     fn show(&self, name: &str) -> Result<Answer, CallError> {
         let app = self.app(name)?;
-        let State { actor, is_enabled, grants } = app.state()?;
+        let State { actor, is_enabled, grants, powers } = app.state()?;
         let stats = self.running.lock().get(name).map(|worker| *worker.shared.stats.lock());
         let (manifest, dead_letters) = (app.manifest()?, app.dead_letters()?);
-        Ok(Answer::App(Box::new(Details { manifest, is_enabled, actor, grants, dead_letters, stats })))
+        let front = self.front.as_ref().filter(|_| powers.serves && is_enabled);
+        let url = front.map(|front| format!("http://{}/{name}/", front.address));
+        let details = Details { manifest, is_enabled, actor, grants, powers, url, dead_letters, stats };
+        Ok(Answer::App(Box::new(details)))
     }
 }
 

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::ipc::{Channel, ChannelError, Code, Event, Failure, FromGuest, Reply, Request, ToGuest, Window};
+use crate::ipc::{
+    Channel, ChannelError, Code, Event, Failure, FromGuest, HttpRequest, Reply, Request, ToGuest, Window,
+};
 use crate::package::Limits;
 
 /// How long compiling may take: a large component takes seconds on a busy machine.
@@ -119,17 +121,46 @@ impl Process {
     ) -> Result<Vec<Result<(), Failure>>, ProcessError> {
         let each = Duration::from_secs(self.limits.seconds.into());
         let count = events.len();
-        let milliseconds = self.limits.seconds.saturating_mul(1000);
-        let deadline = Instant::now() + each * u32::try_from(count).unwrap_or(u32::MAX) + GRACE;
-        self.channel.send(&ToGuest::Handle { events, milliseconds })?;
+        let time = each * u32::try_from(count).unwrap_or(u32::MAX);
+        match self.ask(&ToGuest::Handle { events, milliseconds: self.milliseconds() }, time, answer)? {
+            FromGuest::Handled(outcomes) if outcomes.len() == count => Ok(outcomes),
+            _ => Err(ProcessError::Turn),
+        }
+    }
+
+    /// Has the app answer an HTTP request.
+    pub(super) fn serve(
+        &mut self,
+        request: HttpRequest,
+        answer: &mut dyn FnMut(Request, &Window) -> Result<Reply, crate::ipc::Error>,
+    ) -> Result<Result<(), Failure>, ProcessError> {
+        let time = Duration::from_secs(self.limits.seconds.into());
+        match self.ask(&ToGuest::Serve { request, milliseconds: self.milliseconds() }, time, answer)? {
+            FromGuest::Served(outcome) => Ok(outcome),
+            _ => Err(ProcessError::Turn),
+        }
+    }
+
+    fn milliseconds(&self) -> u32 {
+        self.limits.seconds.saturating_mul(1000)
+    }
+
+    /// What it says in the end, which is no request.
+    fn ask(
+        &mut self,
+        message: &ToGuest,
+        time: Duration,
+        answer: &mut dyn FnMut(Request, &Window) -> Result<Reply, crate::ipc::Error>,
+    ) -> Result<FromGuest, ProcessError> {
+        let deadline = Instant::now() + time + GRACE;
+        self.channel.send(message)?;
         loop {
             match self.channel.receive(Some(deadline))? {
                 FromGuest::Request(request) => {
                     let answer = answer(request, &self.window);
                     self.channel.send(&ToGuest::Answer(answer))?;
                 }
-                FromGuest::Handled(outcomes) if outcomes.len() == count => return Ok(outcomes),
-                _ => return Err(ProcessError::Turn),
+                other => return Ok(other),
             }
         }
     }
@@ -147,5 +178,79 @@ impl Drop for Process {
         // It holds nothing that it could lose.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! A process that broke out of its runtime says what it likes. Here it is a shell.
+
+    use super::*;
+    use crate::ipc::encode;
+    use crate::limits::MESSAGE_BYTES_MAX;
+
+    /// A process that says these messages, whatever it is told, and then nothing.
+    fn forger(messages: &[Vec<u8>]) -> Program {
+        let escaped =
+            |message: &Vec<u8>| message.iter().map(|byte| format!("\\{byte:03o}")).collect::<String>();
+        let said: String =
+            messages.iter().map(|message| format!("printf '{}' >&0; ", escaped(message))).collect();
+        let script = format!("{said} exec sleep 60");
+        Program { path: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] }
+    }
+
+    fn started(messages: &[Vec<u8>]) -> Result<Process, ProcessError> {
+        let component = &mut || Some(b"code".to_vec());
+        let load = Load { compiled: None, component, limits: Limits::default() };
+        Process::start(&forger(messages), load).map(|(process, _)| process)
+    }
+
+    fn said(message: &FromGuest) -> Vec<u8> {
+        encode(message).expect("encoded")
+    }
+
+    #[test]
+    fn what_is_forged_ends_the_process_and_nothing_else() {
+        let ready = said(&FromGuest::Ready { compiled_bytes: Some(4) });
+        assert!(matches!(started(&[b"nonsense".to_vec()]), Err(ProcessError::Channel(_))));
+        assert!(matches!(started(&[said(&FromGuest::Handled(Vec::new()))]), Err(ProcessError::Turn)));
+        assert!(matches!(started(&[said(&FromGuest::Stale)]), Err(ProcessError::Turn)));
+        assert!(matches!(
+            started(&[said(&FromGuest::Ready { compiled_bytes: None })]),
+            Err(ProcessError::Turn)
+        ));
+        let huge = FromGuest::Ready { compiled_bytes: Some(u64::MAX) };
+        assert!(matches!(started(&[said(&huge)]), Err(ProcessError::Window(_))));
+        let handled = |answers: &[Vec<u8>]| {
+            let mut process = started(&[&[ready.clone()], answers].concat())?;
+            let mut asked = Vec::new();
+            let outcome = process.handle(vec![Event::Overflow], &mut |request, _| {
+                asked.push(request);
+                Err(crate::ipc::Error::NotFound)
+            });
+            outcome.map(|outcomes| (outcomes.len(), asked))
+        };
+        let done = said(&FromGuest::Handled(vec![Ok(())]));
+        let request = Request::Read { handle: 7, offset: u64::MAX, length: u32::MAX };
+        let asked = said(&FromGuest::Request(request.clone()));
+        assert_eq!(handled(&[asked, done.clone()]).expect("in turn"), (1, vec![request]));
+        let more = said(&FromGuest::Handled(vec![Ok(()), Ok(())]));
+        assert!(matches!(handled(&[more]), Err(ProcessError::Turn)), "outcomes of what it was not given");
+        assert!(matches!(handled(&[said(&FromGuest::Served(Ok(())))]), Err(ProcessError::Turn)));
+        assert!(matches!(handled(&[ready.clone()]), Err(ProcessError::Turn)));
+        let behind = [done.as_slice(), b"x"].concat();
+        assert!(matches!(handled(&[behind]), Err(ProcessError::Channel(_))));
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_ends_the_process() {
+        let script = format!(
+            "exec 3>&0; head -c {} /dev/zero | dd bs=1M iflag=fullblock >&3; exec sleep 60",
+            MESSAGE_BYTES_MAX + 1
+        );
+        let program = Program { path: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] };
+        let component = &mut || Some(b"code".to_vec());
+        let load = Load { compiled: None, component, limits: Limits::default() };
+        assert!(matches!(Process::start(&program, load), Err(ProcessError::Channel(_))));
     }
 }

@@ -20,7 +20,7 @@ use blocktree_vfs::{Fs, FsError};
 use serde::{Deserialize, Serialize};
 
 use super::folder::Folder;
-use super::grants::Grant;
+use super::grants::{Grant, Powers};
 use crate::ipc::Event;
 use crate::limits::{
     DEAD_LETTERS_MAX, KEY_BYTES_MAX, KEYS_MAX, KEYS_PER_PAGE, LOG_BYTES_MAX, VALUE_BYTES_MAX,
@@ -45,11 +45,14 @@ pub(super) struct State {
     pub(super) actor: String,
     pub(super) is_enabled: bool,
     pub(super) grants: Vec<Grant>,
+    #[serde(default)]
+    pub(super) powers: Powers,
 }
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { actor: hexadecimal(&random::<32>()), is_enabled: true, grants: Vec::new() }
+        let actor = hexadecimal(&random::<32>());
+        Self { actor, is_enabled: true, grants: Vec::new(), powers: Powers::default() }
     }
 
     pub(super) fn actor(&self) -> [u8; 32] {

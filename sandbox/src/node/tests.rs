@@ -147,6 +147,47 @@ fn a_new_file_is_there_whole_or_not_at_all() {
 }
 
 #[test]
+fn what_moves_away_meanwhile_is_not_followed() {
+    let world = World::new(Rights::ReadWrite);
+    let sub = world.dir(world.top, "sub");
+    world.put(sub, "a", b"1");
+    let outside = world.dir(Fs::ROOT, "outside");
+    let mut files = world.files();
+    let new = open(&mut files, "sub/new", How::Create).unwrap();
+    files.write(new, 0, b"2").unwrap();
+    world.fs.rename(world.top, b"sub", outside, b"sub", Default::default()).unwrap();
+    assert_eq!(files.finish(new), Err(Error::NotFound));
+    assert_eq!(open(&mut files, "sub/a", How::Read), Err(Error::NotFound));
+    assert_eq!(files.rename("box", "sub/a", "a"), Err(Error::NotFound));
+    // Something else takes its place: a link to where it went.
+    world.fs.symlink(&USER, world.top, b"sub", b"../outside/sub").unwrap();
+    assert_eq!(files.finish(new), Err(Error::NotADirectory));
+    assert_eq!(files.remove("box", "sub/a"), Err(Error::NotADirectory));
+    assert!(world.is_there(sub, "a") && !world.is_there(sub, "new"));
+}
+
+#[test]
+fn the_values_of_another_app_are_out_of_reach() {
+    let world = World::new(Rights::Read);
+    let registry = Registry::new(&world.fs);
+    let (mut one, mut other) =
+        (registry.make("one").unwrap().keys().unwrap(), registry.make("other").unwrap().keys().unwrap());
+    one.set("secret", b"1").unwrap();
+    for key in ["secret", "../../one/keys/secret", "../../one/keys/736563726574", "/apps/one/keys/secret"] {
+        assert_eq!(other.get(key).unwrap(), None, "{key}");
+        other.set(key, b"2").unwrap();
+        other.delete(key).unwrap();
+    }
+    assert_eq!(one.get("secret").unwrap().unwrap(), b"1");
+    assert_eq!(other.list("", None).unwrap(), (Vec::new(), true));
+    // Nor is there a way by files: what is kept is below no folder that can be granted.
+    let mut files = world.files();
+    for path in ["..", "/system", "../apps/one/keys"] {
+        assert_eq!(open(&mut files, path, How::Read), Err(Error::Malformed), "{path}");
+    }
+}
+
+#[test]
 fn so_many_files_are_open_at_once() {
     let world = World::new(Rights::Read);
     world.put(world.top, "a", b"1");
@@ -179,6 +220,8 @@ fn manifest() -> Manifest {
             events: vec![FileEvent::Written, FileEvent::Renamed, FileEvent::Deleted],
         }],
         limits: Limits::default(),
+        serve: None,
+        connect: Vec::new(),
         files: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@
 //! 2. One message after the other: events of one file come in their order, and an app handles one at a time.
 //! 3. What the app asks for while it handles something is answered here, under its grants as they are at that moment.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use super::feed::{Feed, Wake};
 use super::files::{Files, Grants, Kernel};
+use super::grants::Powers;
+use super::net::{Asked, Exchange, Fetches, Net};
 use super::process::{Load, Process, ProcessError, Program};
 use super::registry::{App, DeadLetter, Keys, RegistryError};
 use crate::ipc::{Data, Error, Event, Failure, Reply, Request, Window};
 use crate::limits::{
-    ATTEMPTS_MAX, DATA_BYTES_MAX, EVENTS_PER_CALL, INLINE_BYTES_MAX, LOG_LINE_BYTES_MAX,
+    ATTEMPTS_MAX, DATA_BYTES_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX, INLINE_BYTES_MAX, LOG_LINE_BYTES_MAX,
     LOG_LINES_PER_CALL_MAX,
 };
 use crate::package::{Limits, Package, Trigger};
@@ -40,6 +43,9 @@ const TROUBLE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     pub handled: u64,
+    /// HTTP requests that were answered.
+    #[serde(default)]
+    pub served: u64,
     pub failed_attempts: u64,
     pub given_up: u64,
     pub requests: u64,
@@ -54,8 +60,11 @@ pub struct Stats {
 pub(super) struct Shared {
     pub(super) wake: Arc<Wake>,
     pub(super) grants: Grants,
+    pub(super) powers: RwLock<Powers>,
     pub(super) stats: Mutex<Stats>,
-    stop: AtomicBool,
+    /// HTTP requests that wait.
+    waiting: Mutex<VecDeque<Exchange>>,
+    stop: Arc<AtomicBool>,
 }
 
 /// The thread of a running app.
@@ -71,6 +80,7 @@ pub(super) struct Setting {
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) program: Program,
     pub(super) wake: Arc<Wake>,
+    pub(super) net: Arc<Net>,
 }
 
 impl Worker {
@@ -79,8 +89,10 @@ impl Worker {
         let shared = Arc::new(Shared {
             wake: Arc::clone(&setting.wake),
             grants: Arc::new(RwLock::new(state.grants.clone())),
+            powers: RwLock::new(state.powers.clone()),
             stats: Mutex::default(),
-            stop: AtomicBool::new(false),
+            waiting: Mutex::default(),
+            stop: Arc::default(),
         });
         let mut work = Work::new(setting, state.actor(), Arc::clone(&shared))?;
         let name = format!("app-{}", work.app.name);
@@ -105,6 +117,8 @@ impl Worker {
         {
             tracing::error!("the thread of an app panicked");
         }
+        // Who waits is told that nobody answers.
+        self.shared.waiting.lock().clear();
     }
 }
 
@@ -127,6 +141,24 @@ impl Shared {
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
+
+    /// Whether the owner lets it answer HTTP requests.
+    pub(super) fn serves(&self) -> bool {
+        self.powers.read().serves && !self.is_stopped()
+    }
+
+    /// Takes an HTTP request; false if too many wait.
+    pub(super) fn take(&self, exchange: Exchange) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|exchange| !exchange.is_over());
+        if waiting.len() >= HTTP_WAITING_MAX || self.is_stopped() {
+            return false;
+        }
+        waiting.push_back(exchange);
+        drop(waiting);
+        self.wake.notify();
+        true
+    }
 }
 
 struct Timer {
@@ -147,6 +179,10 @@ struct Work {
     saved: Seq,
     files: Files,
     keys: Keys,
+    net: Arc<Net>,
+    fetches: Fetches,
+    /// The HTTP request that it answers.
+    exchange: Option<Exchange>,
     process: Option<Process>,
     /// Lines for the log, and how many the app may still write in this call.
     lines: String,
@@ -155,7 +191,7 @@ struct Work {
 
 impl Work {
     fn new(setting: Setting, actor: [u8; 32], shared: Arc<Shared>) -> Result<Self, RegistryError> {
-        let Setting { fs, app, kernel, program, .. } = setting;
+        let Setting { fs, app, kernel, program, net, .. } = setting;
         let manifest = app.manifest()?;
         let timers = manifest.triggers.iter().filter_map(|trigger| match trigger {
             Trigger::Timer { name, seconds } => {
@@ -172,6 +208,9 @@ impl Work {
             feed: Feed::new(&fs, actor, &manifest),
             limits: manifest.limits,
             keys: app.keys()?,
+            net,
+            fetches: Fetches::default(),
+            exchange: None,
             files,
             app,
             program,
@@ -212,6 +251,7 @@ impl Work {
 
     /// Handles what there is; false if there was nothing.
     fn step(&mut self) -> Result<bool, RegistryError> {
+        let mut is_work = self.serve_waiting()?;
         let grants = self.shared.grants.read().clone();
         let page = self.feed.next(self.cursor, &grants)?;
         let mut events = page.events;
@@ -221,9 +261,10 @@ impl Work {
             timer.next = now + timer.every;
             events.push(Event::Timer(timer.name.clone()));
         }
-        let is_work = !events.is_empty();
+        is_work |= !events.is_empty();
         for events in events.chunks(EVENTS_PER_CALL) {
             self.deliver(events)?;
+            self.serve_waiting()?;
             if self.shared.is_stopped() {
                 // Perhaps in the middle of it: it comes again.
                 return Ok(false);
@@ -237,6 +278,53 @@ impl Work {
             }
         }
         Ok(is_work || page.last.is_some())
+    }
+
+    /// Answers the HTTP requests that wait by now; false if there were none.
+    fn serve_waiting(&mut self) -> Result<bool, RegistryError> {
+        let mut is_work = false;
+        for _ in 0..HTTP_WAITING_MAX {
+            let Some(exchange) = self.shared.waiting.lock().pop_front() else { break };
+            if exchange.is_over() || !self.shared.serves() {
+                continue;
+            }
+            is_work = true;
+            self.serve(exchange)?;
+        }
+        if is_work {
+            self.flush_log()?;
+        }
+        Ok(is_work)
+    }
+
+    fn serve(&mut self, exchange: Exchange) -> Result<(), RegistryError> {
+        // If it does not start, that stands in its log, and the client is told that nobody answers.
+        let Ok(mut process) = self.running()? else { return Ok(()) };
+        let begun = Instant::now();
+        self.lines_left = LOG_LINES_PER_CALL_MAX;
+        let request = exchange.request().clone();
+        let what = format!("{} {}", request.method, request.path);
+        self.exchange = Some(exchange);
+        let served = process.serve(request, &mut |request, window| self.answer(request, window));
+        let exchange = self.exchange.take();
+        self.shared.stats.lock().busy_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.process = Some(process);
+        let failure = match served {
+            Ok(Ok(())) => {
+                if let Some(exchange) = exchange {
+                    exchange.finish();
+                }
+                self.shared.stats.lock().served += 1;
+                return Ok(());
+            }
+            Ok(Err(failure)) => told(&failure),
+            Err(error) => {
+                self.end_process();
+                format!("its process ended: {error}")
+            }
+        };
+        self.note("error", &format!("{what}: {failure}"));
+        Ok(())
     }
 
     /// Sees to it that each event was handled, or was given up.
@@ -282,12 +370,9 @@ impl Work {
     /// One outcome for each event. If the process ends in the middle, none of them was handled.
     fn call(&mut self, events: &[Event]) -> Result<Vec<Result<(), String>>, RegistryError> {
         let all = |reason: String| vec![Err(reason); events.len()];
-        let mut process = match self.process.take() {
-            Some(process) => process,
-            None => match self.start()? {
-                Ok(process) => process,
-                Err(error) => return Ok(all(error.to_string())),
-            },
+        let mut process = match self.running()? {
+            Ok(process) => process,
+            Err(error) => return Ok(all(error.to_string())),
         };
         let begun = Instant::now();
         self.lines_left = LOG_LINES_PER_CALL_MAX;
@@ -308,6 +393,14 @@ impl Work {
                 all(format!("its process ended: {error}"))
             }
         })
+    }
+
+    /// Its process, which is started if there is none. Whoever takes it puts it back.
+    fn running(&mut self) -> Result<Result<Process, ProcessError>, RegistryError> {
+        match self.process.take() {
+            Some(process) => Ok(Ok(process)),
+            None => self.start(),
+        }
     }
 
     fn start(&mut self) -> Result<Result<Process, ProcessError>, RegistryError> {
@@ -339,6 +432,7 @@ impl Work {
         self.shared.stats.lock().process = 0;
         self.process = None;
         self.files.close_all();
+        self.fetches.close_all();
     }
 
     fn answer(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
@@ -355,6 +449,7 @@ impl Work {
             Request::Close { handle } => files.close(handle),
             Request::CloseAll => {
                 files.close_all();
+                self.fetches.close_all();
                 Ok(Reply::Done)
             }
             Request::Stat { grant, path } => files.stat(&grant, &path),
@@ -383,6 +478,29 @@ impl Work {
                 self.note(&format!("{level:?}").to_lowercase(), &text);
                 Ok(Reply::Done)
             }
+            Request::BodyRead
+            | Request::Respond { .. }
+            | Request::BodyWrite { .. }
+            | Request::Fetch { .. }
+            | Request::FetchRead { .. }
+            | Request::FetchClose { .. } => self.answer_http(request, window),
+        }
+    }
+
+    fn answer_http(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
+        let exchange = self.exchange.as_mut().ok_or(Error::NotGranted);
+        match request {
+            Request::BodyRead => outgoing(exchange?.read()?, window),
+            Request::Respond { status, headers } => exchange?.respond(status, headers).map(|()| Reply::Done),
+            Request::BodyWrite { data } => exchange?.write(incoming(data, window)?).map(|()| Reply::Done),
+            Request::Fetch { method, url, headers, body } => {
+                let asked = Asked { method, url, headers, body: incoming(body, window)? };
+                let powers = self.shared.powers.read().clone();
+                self.fetches.send(&self.net, &powers, &asked, &self.shared.stop)
+            }
+            Request::FetchRead { handle } => outgoing(self.fetches.read(handle)?, window),
+            Request::FetchClose { handle } => self.fetches.close(handle),
+            _ => Err(Error::Malformed),
         }
     }
 

@@ -6,10 +6,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::glob::{Glob, GlobError};
+use super::host::host_of;
 use crate::limits::{
-    GRANTS_MAX, MANIFEST_BYTES_MAX, MEMORY_MIB, MEMORY_MIB_MAX, NAME_BYTES_MAX, PACKAGE_FILES_MAX,
-    PATH_BYTES_MAX, SECONDS, SECONDS_MAX, TEXT_BYTES_MAX, TRIGGERS_MAX,
+    GRANTS_MAX, HOST_BYTES_MAX, HOSTS_MAX, MANIFEST_BYTES_MAX, MEMORY_MIB, MEMORY_MIB_MAX, NAME_BYTES_MAX,
+    PACKAGE_FILES_MAX, PATH_BYTES_MAX, SECONDS, SECONDS_MAX, TEXT_BYTES_MAX, TRIGGERS_MAX,
 };
+
+/// What owners write in place of a grant's name for other things than folders.
+const RESERVED: &[&str] = &["http"];
 
 /// The only format of manifests so far.
 pub const FORMAT: u32 = 1;
@@ -29,6 +33,12 @@ pub struct Manifest {
     pub grants: Vec<Wanted>,
     pub triggers: Vec<Trigger>,
     pub limits: Limits,
+    /// That it answers HTTP requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serve: Option<Serve>,
+    /// Hosts that it sends requests to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connect: Vec<Connect>,
     /// In the order in which they stand in the package.
     pub files: Vec<PackagedFile>,
 }
@@ -93,6 +103,23 @@ impl Default for Limits {
     fn default() -> Self {
         Self { memory_mib: MEMORY_MIB, seconds: SECONDS }
     }
+}
+
+/// An app that asks to answer HTTP requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// What for, in plain words.
+    pub reason: String,
+}
+
+/// An app that asks to send requests to a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connect {
+    /// A name or an address in lower case, and perhaps a port.
+    pub host: String,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +193,10 @@ pub enum ManifestError {
     Seconds(u32),
     #[error("a limit is 0 or more than allowed: {MEMORY_MIB_MAX} MiB, {SECONDS_MAX} seconds")]
     Limit,
+    #[error("{0:?} is no host: a name or an address in lower case, and perhaps a port")]
+    Host(String),
+    #[error("a grant cannot be called {0:?}, which means something else")]
+    Reserved(String),
     #[error("{0:?} is no path of a file in a package")]
     Path(String),
     #[error("the component {0:?} is not among the files")]
@@ -202,6 +233,7 @@ impl Manifest {
         }
         self.check_grants()?;
         self.check_triggers()?;
+        self.check_network()?;
         let Limits { memory_mib, seconds } = self.limits;
         if !(1..=MEMORY_MIB_MAX).contains(&memory_mib) || !(1..=SECONDS_MAX).contains(&seconds) {
             return Err(ManifestError::Limit);
@@ -217,8 +249,31 @@ impl Manifest {
         for grant in &self.grants {
             check_name("the grant", &grant.name)?;
             check_text("the reason of a grant", &grant.reason)?;
+            if RESERVED.contains(&grant.name.as_str()) {
+                return Err(ManifestError::Reserved(grant.name.clone()));
+            }
             if !seen.insert(&grant.name) {
                 return Err(ManifestError::Twice(format!("the grant {}", grant.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_network(&self) -> Result<(), ManifestError> {
+        if let Some(Serve { reason }) = &self.serve {
+            check_text("the reason to answer requests", reason)?;
+        }
+        if self.connect.len() > HOSTS_MAX {
+            return Err(ManifestError::TooMany("hosts"));
+        }
+        let mut seen = BTreeSet::new();
+        for Connect { host, reason } in &self.connect {
+            if host.len() > HOST_BYTES_MAX || host_of(host).is_none() {
+                return Err(ManifestError::Host(host.clone()));
+            }
+            check_text("the reason of a host", reason)?;
+            if !seen.insert(host) {
+                return Err(ManifestError::Twice(format!("the host {host}")));
             }
         }
         Ok(())
@@ -295,6 +350,13 @@ impl Manifest {
                 }
                 Some(_) => {}
             }
+        }
+        if let (Some(Serve { reason }), None) = (&self.serve, &before.serve) {
+            wider.push(format!("to answer HTTP requests: {reason}"));
+        }
+        let is_new = |one: &&Connect| !before.connect.iter().any(|old| old.host == one.host);
+        for Connect { host, reason } in self.connect.iter().filter(is_new) {
+            wider.push(format!("to send requests to {host}: {reason}"));
         }
         wider
     }

@@ -14,6 +14,7 @@
 //!    [`Package::verify`] answers.
 
 mod glob;
+mod host;
 mod manifest;
 mod project;
 mod template;
@@ -21,9 +22,11 @@ mod template;
 use blocktree_engine::crypto::{Hash, Principal, PublicKeys, hash, hexadecimal, tagged_hash, verify};
 
 pub use glob::{Glob, GlobError};
+pub use host::host_of;
 pub(crate) use manifest::is_name;
 pub use manifest::{
-    FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Rights, Trigger, Version, Wanted,
+    Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Rights, Serve, Trigger,
+    Version, Wanted,
 };
 pub use project::{PROJECT_FILE, Project, ProjectError, componentize};
 pub use template::template;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{FORMAT, Limits, Manifest, PackageError, Trigger, Version, Wanted, pack};
+use super::{Connect, FORMAT, Limits, Manifest, PackageError, Serve, Trigger, Version, Wanted, pack};
 use crate::limits::PACKAGE_BYTES_MAX;
 
 pub const PROJECT_FILE: &str = "app.toml";
@@ -31,6 +31,9 @@ pub struct Project {
     pub triggers: Vec<Trigger>,
     #[serde(default)]
     pub limits: Limits,
+    pub serve: Option<Serve>,
+    #[serde(default)]
+    pub connect: Vec<Connect>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,8 @@ impl Project {
             grants: self.grants.clone(),
             triggers: self.triggers.clone(),
             limits: self.limits,
+            serve: self.serve.clone(),
+            connect: self.connect.clone(),
             files: Vec::new(),
         };
         Ok(pack(manifest, &files)?)

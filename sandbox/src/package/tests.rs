@@ -21,6 +21,8 @@ fn manifest() -> Manifest {
             events: vec![FileEvent::Written],
         }],
         limits: Limits::default(),
+        serve: None,
+        connect: Vec::new(),
         files: Vec::new(),
     }
 }

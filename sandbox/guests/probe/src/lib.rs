@@ -1,12 +1,15 @@
 //! Does what files below the grant `box` say, one command a line, and logs what came of it: how tests see what an app
 //! can do, and what becomes of one that misbehaves.
 
-wit_bindgen::generate!({ path: "../../wit", world: "reactor" });
+wit_bindgen::generate!({ path: "../../wit", world: "service" });
 
+use blocktree::app::http_client;
+use blocktree::app::http_exchange::Exchange;
 use blocktree::app::log::Level;
 use blocktree::app::types::Error;
 use blocktree::app::{clock, files, kv, log, random};
 use exports::blocktree::app::events::{Event, Guest};
+use exports::blocktree::app::http_handler;
 
 struct Probe;
 export!(Probe);
@@ -89,6 +92,10 @@ fn run(words: &[&str]) -> Result<String, String> {
                 write(grant, path, &data).and_then(|()| read(grant, path)).map(|back| back == data);
             told(came_back)
         }
+        ["fetch", method, url] => match fetch(method, url) {
+            Ok((status, body)) => format!("{status} {}", String::from_utf8_lossy(&body)),
+            Err(failure) => failure.name().to_owned(),
+        },
         ["clock"] => format!("{}", clock::now() > 1_600_000_000_000_000_000 && clock::monotonic() < u64::MAX),
         ["random"] => format!("{}", random::bytes(32) != random::bytes(32)),
         ["fail"] => return Err("as I was told".to_owned()),
@@ -112,6 +119,81 @@ fn run(words: &[&str]) -> Result<String, String> {
         }
         _ => "what?".to_owned(),
     })
+}
+
+/// Status and body of what another host answers.
+fn fetch(method: &str, url: &str) -> Result<(u16, Vec<u8>), http_client::Failure> {
+    let headers = vec![("x-probe".to_owned(), "1".to_owned()), ("host".to_owned(), "other".to_owned())];
+    let body = if method == "POST" { b"posted".to_vec() } else { Vec::new() };
+    let request = http_client::Request { method: method.to_owned(), url: url.to_owned(), headers, body };
+    let response = http_client::send(&request)?;
+    let mut bytes = Vec::new();
+    loop {
+        let part = response.read()?;
+        if part.is_empty() {
+            return Ok((response.status(), bytes));
+        }
+        bytes.extend(part);
+    }
+}
+
+impl http_handler::Guest for Probe {
+    fn handle(request: http_handler::Request, exchange: Exchange) -> Result<(), String> {
+        let told = |error: Error| error.name().to_owned();
+        let respond = |status: u16, headers: &[(&str, &str)]| {
+            let headers: Vec<_> =
+                headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            exchange.respond(status, &headers).map_err(told)
+        };
+        match request.path.as_str() {
+            "/echo" => {
+                let query = request.query.as_deref().unwrap_or("none");
+                let mut body = Vec::new();
+                loop {
+                    let part = exchange.read().map_err(told)?;
+                    if part.is_empty() {
+                        break;
+                    }
+                    body.extend(part);
+                }
+                respond(200, &[("x-method", &request.method), ("x-query", query)])?;
+                body.chunks(1 << 20).try_for_each(|part| exchange.write(part)).map_err(told)
+            }
+            "/half" => {
+                respond(200, &[])?;
+                exchange.write(b"half").map_err(told)?;
+                Err("as I was told".to_owned())
+            }
+            "/endless" => {
+                respond(200, &[])?;
+                loop {
+                    exchange.write(&vec![b'x'; 1 << 20]).map_err(told)?;
+                }
+            }
+            "/twice" => {
+                respond(200, &[])?;
+                let again = respond(500, &[]);
+                exchange.write(format!("{again:?}").as_bytes()).map_err(told)
+            }
+            "/split" => {
+                let wrong = respond(200, &[("x-a", "1\r\nx-b: 2")]);
+                respond(200, &[("transfer-encoding", "gzip"), ("connection", "upgrade")])?;
+                exchange.write(format!("{wrong:?}").as_bytes()).map_err(told)
+            }
+            "/files" => {
+                respond(200, &[])?;
+                let names = list("box", "").map_err(told)?;
+                exchange.write(names.join("\n").as_bytes()).map_err(told)
+            }
+            "/silent" => Ok(()),
+            "/fail" => Err("as I was told".to_owned()),
+            "/panic" => panic!("as I was told"),
+            "/loop" => loop {
+                std::hint::black_box(0);
+            },
+            _ => respond(404, &[]),
+        }
+    }
 }
 
 #[allow(unconditional_recursion)]

@@ -1,0 +1,301 @@
+//! Requests of apps to other hosts.
+//!
+//! 1. A host is asked only if the owner allowed it, and only at addresses that were looked at after its name was looked
+//!    up: the name is looked up once, so it cannot lead elsewhere in between (DNS rebinding).
+//! 2. No redirection is followed and nothing is unpacked; heads, bodies, their number and their time have bounds.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::aws_lc_rs};
+use rustls_native_certs::load_native_certs;
+
+use super::address::is_public;
+use super::message::{Framing, MessageError, Reader, framing, is_header_name, is_header_value};
+use super::stream::{Stop, Timed};
+use crate::ipc::{self, Error, Header, Reply};
+use crate::limits::{
+    FETCH_BYTES_MAX, FETCH_CONNECT_TIME, FETCH_TIME, FETCHES_MAX, HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX,
+    URL_BYTES_MAX,
+};
+use crate::node::grants::Powers;
+use crate::package::host_of;
+
+/// Between two looks whether a look-up is still wanted.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Whose certificates count: those that this machine trusts, found when they are first needed.
+#[derive(Default)]
+pub(in crate::node) struct Net {
+    trusted: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+/// The answers that an app reads.
+#[derive(Default)]
+pub(in crate::node) struct Fetches {
+    open: BTreeMap<ipc::Handle, Fetch>,
+    next: ipc::Handle,
+}
+
+struct Fetch {
+    reader: Reader<Wire>,
+    framing: Framing,
+    left: u64,
+}
+
+enum Wire {
+    Plain(Timed),
+    Secure(Box<StreamOwned<ClientConnection, Timed>>),
+}
+
+impl Read for Wire {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(bytes),
+            Self::Secure(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Secure(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Secure(stream) => stream.flush(),
+        }
+    }
+}
+
+/// What an app asks for.
+pub(in crate::node) struct Asked {
+    pub(in crate::node) method: String,
+    pub(in crate::node) url: String,
+    pub(in crate::node) headers: Vec<Header>,
+    pub(in crate::node) body: Vec<u8>,
+}
+
+impl Fetches {
+    pub(in crate::node) fn close_all(&mut self) {
+        self.open.clear();
+    }
+
+    pub(in crate::node) fn close(&mut self, handle: ipc::Handle) -> Result<Reply, Error> {
+        self.open.remove(&handle).map(|_| Reply::Done).ok_or(Error::NotFound)
+    }
+
+    /// Sends a request, and waits for the head of its answer.
+    pub(in crate::node) fn send(
+        &mut self,
+        net: &Net,
+        powers: &Powers,
+        asked: &Asked,
+        stop: &Stop,
+    ) -> Result<Reply, Error> {
+        if self.open.len() >= FETCHES_MAX {
+            return Err(Error::TooLarge);
+        }
+        let target = Target::of(&asked.url)?;
+        let allowed = powers.hosts.iter().find(|one| target.is(&one.host)).ok_or(Error::NotGranted)?;
+        let head = target.head(asked)?;
+        let end = Instant::now() + FETCH_TIME;
+        let stream = Timed::new(target.connect(allowed.is_private, stop)?, Arc::clone(stop), end);
+        let mut wire = if target.is_secure {
+            let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::Malformed)?;
+            let session = ClientConnection::new(net.trusted()?, name).map_err(|_| Error::Failed)?;
+            Wire::Secure(Box::new(StreamOwned::new(session, stream)))
+        } else {
+            Wire::Plain(stream)
+        };
+        let sent = wire.write_all(&[head.as_bytes(), &asked.body].concat()).and_then(|()| wire.flush());
+        sent.map_err(|error| failed(error.into()))?;
+        let mut reader = Reader::new(wire);
+        let head = reader.response_head().map_err(failed)?;
+        let has_none = asked.method == "HEAD" || matches!(head.status, 204 | 304);
+        let framing = match framing(&head.headers, true).map_err(failed)? {
+            _ if has_none => Framing::Length(0),
+            Some(framing) => framing,
+            None => Framing::ToEnd,
+        };
+        self.next = self.next.wrapping_add(1);
+        self.open.insert(self.next, Fetch { reader, framing, left: FETCH_BYTES_MAX });
+        Ok(Reply::Fetched { handle: self.next, status: head.status, headers: head.headers })
+    }
+
+    /// More of an answer; nothing at its end.
+    pub(in crate::node) fn read(&mut self, handle: ipc::Handle) -> Result<Vec<u8>, Error> {
+        let fetch = self.open.get_mut(&handle).ok_or(Error::NotFound)?;
+        let bytes = fetch.reader.body(&mut fetch.framing).map_err(failed)?;
+        fetch.left = fetch.left.checked_sub(bytes.len() as u64).ok_or(Error::TooLarge)?;
+        Ok(bytes)
+    }
+}
+
+fn failed(error: MessageError) -> Error {
+    match error {
+        MessageError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Error::TimedOut,
+        MessageError::TooLong => Error::TooLarge,
+        MessageError::Io(_) | MessageError::Ended | MessageError::Malformed => Error::Unreachable,
+    }
+}
+
+impl Net {
+    fn trusted(&self) -> Result<Arc<ClientConfig>, Error> {
+        let trusted = self.trusted.get_or_init(|| {
+            let mut roots = RootCertStore::empty();
+            let (known, _) = roots.add_parsable_certificates(load_native_certs().certs);
+            if known == 0 {
+                return Err(
+                    "this machine trusts no certificates: is the package ca-certificates missing?".into()
+                );
+            }
+            with_roots(roots).map_err(|error| error.to_string())
+        });
+        trusted.clone().map_err(|why| {
+            tracing::warn!(why, "no app can use https");
+            Error::Unreachable
+        })
+    }
+}
+
+fn with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Where a request goes.
+#[derive(Debug)]
+struct Target {
+    is_secure: bool,
+    /// Without brackets, in lower case.
+    host: String,
+    port: u16,
+    authority: String,
+    path: String,
+}
+
+impl Target {
+    fn of(url: &str) -> Result<Self, Error> {
+        if url.len() > URL_BYTES_MAX {
+            return Err(Error::TooLarge);
+        }
+        let (scheme, rest) = url.split_once("://").ok_or(Error::Malformed)?;
+        let is_secure = match scheme.to_ascii_lowercase().as_str() {
+            "https" => true,
+            "http" => false,
+            _ => return Err(Error::Malformed),
+        };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let authority = authority.to_ascii_lowercase();
+        let (host, port) = host_of(&authority).ok_or(Error::Malformed)?;
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Error::Malformed);
+        }
+        let port = port.unwrap_or(if is_secure { 443 } else { 80 });
+        Ok(Self { is_secure, host, port, authority, path })
+    }
+
+    /// Whether an owner's word for a host means this: without a port, the usual one.
+    fn is(&self, allowed: &str) -> bool {
+        let usual = if self.is_secure { 443 } else { 80 };
+        host_of(allowed).is_some_and(|(host, port)| host == self.host && port.unwrap_or(usual) == self.port)
+    }
+
+    fn head(&self, asked: &Asked) -> Result<String, Error> {
+        const OF_THE_CONNECTION: [&str; 9] = [
+            "connection",
+            "content-length",
+            "expect",
+            "host",
+            "keep-alive",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        let Asked { method, headers, body, .. } = asked;
+        if !is_header_name(method) || method.eq_ignore_ascii_case("connect") {
+            return Err(Error::Malformed);
+        }
+        let length: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if headers.len() > HTTP_HEADERS_MAX || length > HTTP_HEAD_BYTES_MAX {
+            return Err(Error::TooLarge);
+        }
+        let mut head = format!("{method} {} HTTP/1.1\r\nhost: {}\r\n", self.path, self.authority);
+        for (name, value) in headers {
+            if !is_header_name(name) || !is_header_value(value) {
+                return Err(Error::Malformed);
+            }
+            let name = name.to_ascii_lowercase();
+            if !OF_THE_CONNECTION.contains(&name.as_str()) && !name.starts_with("proxy-") {
+                head += &format!("{name}: {value}\r\n");
+            }
+        }
+        if !body.is_empty() || !matches!(method.as_str(), "GET" | "HEAD") {
+            head += &format!("content-length: {}\r\n", body.len());
+        }
+        Ok(head + "connection: close\r\n\r\n")
+    }
+
+    fn connect(&self, may_be_private: bool, stop: &Stop) -> Result<TcpStream, Error> {
+        let end = Instant::now() + FETCH_CONNECT_TIME;
+        for address in usable(&self.look_up(end, stop)?, may_be_private)? {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || stop.load(Ordering::Acquire) {
+                return Err(Error::TimedOut);
+            }
+            if let Ok(stream) = TcpStream::connect_timeout(&address, left) {
+                return Ok(stream);
+            }
+        }
+        Err(Error::Unreachable)
+    }
+
+    /// The addresses of the host. The system's look-up cannot be interrupted, so a thread of its own waits for it.
+    fn look_up(&self, end: Instant, stop: &Stop) -> Result<Vec<SocketAddr>, Error> {
+        let (found, answer) = mpsc::channel();
+        let host = (self.host.clone(), self.port);
+        let look_up = move || {
+            let addresses = (host.0.as_str(), host.1).to_socket_addrs().map(Iterator::collect);
+            let _ = found.send(addresses);
+        };
+        std::thread::Builder::new().name("look-up".into()).spawn(look_up).map_err(|_| Error::Failed)?;
+        while Instant::now() < end && !stop.load(Ordering::Acquire) {
+            match answer.recv_timeout(SLICE) {
+                Ok(addresses) => return addresses.map_err(|_| Error::Unreachable),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Failed),
+            }
+        }
+        Err(Error::TimedOut)
+    }
+}
+
+/// Those of a name's addresses that may be asked.
+fn usable(found: &[SocketAddr], may_be_private: bool) -> Result<Vec<SocketAddr>, Error> {
+    let usable: Vec<_> = found.iter().copied().filter(|one| may_be_private || is_public(one.ip())).collect();
+    match (usable.is_empty(), found.is_empty()) {
+        (false, _) => Ok(usable),
+        (true, true) => Err(Error::Unreachable),
+        (true, false) => Err(Error::PrivateAddress),
+    }
+}
+
+#[cfg(test)]
+mod tests;
