@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: bytes that nobody honest wrote, for every parser and for whole images.
 //!
 //! cargo-fuzz needs flags of a nightly compiler; the stable one takes them with `RUSTC_BOOTSTRAP`. What it comes across
-//! goes into `engine/fuzz/corpus`, which is not kept; `engine/fuzz/seeds` is.
+//! goes into the folder `corpus` beside the targets, which is not kept; `seeds` is.
 
 use std::fs;
 
@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::tools::{self, CARGO_FUZZ};
 use xtask::command::{cargo, execute, root, target};
+
+/// The crates that have targets, in the folder `fuzz` of each.
+const CRATES: [&str; 2] = ["engine", "sandbox"];
 
 const USAGE: &str = "fuzz [TARGET] [--minutes N]";
 /// AddressSanitizer takes several times what a program does.
@@ -28,28 +31,31 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             _ => bail!(USAGE),
         }
     }
-    let folder = root().join("engine/fuzz");
     let mut targets = Vec::new();
-    for entry in fs::read_dir(folder.join("fuzz_targets")).context("engine/fuzz/fuzz_targets")? {
-        targets.extend(entry?.path().file_stem().map(|name| name.to_string_lossy().into_owned()));
+    for of in CRATES {
+        for entry in fs::read_dir(root().join(of).join("fuzz/fuzz_targets")).context(of)? {
+            let name = entry?.path().file_stem().map(|name| name.to_string_lossy().into_owned());
+            targets.extend(name.map(|name| (name, of)));
+        }
     }
     targets.sort();
     if let Some(chosen) = chosen {
-        if !targets.contains(&chosen) {
-            bail!("no such target: {chosen}; there are {}", targets.join(", "));
+        if !targets.iter().any(|(name, _)| *name == chosen) {
+            bail!("no such target: {chosen}; there are {}", listed(&targets));
         }
-        targets = vec![chosen];
+        targets.retain(|(name, _)| *name == chosen);
     }
     let program = tools::ensure(&CARGO_FUZZ)?;
     let bin = program.parent().context("a tool is in a folder")?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let paths = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
     let path = std::env::join_paths(paths).context("PATH")?;
-    for name in &targets {
+    for (name, of) in &targets {
+        let folder = root().join(of).join("fuzz");
         let [corpus, seeds] = ["corpus", "seeds"].map(|kind| folder.join(kind).join(name));
         fs::create_dir_all(&corpus).context("the corpus")?;
         let mut command = cargo();
-        command.current_dir(root().join("engine")).args(["fuzz", "run", name.as_str()]).arg(corpus);
+        command.current_dir(root().join(of)).args(["fuzz", "run", name.as_str()]).arg(corpus);
         if seeds.exists() {
             command.arg(seeds);
         }
@@ -64,6 +70,10 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         println!("fuzzing {name} for {minutes} minutes");
         execute(&mut command)?;
     }
-    println!("nothing found in {}", targets.join(", "));
+    println!("nothing found in {}", listed(&targets));
     Ok(())
+}
+
+fn listed(targets: &[(String, &str)]) -> String {
+    targets.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
 }
