@@ -73,6 +73,7 @@ pub(crate) fn serve(
         no_atime: !settings.options.flags.access_times,
         ids: settings.options.ids.clone(),
         subtree: settings.options.subtree,
+        unit_bytes: settings.options.unit_bytes,
         ..blocktree_vfs::MountOptions::default()
     };
     let fs = Fs::mount(store.clone(), options)

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use blocktree_engine::crypto::PrincipalId;
 use blocktree_engine::device;
 use blocktree_vfs::fuse::{Access, Flags, Transport};
-use blocktree_vfs::{IdMap, IdRange};
+use blocktree_vfs::{IdMap, IdRange, parse_unit};
 
 use crate::anchor::Choice;
 use crate::failure::{Failure, Result};
@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) write_back: Option<bool>,
     pub(crate) read_bytes_max: Option<u32>,
     pub(crate) event_loops: Option<usize>,
+    /// How many bytes have one hash in new files, where the directory says nothing of it.
+    pub(crate) unit_bytes: u64,
     pub(crate) transport: Transport,
     /// Where the passphrase comes from.
     pub(crate) passphrase: Option<Source>,
@@ -59,6 +61,7 @@ impl Default for Options {
             write_back: None,
             read_bytes_max: None,
             event_loops: None,
+            unit_bytes: 0,
             transport: Transport::default(),
             passphrase: None,
             snapshot: None,
@@ -155,6 +158,11 @@ impl Options {
             ("no_writeback" | "nowriteback", None) => self.write_back = Some(false),
             ("max_read", Some(value)) => self.read_bytes_max = Some(number(name, value, 4096, 1 << 20)?),
             ("threads", Some(value)) => self.event_loops = Some(number(name, value, 1, 256)? as usize),
+            ("unit", Some(value)) => {
+                self.unit_bytes = parse_unit(value).ok_or_else(|| {
+                    Failure::usage("the mount option unit is a power of two from unit=4k to unit=128k")
+                })?;
+            }
             ("transport", Some(b"device")) => self.transport = Transport::Device,
             ("transport", Some(b"uring")) => self.transport = Transport::Uring,
             ("transport", _) => {
@@ -191,7 +199,7 @@ impl Options {
             ("accept_rollback", None) => self.accept_rollback = true,
             (
                 "passphrase_file" | "passphrase_from" | "snapshot" | "anchor" | "max_read" | "threads"
-                | "uid" | "gid" | "map_uid" | "map_gid" | "principal" | "root" | "subtree" | "http",
+                | "uid" | "gid" | "map_uid" | "map_gid" | "principal" | "root" | "subtree" | "http" | "unit",
                 _,
             ) => {
                 return Err(Failure::usage(format!("the mount option {name} needs a value: {name}=...")));
@@ -391,6 +399,7 @@ mod tests {
             "root=12",
             "subtree=x",
             "max_read=17",
+            "unit=12k",
             "threads=many",
             "remount",
             "uid",

@@ -4,6 +4,8 @@
 pub const SECTOR_BYTES: usize = 4096;
 /// The longest run of sectors that one extent item covers.
 pub const EXTENT_SECTORS_MAX: usize = 32;
+/// Sectors that one hash covers at most, as a power of two: a whole extent.
+pub const UNIT_LOG2_MAX: u8 = EXTENT_SECTORS_MAX.ilog2() as u8;
 /// One node of the index, in bytes and in sectors.
 pub const NODE_BYTES: usize = 16 * 1024;
 pub const NODE_SECTORS: usize = NODE_BYTES / SECTOR_BYTES;

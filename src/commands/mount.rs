@@ -44,6 +44,7 @@ Mount options:
                                is noticed; or nowhere
   accept_rollback              as --accept-rollback
   writeback, no_writeback      let the kernel collect writes (the default), or pass each on at once
+  unit=4k|8k|16k|32k|64k|128k  how much of a new file has one hash, where its directory says nothing of it
   max_read=BYTES               the longest read in one request
   threads=N                    how many threads take requests
   transport=device|uring       how requests come: over /dev/fuse, or io_uring

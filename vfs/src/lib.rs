@@ -28,8 +28,8 @@ mod xattr;
 pub use error::{FsError, Result};
 pub use events::{Event, Intent, Mask, Observer, Range, Verdict};
 pub use fs::{
-    Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, OpenFlags, RenameFlags, SetXattrFlags, Statfs,
-    Whence, WriteFlags,
+    Caller, DirectoryEntry, FallocateMode, Fs, MountOptions, NAME_UNIT, OpenFlags, RenameFlags,
+    SetXattrFlags, Statfs, Whence, WriteFlags, parse_unit,
 };
 pub use history::{Past, PastChange};
 pub use ids::{IdMap, IdRange, Ids};

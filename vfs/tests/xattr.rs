@@ -122,3 +122,45 @@ fn readers_see_one_version() {
         });
     });
 }
+
+#[test]
+fn a_unit_is_an_attribute_that_directories_hand_down() {
+    let fs = mount();
+    const UNIT: &[u8] = b"user.blocktree.unit";
+    let directory = fs.dir(ROOT, "streams");
+    fails(fs.getxattr(directory, UNIT), libc::ENODATA);
+    for nonsense in [&b""[..], b"0", b"2k", b"12k", b"256k", b"-4k", b"4 k", b"k", b"99999999999999999999k"] {
+        fails(fs.setxattr(directory, UNIT, nonsense, PLAIN), libc::EINVAL);
+    }
+    fails(fs.removexattr(directory, UNIT), libc::ENODATA);
+    fails(fs.setxattr(directory, UNIT, b"128k", REPLACE), libc::ENODATA);
+    fs.setxattr(directory, UNIT, b"131072", CREATE).unwrap();
+    fails(fs.setxattr(directory, UNIT, b"64k", CREATE), libc::EEXIST);
+    assert_eq!(fs.getxattr(directory, UNIT).unwrap(), b"128k");
+
+    let below = fs.dir(directory, "below");
+    let file = fs.file(below, "film");
+    assert_eq!(list(&fs, file, false), ["user.blocktree.unit"]);
+    assert_eq!(fs.getxattr(file, UNIT).unwrap(), b"128k");
+    let film: Vec<u8> = (0..1_000_000_u32).map(|at| (at / 7) as u8).collect();
+    fs.put(file, 0, &film);
+    fs.setxattr(file, UNIT, b"16k", REPLACE).unwrap();
+    fs.put(file, 300_000, &film[..200_000]);
+    fs.removexattr(file, UNIT).unwrap();
+    fs.put(file, 310_000, b"a part");
+    assert!(list(&fs, file, false).is_empty());
+    let mut expected = film.clone();
+    expected[300_000..500_000].copy_from_slice(&film[..200_000]);
+    expected[310_000..310_006].copy_from_slice(b"a part");
+    assert!(fs.bytes(file) == expected);
+    assert!(list(&fs, fs.file(ROOT, "other"), false).is_empty());
+}
+
+#[test]
+fn a_mount_says_which_unit_new_files_have() {
+    let fs = mount_with(MountOptions { unit_bytes: 32 << 10, ..Default::default() });
+    let file = fs.file(ROOT, "f");
+    assert_eq!(fs.getxattr(file, b"user.blocktree.unit").unwrap(), b"32k");
+    let link = fs.symlink(&USER, ROOT, b"link", b"f").unwrap().ino;
+    fails(fs.getxattr(link, b"user.blocktree.unit"), libc::ENODATA);
+}

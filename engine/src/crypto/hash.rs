@@ -65,6 +65,15 @@ pub fn hash_sectors(bytes: &[u8]) -> Vec<Hash> {
     hashes
 }
 
+/// The hash of each unit of `unit` sectors of `bytes`.
+pub fn hash_units(bytes: &[u8], unit: u64) -> Vec<Hash> {
+    match unit {
+        1 => hash_sectors(bytes),
+        // Longer inputs fill the lanes by themselves.
+        _ => bytes.chunks_exact(unit as usize * SECTOR_BYTES).map(hash).collect(),
+    }
+}
+
 fn hash_group(platform: Platform, group: &[u8], hashes: &mut Vec<Hash>) {
     const KEY: [u32; 8] = [
         0x6A09_E667,

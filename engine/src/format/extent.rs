@@ -4,7 +4,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Malformed, WRAPPED_KEY_BYTES, malformed};
-use crate::limits::EXTENT_SECTORS_MAX;
+use crate::limits::{EXTENT_SECTORS_MAX, UNIT_LOG2_MAX};
 
 /// Other extents may refer to the same sectors: their count is a [`super::ItemKind::SHARED`] item.
 pub const EXTENT_SHARED: u16 = 1;
@@ -14,7 +14,7 @@ pub const EXTENT_FOREIGN_KEY: u16 = 2;
 const FLAGS: u16 = EXTENT_SHARED | EXTENT_FOREIGN_KEY;
 
 /// The fixed part of an extent item. A wrapped extent key follows if the flags say so, then one hash of
-/// 32 bytes for each sector.
+/// 32 bytes for each unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct ExtentHeader {
@@ -31,7 +31,7 @@ pub struct ExtentHeader {
     /// How many sectors of the sealed run stand before the first; the cipher's tweak goes on from there.
     pub skip: U16,
     pub flags: U16,
-    /// Sectors to a hash, as a power of two. 0 in this version.
+    /// Sectors to a unit, which has one hash, as a power of two. An extent consists of whole units.
     pub unit_log2: u8,
     /// The cipher: 1 is AES-256-XTS.
     pub cipher: u8,
@@ -58,6 +58,11 @@ impl Extent {
         u64::from(self.header.sectors.get())
     }
 
+    /// Sectors to a hash.
+    pub fn unit(&self) -> u64 {
+        1 << self.header.unit_log2
+    }
+
     pub fn birth(&self) -> u64 {
         self.header.birth.get()
     }
@@ -70,9 +75,19 @@ impl Extent {
         self.header.flags = (self.header.flags.get() | EXTENT_SHARED).into();
     }
 
-    /// The part of this extent that starts `from` sectors into it and is `sectors` long.
+    /// The smallest part of this extent that holds `sectors` sectors from `from` on, and how many of its sectors stand
+    /// before them.
+    pub fn part(&self, from: u64, sectors: u64) -> (Self, u64) {
+        let start = from - from % self.unit();
+        let end = (from + sectors).next_multiple_of(self.unit());
+        (self.slice(start, end - start), from - start)
+    }
+
+    /// The part of this extent that starts `from` sectors into it and is `sectors` long: whole units.
     pub fn slice(&self, from: u64, sectors: u64) -> Self {
         assert!(sectors > 0 && from + sectors <= self.sectors());
+        let unit = self.unit();
+        assert!(from.is_multiple_of(unit) && sectors.is_multiple_of(unit));
         let mut header = self.header;
         header.sector = (self.sector() + from).into();
         header.skip = (self.header.skip.get() + from as u16).into();
@@ -80,7 +95,7 @@ impl Extent {
         Self {
             header,
             foreign_key: self.foreign_key,
-            hashes: self.hashes[from as usize..(from + sectors) as usize].to_vec(),
+            hashes: self.hashes[(from / unit) as usize..((from + sectors) / unit) as usize].to_vec(),
         }
     }
 
@@ -105,8 +120,11 @@ impl Extent {
         if usize::from(header.skip.get()) + sectors > EXTENT_SECTORS_MAX {
             return Err(malformed(WHAT, "reaches past its sealed run"));
         }
-        if header.flags.get() & !FLAGS != 0 || header.unit_log2 != 0 || header.cipher != Self::XTS {
-            return Err(malformed(WHAT, "unknown flags, unit or cipher"));
+        if header.flags.get() & !FLAGS != 0 || header.cipher != Self::XTS {
+            return Err(malformed(WHAT, "unknown flags or cipher"));
+        }
+        if header.unit_log2 > UNIT_LOG2_MAX || !sectors.is_multiple_of(1 << header.unit_log2) {
+            return Err(malformed(WHAT, "not of whole units"));
         }
         if header.sector.get().checked_add(sectors as u64).is_none() {
             return Err(malformed(WHAT, "sector out of range"));
@@ -118,8 +136,8 @@ impl Extent {
             foreign_key = Some(key);
             rest = tail;
         }
-        if rest.len() != 32 * sectors {
-            return Err(malformed(WHAT, "number of hashes differs from sectors"));
+        if rest.len() != 32 * (sectors >> header.unit_log2) {
+            return Err(malformed(WHAT, "number of hashes differs from units"));
         }
         let hashes = rest.chunks_exact(32).map(|hash| hash.try_into().expect("32 bytes")).collect();
         Ok(Self { header, foreign_key, hashes })

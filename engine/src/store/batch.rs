@@ -10,7 +10,7 @@ use super::journal::Notes;
 use super::overlay::{Content, Overlay, Segment};
 use super::{Block, Item, Seq};
 use crate::device::Completion;
-use crate::format::{BlockId, Key};
+use crate::format::{BlockId, Extent, Key};
 use crate::limits::{DIRTY_SECTOR_WEIGHT, HEADER_WEIGHT, note_weight};
 use crate::space::Run;
 
@@ -46,6 +46,8 @@ impl Change {
 pub(super) struct Batch {
     pub(super) items: BTreeMap<Key, Change>,
     pub(super) data: Overlay,
+    /// Units that are cut by what is in `data`, by their first sector, with a hash for each sector.
+    pub(super) finer: HashMap<(BlockId, u64), Arc<Extent>>,
     /// The blocks whose keys sealing needs.
     pub(super) blocks: HashMap<BlockId, Block>,
     /// Allocated by writes of this batch, and those of them that later writes made useless.
@@ -92,12 +94,14 @@ impl Batch {
                 self.promised += 1;
                 block.0.unsealed.fetch_add(1, Ordering::Relaxed);
             }
-            Content::Sealed { extent, completion } => {
+            Content::Sealed { extent, completion, .. } => {
+                block.note_units(extent);
                 self.allocated.push(Run { sector: extent.sector(), sectors: extent.sectors() });
                 self.completions.push(completion.clone());
                 block.0.unsealed.fetch_add(segment.sectors, Ordering::Relaxed);
             }
-            Content::Clone { .. } | Content::Hole | Content::Reclaimed => {}
+            Content::Clone { extent, .. } => block.note_units(extent),
+            Content::Hole | Content::Reclaimed => {}
         }
         for old in self.data.insert(block.id(), segment) {
             match &old.content {
@@ -106,8 +110,8 @@ impl Batch {
                     self.weight -= DIRTY_SECTOR_WEIGHT;
                     block.0.unsealed.fetch_sub(1, Ordering::Relaxed);
                 }
-                Content::Sealed { extent, .. } => {
-                    self.useless.push(Run { sector: extent.sector(), sectors: extent.sectors() });
+                Content::Sealed { extent, lead, .. } => {
+                    self.useless.push(Run { sector: extent.sector() + lead, sectors: old.sectors });
                     block.0.unsealed.fetch_sub(old.sectors, Ordering::Relaxed);
                 }
                 Content::Clone { .. } | Content::Hole | Content::Reclaimed => {}

@@ -4,7 +4,7 @@
 //! say so become visible ([`Block::take_key`]).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -12,8 +12,9 @@ use parking_lot::{Mutex, RwLock};
 use super::block_keys::{BlockKeys, KeyChain};
 use super::key_cache::KeyCache;
 use crate::crypto::{Secret, Unopenable, open_key, wrap_key};
-use crate::format::{BlockHeader, BlockId, WRAPPED_KEY_BYTES};
+use crate::format::{BlockHeader, BlockId, Extent, WRAPPED_KEY_BYTES};
 use crate::hits::Hits;
+use crate::limits::UNIT_LOG2_MAX;
 
 /// A handle on a block: its id and its keys. Cheap to clone. All handles on one block share their state.
 #[derive(Clone)]
@@ -25,6 +26,9 @@ pub(super) struct BlockState {
     cache: Arc<KeyCache>,
     /// Somebody needed the expanded keys since the cache last looked.
     used: AtomicBool,
+    /// How many sectors one hash covers, as powers of two: of new data at most, and of any data at most.
+    pub(super) unit_log2: AtomicU8,
+    pub(super) largest_unit_log2: AtomicU8,
     /// As the last transaction that was applied left it.
     pub(super) home: AtomicU64,
     /// Sectors that extents of the index cover, and dirty ones that may come on top.
@@ -47,6 +51,12 @@ impl Block {
     /// Sectors that the block's data takes. Those not yet sealed count as new until they are.
     pub fn sectors(&self) -> u64 {
         self.0.sectors.load(Ordering::Relaxed) + self.0.unsealed.load(Ordering::Relaxed)
+    }
+
+    /// Sectors of new data that are sealed under one hash, where they are written together. More make long reads and
+    /// writes cheaper, and short reads dearer: a unit is read whole.
+    pub fn unit(&self) -> u64 {
+        1 << self.0.unit_log2.load(Ordering::Relaxed)
     }
 
     /// A directory, as the layer above has them, that all of its names are below or in; 0 of the root.
@@ -130,6 +140,13 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Takes note of the units of an extent that becomes this block's.
+    pub(super) fn note_units(&self, extent: &Extent) {
+        self.0.largest_unit_log2.fetch_max(extent.header.unit_log2, Ordering::Relaxed);
+    }
+}
+
 impl std::fmt::Debug for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Block({})", self.0.id)
@@ -143,7 +160,9 @@ impl BlockState {
         BlockHeader {
             owner_key: keys.chain.owner_key,
             epoch: keys.chain.epoch.into(),
-            sectors: self.sectors.load(Ordering::Relaxed).into(),
+            sectors: BlockHeader::encode_sectors(self.sectors.load(Ordering::Relaxed)),
+            units: self.unit_log2.load(Ordering::Relaxed)
+                | self.largest_unit_log2.load(Ordering::Relaxed) << 4,
             home: self.home.load(Ordering::Relaxed).into(),
             wrapped_by: keys.chain.wrapped_by.into(),
         }
@@ -187,7 +206,8 @@ impl OpenBlocks {
         let header = BlockHeader {
             owner_key: wrap_key(wrap, &id.to_le_bytes(), &key),
             epoch: 0.into(),
-            sectors: 0.into(),
+            sectors: BlockHeader::encode_sectors(0),
+            units: 0,
             home: home.into(),
             wrapped_by: wrapped_by.into(),
         };
@@ -215,7 +235,9 @@ impl OpenBlocks {
             cache: self.cache.clone(),
             used: AtomicBool::new(false),
             home: AtomicU64::new(header.home.get()),
-            sectors: AtomicU64::new(header.sectors.get()),
+            unit_log2: AtomicU8::new((header.units & 0xF).min(UNIT_LOG2_MAX)),
+            largest_unit_log2: AtomicU8::new((header.units >> 4).min(UNIT_LOG2_MAX)),
+            sectors: AtomicU64::new(header.sectors()),
             unsealed: AtomicU64::new(0),
         }))
     }

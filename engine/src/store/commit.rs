@@ -260,9 +260,12 @@ impl Core {
     fn seal_data(&self, batch: &Batch, resolver: &mut Resolver<'_>) -> Result<(Vec<Write>, Vec<Completion>)> {
         let mut births = VecDeque::new();
         for (_, segment) in batch.data.iter() {
-            if let Content::Clone { extent, source } = &segment.content {
+            if let Content::Clone { extent, source, .. } = &segment.content {
                 births.push_back(resolver.share(extent, *source)?);
             }
+        }
+        for ((id, start), finer) in &batch.finer {
+            resolver.describe(*id, *start, finer)?;
         }
         // Cut first, adjacent ranges in one step, then put the new extents.
         let mut plain: Vec<PlainRun> = Vec::new();
@@ -300,11 +303,13 @@ impl Core {
         for (id, segment) in batch.data.iter() {
             match &segment.content {
                 Content::Sealed { extent, .. } => {
+                    debug_assert_eq!(extent.sectors(), segment.sectors);
                     let mut extent = (**extent).clone();
                     extent.header.birth = resolver.seq.into();
                     resolver.put_extent(id, segment.start, &extent);
                 }
                 Content::Clone { extent, .. } => {
+                    debug_assert_eq!(extent.sectors(), segment.sectors);
                     let mut extent = (**extent).clone();
                     extent.header.birth = births.pop_front().unwrap_or_default().into();
                     resolver.put_extent(id, segment.start, &extent);
@@ -399,7 +404,8 @@ impl Core {
         // Blocks whose data changed, but not their attributes.
         for (id, block) in &batch.blocks {
             let key = Key::new(*id, ItemKind::HEADER, 0);
-            if batch.items.contains_key(&key) || !resolver.sectors_changed(*id) {
+            let has_units = block.0.largest_unit_log2.load(Ordering::Relaxed) > 0;
+            if batch.items.contains_key(&key) || !(has_units || resolver.sectors_changed(*id)) {
                 continue;
             }
             if let Some(old) = resolver.get(&key)? {

@@ -38,6 +38,7 @@ mod slots;
 mod snapshot;
 mod transaction;
 mod turn;
+mod units;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -17,10 +17,11 @@ pub(super) type Page = Arc<[u8; SECTOR_BYTES]>;
 pub(super) enum Content {
     /// One plain sector.
     Plain(Page),
-    /// Sealed and on its way to the device.
-    Sealed { extent: Arc<Extent>, completion: Completion },
+    /// Sealed and on its way to the device. `lead` sectors of the extent stand before the segment, so that it can be a
+    /// part of whole units: only to be read.
+    Sealed { extent: Arc<Extent>, completion: Completion, lead: u64 },
     /// Sectors that another extent holds too; the source's block and sector.
-    Clone { extent: Arc<Extent>, source: (BlockId, u64) },
+    Clone { extent: Arc<Extent>, source: (BlockId, u64), lead: u64 },
     /// Nothing: reads as zeros.
     Hole,
     /// Reads as zeros; the extents of the index below are removed in the background, not by this batch.
@@ -40,15 +41,23 @@ impl Segment {
         self.start + self.sectors
     }
 
+    /// Whether one hash covers several of its sectors.
+    pub(super) fn has_units(&self) -> bool {
+        match &self.content {
+            Content::Sealed { extent, .. } | Content::Clone { extent, .. } => extent.unit() > 1,
+            Content::Plain(_) | Content::Hole | Content::Reclaimed => false,
+        }
+    }
+
     /// What it adds to a record at most, in bytes, besides the extents that a hole or a clone removes, and
     /// what the clone of a shared extent changes.
     pub(super) fn weight(&self) -> usize {
         let sectors = self.sectors as usize;
         match &self.content {
             Content::Plain(_) => DIRTY_SECTOR_WEIGHT,
-            Content::Sealed { .. } => {
+            Content::Sealed { extent, .. } => {
                 let removed = sectors * (REMOVED_WEIGHT + SHARED_SECTOR_WEIGHT);
-                EXTENT_WEIGHT + 32 * sectors + removed + CUT_ENDS_WEIGHT
+                EXTENT_WEIGHT + 32 * extent.hashes.len() + removed + CUT_ENDS_WEIGHT
             }
             // Its own extent, that of its source, which becomes a shared one, and the counts of both.
             Content::Clone { .. } => 2 * (EXTENT_WEIGHT + 32 * sectors) + 2 * SHARED_SECTOR_WEIGHT,
@@ -58,18 +67,19 @@ impl Segment {
     }
 
     /// The part of it between two sectors that it covers.
-    fn slice(&self, from: u64, to: u64) -> Self {
+    pub(super) fn slice(&self, from: u64, to: u64) -> Self {
         let (skip, sectors) = (from - self.start, to - from);
         let content = match &self.content {
             Content::Plain(_) | Content::Hole | Content::Reclaimed => self.content.clone(),
-            Content::Sealed { extent, completion } => Content::Sealed {
-                extent: Arc::new(extent.slice(skip, sectors)),
-                completion: completion.clone(),
-            },
-            Content::Clone { extent, source } => Content::Clone {
-                extent: Arc::new(extent.slice(skip, sectors)),
-                source: (source.0, source.1 + skip),
-            },
+            Content::Sealed { extent, completion, lead } => {
+                let (extent, lead) = extent.part(lead + skip, sectors);
+                Content::Sealed { extent: Arc::new(extent), completion: completion.clone(), lead }
+            }
+            Content::Clone { extent, source, lead } => {
+                let (extent, lead) = extent.part(lead + skip, sectors);
+                let source = (source.0, source.1 + skip);
+                Content::Clone { extent: Arc::new(extent), source, lead }
+            }
         };
         Self { start: from, sectors, content }
     }

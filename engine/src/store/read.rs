@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::layers::Layers;
 use super::overlay::{Content, Page, Segment};
 use super::{Block, Core};
-use crate::crypto::{ExtentKey, hash_sectors, open_key, open_sectors_into};
+use crate::crypto::{ExtentKey, hash_units, open_key, open_sectors_into};
 use crate::device::{Completion, Read, SectorBuf};
 use crate::error::{Error, Result};
 use crate::format::{BlockId, Extent, ItemKind, Key};
@@ -32,8 +32,17 @@ pub(super) enum Source {
     /// A repair gave it up.
     Lost,
     Page(Page),
-    /// On the device, once the completion (if any) says so.
-    Extent(Arc<Extent>, Option<Completion>),
+    Extent(Sealed),
+}
+
+/// Whole units on the device.
+#[derive(Clone)]
+pub(super) struct Sealed {
+    pub(super) extent: Arc<Extent>,
+    /// Says when it is there, where it may still be on its way.
+    pub(super) completion: Option<Completion>,
+    /// How many of its sectors stand before the piece.
+    pub(super) lead: u64,
 }
 
 impl Piece {
@@ -84,7 +93,10 @@ impl Core {
     fn moved(&self, before: &[Piece], after: &[Piece]) -> bool {
         let sectors = |pieces: &[Piece]| -> Vec<_> {
             let extents = pieces.iter().map(|piece| match &piece.source {
-                Source::Extent(extent, _) => Some((extent.sector(), extent.header.nonce)),
+                Source::Extent(sealed) => {
+                    let header = &sealed.extent.header;
+                    Some((header.sector, header.sectors, header.unit_log2, header.nonce))
+                }
                 Source::Zeros | Source::Lost | Source::Page(_) => None,
             });
             extents.collect()
@@ -105,8 +117,8 @@ impl Core {
                     continue;
                 }
                 self.push_hole(id, at, cut_from, &mut pieces);
-                let part = extent.slice(cut_from - start, cut_to - cut_from);
-                let source = Source::Extent(Arc::new(part), None);
+                let (part, lead) = extent.part(cut_from - start, cut_to - cut_from);
+                let source = Source::Extent(Sealed { extent: Arc::new(part), completion: None, lead });
                 pieces.push(Piece { start: cut_from, sectors: cut_to - cut_from, source });
                 at = cut_to;
             }
@@ -188,7 +200,7 @@ impl Core {
                     let (target, skip) = target(piece, offset, bytes);
                     target.copy_from_slice(&page[skip..skip + target.len()]);
                 }
-                Source::Extent(extent, completion) => {
+                Source::Extent(Sealed { extent, completion, .. }) => {
                     if let Some(completion) = completion {
                         completion.wait().map_err(Error::Read)?;
                     }
@@ -215,29 +227,50 @@ impl Core {
                 let (sealed, after) = rest.split_at(extent.sectors() as usize * SECTOR_BYTES);
                 rest = after;
                 let (target, skip) = target(&pieces[*index], offset, bytes);
-                if target.len() == sealed.len() {
-                    self.open_extent(block, extent, sealed, target)?;
-                } else {
-                    let mut plain = Zeroizing::new(vec![0; sealed.len()]);
-                    self.open_extent(block, extent, sealed, &mut plain)?;
-                    target.copy_from_slice(&plain[skip..skip + target.len()]);
-                }
+                let lead = match &pieces[*index].source {
+                    Source::Extent(sealed) => sealed.lead as usize * SECTOR_BYTES,
+                    _ => 0,
+                };
+                self.open_part(block, extent, sealed, lead + skip, target)?;
             }
         }
         Ok(())
     }
 
-    /// Verifies an extent's sectors and decrypts them into `plain`, which is as long.
-    pub(super) fn open_extent(
+    /// Reads one sector of a segment.
+    pub(super) fn read_segment(
+        &self,
+        block: &Block,
+        segment: &Segment,
+        sector: u64,
+        page: &mut [u8],
+    ) -> Result<()> {
+        let own = segment.slice(sector, sector + 1);
+        self.fetch(block, &[piece(own)], sector * SECTOR, page)
+    }
+
+    /// Verifies an extent's sectors and decrypts as many of their bytes from `skip` on as `plain` is long.
+    fn open_part(
         &self,
         block: &Block,
         extent: &Extent,
         sealed: &[u8],
+        skip: usize,
         plain: &mut [u8],
     ) -> Result<()> {
+        let from = skip / SECTOR_BYTES;
+        let to = (skip + plain.len()).div_ceil(SECTOR_BYTES);
         verify_extent(extent, sealed)?;
         let key = self.extent_key(block, extent)?;
-        open_sectors_into(&key, extent.header.skip.get(), sealed, plain);
+        let (first, wanted) =
+            (extent.header.skip.get() + from as u16, &sealed[from * SECTOR_BYTES..to * SECTOR_BYTES]);
+        if plain.len() == wanted.len() {
+            open_sectors_into(&key, first, wanted, plain);
+        } else {
+            let mut whole = Zeroizing::new(vec![0; wanted.len()]);
+            open_sectors_into(&key, first, wanted, &mut whole);
+            plain.copy_from_slice(&whole[skip % SECTOR_BYTES..][..plain.len()]);
+        }
         Ok(())
     }
 
@@ -314,11 +347,13 @@ impl Core {
     }
 }
 
-/// Compares the hashes of an extent's sectors.
+/// Compares the hashes of an extent's units.
 pub(super) fn verify_extent(extent: &Extent, sealed: &[u8]) -> Result<()> {
-    let hashes = hash_sectors(sealed);
+    let hashes = hash_units(sealed, extent.unit());
     match hashes.iter().zip(&extent.hashes).position(|(found, expected)| found != expected) {
-        Some(index) => Err(Error::Corrupt { what: "data", sector: extent.sector() + index as u64 }),
+        Some(index) => {
+            Err(Error::Corrupt { what: "data", sector: extent.sector() + index as u64 * extent.unit() })
+        }
         None => Ok(()),
     }
 }
@@ -326,8 +361,10 @@ pub(super) fn verify_extent(extent: &Extent, sealed: &[u8]) -> Result<()> {
 fn piece(segment: Segment) -> Piece {
     let source = match segment.content {
         Content::Plain(page) => Source::Page(page),
-        Content::Sealed { extent, completion } => Source::Extent(extent, Some(completion)),
-        Content::Clone { extent, .. } => Source::Extent(extent, None),
+        Content::Sealed { extent, completion, lead } => {
+            Source::Extent(Sealed { extent, completion: Some(completion), lead })
+        }
+        Content::Clone { extent, lead, .. } => Source::Extent(Sealed { extent, completion: None, lead }),
         Content::Hole | Content::Reclaimed => Source::Zeros,
     };
     Piece { start: segment.start, sectors: segment.sectors, source }

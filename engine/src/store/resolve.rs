@@ -75,6 +75,12 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             self.changes.insert(key, None);
+            let is_whole =
+                |edge: u64| edge <= start || edge >= end || (edge - start).is_multiple_of(extent.unit());
+            if !is_whole(from) || !is_whole(to) {
+                // Whoever cuts a unit describes it first.
+                return Err(Error::Corrupt { what: "a unit that is cut", sector: extent.sector() });
+            }
             if start < from {
                 self.put(id, start, &extent.slice(0, from - start));
             }
@@ -82,8 +88,35 @@ impl<'a> Resolver<'a> {
                 self.put(id, to, &extent.slice(to - start, end - to));
             }
             let (dead_from, dead_to) = (from.max(start), to.min(end));
-            self.release(&extent.slice(dead_from - start, dead_to - dead_from))?;
+            self.release(&extent, dead_from - start, dead_to - dead_from)?;
             *self.sectors.entry(id).or_default() -= (dead_to - dead_from) as i64;
+        }
+        Ok(())
+    }
+
+    /// Gives each sector of a unit a hash of its own, if the unit is still there.
+    pub(super) fn describe(&mut self, id: BlockId, start: u64, finer: &Extent) -> Result<()> {
+        let first = Key::new(id, ItemKind::EXTENT, start.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
+        let last = Key::new(id, ItemKind::EXTENT, start);
+        let Some((key, value)) = self.range(first, last)?.into_iter().next_back() else { return Ok(()) };
+        let extent = decode_extent(&value)?;
+        let from = start - key.offset;
+        let to = from + finer.sectors();
+        let is_same = extent.header.nonce == finer.header.nonce
+            && extent.sector() + from == finer.sector()
+            && to <= extent.sectors();
+        if !is_same || extent.unit() == 1 {
+            return Ok(());
+        }
+        let mut middle = extent.slice(from, finer.sectors());
+        middle.header.unit_log2 = 0;
+        middle.hashes.clone_from(&finer.hashes);
+        if from > 0 {
+            self.put(id, key.offset, &extent.slice(0, from));
+        }
+        self.put(id, start, &middle);
+        if to < extent.sectors() {
+            self.put(id, key.offset + to, &extent.slice(to, extent.sectors() - to));
         }
         Ok(())
     }
@@ -98,37 +131,36 @@ impl<'a> Resolver<'a> {
         self.changes.insert(Key::new(id, ItemKind::EXTENT, start), Some(extent.encode().into()));
     }
 
-    /// One more extent refers to these sectors; so far it was the one at `source`. Returns their birth, which who
+    /// One more extent refers to these sectors; so far it was those from `source` on. Returns their birth, which who
     /// cloned what was still on its way did not know.
     pub(super) fn share(&mut self, extent: &Extent, source: (BlockId, u64)) -> Result<u64> {
         let mut birth = extent.birth();
+        let (sector, end) = (extent.sector(), extent.sector() + extent.sectors());
         let first =
             Key::new(source.0, ItemKind::EXTENT, source.1.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
-        let last = Key::new(source.0, ItemKind::EXTENT, source.1);
-        let holder = self.range(first, last)?.into_iter().next_back();
-        if let Some((key, value)) = holder {
+        // More than one where a unit in the middle was described anew.
+        let last = Key::new(source.0, ItemKind::EXTENT, source.1 + extent.sectors() - 1);
+        for (key, value) in self.range(first, last)? {
             let mut original = decode_extent(&value)?;
-            let overlaps = original.sector() <= extent.sector()
-                && extent.sector() < original.sector() + original.sectors();
-            if overlaps && original.header.nonce == extent.header.nonce {
-                birth = original.birth();
+            let overlaps = original.sector() < end && sector < original.sector() + original.sectors();
+            if !overlaps || original.header.nonce != extent.header.nonce {
+                continue;
             }
-            if overlaps && !original.is_shared() {
+            birth = original.birth();
+            if !original.is_shared() {
                 original.set_shared();
                 self.put(key.block, key.offset, &original);
             }
         }
-        self.count(extent.sector(), extent.sectors(), 1)?;
+        self.count(sector, extent.sectors(), 1)?;
         Ok(birth)
     }
 
-    /// An extent is gone: frees its sectors unless another extent or a snapshot still needs them.
-    fn release(&mut self, extent: &Extent) -> Result<()> {
-        let dead = if extent.is_shared() {
-            self.count(extent.sector(), extent.sectors(), -1)?
-        } else {
-            vec![Run { sector: extent.sector(), sectors: extent.sectors() }]
-        };
+    /// A part of an extent is gone: frees its sectors unless another extent or a snapshot still needs them.
+    fn release(&mut self, extent: &Extent, from: u64, sectors: u64) -> Result<()> {
+        let sector = extent.sector() + from;
+        let dead =
+            if extent.is_shared() { self.count(sector, sectors, -1)? } else { vec![Run { sector, sectors }] };
         for run in dead {
             self.free(run, extent.birth());
         }

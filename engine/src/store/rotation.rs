@@ -283,7 +283,7 @@ impl Store {
         let mut info = StaleInfo::default();
         for id in stales.keys() {
             info.blocks += 1;
-            info.sectors += self.core.header_of(*id)?.map_or(0, |header| header.sectors.get());
+            info.sectors += self.core.header_of(*id)?.map_or(0, |header| header.sectors());
         }
         Ok(info)
     }
@@ -296,7 +296,7 @@ impl Store {
         let (mut done, total) = (0, self.stale()?.sectors);
         let ids: Vec<BlockId> = core.stales.read().keys().copied().collect();
         for id in ids {
-            let sectors = core.header_of(id)?.map_or(0, |header| header.sectors.get());
+            let sectors = core.header_of(id)?.map_or(0, |header| header.sectors());
             let mut here = 0;
             loop {
                 if !progress(done + here.min(sectors), total) {

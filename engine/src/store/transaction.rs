@@ -16,7 +16,7 @@ use super::read::{LOST, Source};
 use super::reclaim::Reclaiming;
 use super::rotation::Stale;
 use super::{Block, Core, Item, Seq};
-use crate::crypto::{ExtentKey, Secret, hash_sectors, random, seal_sectors, seal_sectors_from, wrap_key};
+use crate::crypto::{ExtentKey, Secret, hash_units, random, seal_sectors, seal_sectors_from, wrap_key};
 use crate::device::Write;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -24,15 +24,15 @@ use crate::format::{
 };
 use crate::limits::{
     ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, CUT_ENDS_WEIGHT, DIRECT_WRITE_SECTORS,
-    EXTENT_SECTORS_MAX, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES, NOTES_BYTES_MAX,
-    NOTES_MAX, PUNCH_EXTENTS_MAX, RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT, REQUEST_SECTORS_MAX,
-    SECTOR_BYTES, SHARED_SECTOR_WEIGHT, note_weight,
+    EXTENT_SECTORS_MAX, EXTENT_WEIGHT, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES,
+    NOTES_BYTES_MAX, NOTES_MAX, PUNCH_EXTENTS_MAX, RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT,
+    REQUEST_SECTORS_MAX, SECTOR_BYTES, SHARED_SECTOR_WEIGHT, note_weight,
 };
 use crate::space::Run;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 /// One past the last sector that a block can have.
-const END: u64 = u64::MAX / SECTOR;
+pub(super) const END: u64 = u64::MAX / SECTOR;
 
 /// Changes that happen wholly or not at all: in memory at once, on disk with the next commit.
 ///
@@ -45,7 +45,7 @@ pub struct Transaction {
     blocks: Vec<Block>,
     /// Blocks that move to another.
     homes: Vec<(Block, BlockId)>,
-    data: Vec<(Block, Segment)>,
+    pub(super) data: Vec<(Block, Segment)>,
     reclaim: Vec<(BlockId, Reclaim)>,
     /// Blocks that get another key, and what becomes of the note that something stands under older ones.
     pub(super) new_keys: Vec<(Block, KeyChain)>,
@@ -56,10 +56,14 @@ pub struct Transaction {
     /// The block that becomes the journal.
     journal: Option<Block>,
     /// What this adds to a record on top of what its items and data weigh by themselves.
-    weight: usize,
+    pub(super) weight: usize,
     /// Nothing happens unless this is still what is being reclaimed.
     only_while: Option<(BlockId, Reclaiming)>,
     freed: Vec<Run>,
+    /// Units that this cuts: their block, their first sector there, and a hash for each of their sectors.
+    pub(super) finer: Vec<(BlockId, u64, Arc<Extent>)>,
+    /// Blocks whose new data has other units, as powers of two.
+    pub(super) units: Vec<(Block, u8)>,
     /// Sectors promised for the dirty pages in `data`.
     promised: u64,
     purpose: Purpose,
@@ -103,6 +107,8 @@ impl Transaction {
             weight: 0,
             only_while: None,
             freed: Vec::new(),
+            finer: Vec::new(),
+            units: Vec::new(),
             promised: 0,
             purpose: Purpose::Remove,
             failed: None,
@@ -197,7 +203,9 @@ impl Transaction {
     /// background: that takes a transaction of its own.
     pub fn write(&mut self, block: &Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.purpose = Purpose::Add;
-        self.finish_reclaim(block, (offset + bytes.len() as u64).div_ceil(SECTOR))?;
+        let end = (offset + bytes.len() as u64).div_ceil(SECTOR);
+        self.finish_reclaim(block, end)?;
+        self.part_units(block, offset / SECTOR, end)?;
         let mut offset = offset;
         let mut bytes = bytes;
         let skip = (offset % SECTOR) as usize;
@@ -248,28 +256,10 @@ impl Transaction {
         let newest = self.data.iter().rev().find(|(owner, segment)| {
             owner.id() == block.id() && segment.start <= sector && sector < segment.end()
         });
-        match newest.map(|(_, segment)| (segment, &segment.content)) {
+        match newest.map(|(_, segment)| segment) {
             None => self.core.read(block, sector * SECTOR, page),
-            Some((_, Content::Plain(own))) => {
-                page.copy_from_slice(&own[..]);
-                Ok(())
-            }
-            Some((_, Content::Hole | Content::Reclaimed)) => Ok(()),
-            Some((segment, Content::Sealed { extent, completion })) => {
-                completion.wait().map_err(Error::Read)?;
-                self.read_extent(block, &extent.slice(sector - segment.start, 1), page)
-            }
-            Some((segment, Content::Clone { extent, .. })) => {
-                self.read_extent(block, &extent.slice(sector - segment.start, 1), page)
-            }
+            Some(segment) => self.core.read_segment(block, segment, sector, page),
         }
-    }
-
-    fn read_extent(&self, block: &Block, extent: &Extent, page: &mut [u8; SECTOR_BYTES]) -> Result<()> {
-        let mut bytes = self.core.device.buffer(1);
-        let mut read = [crate::device::Read { sector: extent.sector(), bytes: &mut bytes }];
-        self.core.device.read(&mut read).map_err(Error::Read)?;
-        self.core.open_extent(block, extent, &bytes, page)
     }
 
     fn put_page(&mut self, block: &Block, sector: u64, page: Page) {
@@ -298,7 +288,7 @@ impl Transaction {
                 for extent in extents {
                     let sectors = extent.sectors();
                     let completion = completion.clone();
-                    let content = Content::Sealed { extent: Arc::new(extent), completion };
+                    let content = Content::Sealed { extent: Arc::new(extent), completion, lead: 0 };
                     self.data.push((block.clone(), Segment { start: sector, sectors, content }));
                     sector += sectors;
                 }
@@ -314,6 +304,7 @@ impl Transaction {
         if from >= to {
             return Ok(());
         }
+        self.part_units(block, from, to)?;
         let start =
             Key::new(block.id(), ItemKind::EXTENT, from.saturating_sub(EXTENT_SECTORS_MAX as u64 - 1));
         let end = Key::new(block.id(), ItemKind::EXTENT, to - 1);
@@ -360,6 +351,7 @@ impl Transaction {
         assert!(sectors <= CLONE_SECTORS_MAX);
         self.purpose = Purpose::Add;
         self.finish_reclaim(target, target_sector + sectors)?;
+        self.part_units(target, target_sector, target_sector + sectors)?;
         // Clones refer to extents that the index knows, so what is newer is sealed first.
         self.core.seal_block(source)?;
         let pieces = self.core.locate(source, source_sector, source_sector + sectors)?;
@@ -380,16 +372,18 @@ impl Transaction {
                     self.promise(1)?;
                     Content::Plain(page)
                 }
-                Source::Extent(extent, completion) => {
-                    if let Some(completion) = completion {
-                        completion.wait().map_err(Error::Read)?;
+                Source::Extent(sealed) => {
+                    if sealed.extent.unit() > 1 {
+                        // The source may be in several pieces by then.
+                        self.weight += EXTENT_WEIGHT_MAX + EXTENT_WEIGHT * sealed.extent.hashes.len();
                     }
+                    let extent = self.core.exactly(&sealed, piece.sectors)?;
                     if extent.is_shared() {
                         self.weight += extent.sectors() as usize * SHARED_SECTOR_WEIGHT;
                     }
                     self.note_clone(source, &extent, target);
                     let extent = Arc::new(self.clone_extent(source, target, &extent)?);
-                    Content::Clone { extent, source: (source.id(), piece.start) }
+                    Content::Clone { extent, source: (source.id(), piece.start), lead: 0 }
                 }
             };
             let start = piece.start - source_sector + target_sector;
@@ -579,6 +573,9 @@ impl Transaction {
         for (block, chain) in self.new_keys.drain(..) {
             block.take_key(chain);
         }
+        for (block, unit_log2) in self.units.drain(..) {
+            block.0.unit_log2.store(unit_log2, Ordering::Relaxed);
+        }
         for (key, change) in self.items.drain(..) {
             pending.put(key, change);
         }
@@ -591,6 +588,7 @@ impl Transaction {
                 };
             }
         }
+        pending.finer.extend(self.finer.drain(..).map(|(id, start, finer)| ((id, start), finer)));
         for (block, segment) in self.data.drain(..) {
             needless += pending.put_data(&block, segment);
         }
@@ -630,33 +628,38 @@ pub(super) fn seal_run(block: &Block, sector: u64, plain: &[u8], sealed: &mut [u
         let nonce = random();
         let key = ExtentKey::derive(&keys.data, &nonce);
         seal_sectors_from(&key, 0, plain, sealed);
-        extents.push(describe(&keys, sector, nonce, sealed));
+        let sectors = (sealed.len() / SECTOR_BYTES) as u64;
+        // The longest units that it consists of.
+        let unit = block.unit().min(1 << sectors.trailing_zeros());
+        extents.push(describe(&keys, sector, nonce, sealed, unit));
         sector += (plain.len() / SECTOR_BYTES) as u64;
     }
     extents
 }
 
-/// Seals one extent in place.
+/// Seals one extent in place, with a hash for each sector: whoever cuts gathered sectors must not have to know whether
+/// they were sealed meanwhile.
 pub(super) fn seal_extent(block: &Block, sector: u64, bytes: &mut [u8]) -> Extent {
     let (nonce, keys) = (random(), block.keys());
     seal_sectors(&ExtentKey::derive(&keys.data, &nonce), 0, bytes);
-    describe(&keys, sector, nonce, bytes)
+    describe(&keys, sector, nonce, bytes, 1)
 }
 
 /// The item of an extent that was sealed.
-fn describe(keys: &BlockKeys, sector: u64, nonce: [u8; 16], sealed: &[u8]) -> Extent {
+fn describe(keys: &BlockKeys, sector: u64, nonce: [u8; 16], sealed: &[u8], unit: u64) -> Extent {
+    let sectors = (sealed.len() / SECTOR_BYTES) as u64;
     let header = ExtentHeader {
         sector: sector.into(),
         birth: 0.into(),
         nonce,
         epoch: keys.epoch.into(),
-        sectors: ((sealed.len() / SECTOR_BYTES) as u16).into(),
+        sectors: (sectors as u16).into(),
         skip: 0.into(),
         flags: 0.into(),
-        unit_log2: 0,
+        unit_log2: unit.ilog2() as u8,
         cipher: Extent::XTS,
     };
-    Extent { header, foreign_key: None, hashes: hash_sectors(sealed) }
+    Extent { header, foreign_key: None, hashes: hash_units(sealed, unit) }
 }
 
 impl Drop for Transaction {
@@ -666,7 +669,7 @@ impl Drop for Transaction {
         }
         // Sectors that no record will name go back once nothing writes to them any more.
         for (_, segment) in &self.data {
-            if let Content::Sealed { extent, completion } = &segment.content {
+            if let Content::Sealed { extent, completion, .. } = &segment.content {
                 let _ = completion.wait();
                 let run = Run { sector: extent.sector(), sectors: extent.sectors() };
                 if self.core.space.lock().mark(run, false).is_err() {

@@ -188,6 +188,7 @@ impl Fs {
         let encoded = attributes.encode();
         let block =
             change.transaction.create_in(directory.block.id(), zerocopy::IntoBytes::as_bytes(&encoded));
+        self.inherit_unit(change, directory, &block, new.kind);
         let inode = Inode::new(block.id(), block, attributes, Default::default());
         xattr::put_first(&mut change.transaction, &inode, self.names, &inherited);
         if !new.target.is_empty() {

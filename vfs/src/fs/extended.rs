@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::change::Change;
 use super::flags::check_unrestricted;
+use super::unit::{self, NAME_UNIT};
 use super::{Fs, SetXattrFlags};
 use crate::acl::{Acl, NAME_ACCESS, NAME_DEFAULT};
 use crate::events::{Intent, Mask};
@@ -21,6 +22,9 @@ impl Fs {
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         check_attribute_name(name)?;
         let inode = self.inode(ino)?;
+        if name == NAME_UNIT {
+            return unit::value_of(&inode.block).ok_or(FsError::NoAttribute);
+        }
         let attributes = inode.attributes();
         // The kernel asks for these far more often than they exist.
         let exists = match name {
@@ -58,6 +62,12 @@ impl Fs {
             return Err(FsError::NotPermitted("user attributes are for files and directories"));
         }
         let mut change = self.change()?;
+        if name == NAME_UNIT {
+            self.put_unit(&mut change, &inode, Some(value), flags)?;
+            change.edit(&inode).ctime = change.now;
+            change.commit(Happened::Attributes { inode: &inode })?;
+            return Ok(());
+        }
         let mut value = Some(value.to_vec());
         if name == NAME_ACCESS || name == NAME_DEFAULT {
             value =
@@ -86,8 +96,12 @@ impl Fs {
         let _guard = inode.lock()?;
         check_unrestricted(&inode)?;
         let mut change = self.change()?;
-        let exists = xattr::get(&self.store, &inode, self.names, name)?.is_some();
-        if !exists && name != NAME_ACCESS && name != NAME_DEFAULT {
+        let is_unit = name == NAME_UNIT;
+        if is_unit {
+            self.put_unit(&mut change, &inode, None, SetXattrFlags::default())?;
+        }
+        let exists = !is_unit && xattr::get(&self.store, &inode, self.names, name)?.is_some();
+        if !exists && !is_unit && name != NAME_ACCESS && name != NAME_DEFAULT {
             return Err(FsError::NoAttribute);
         }
         if exists {
@@ -102,10 +116,13 @@ impl Fs {
     pub fn listxattr(&self, ino: Ino, privileged: bool) -> Result<Vec<u8>> {
         let inode = self.inode(ino)?;
         let mut list = Vec::new();
-        if inode.attributes().xattr_count == 0 {
-            return Ok(list);
+        let mut names = match inode.attributes().xattr_count {
+            0 => Vec::new(),
+            _ => xattr::names(&self.store, &inode)?,
+        };
+        if unit::value_of(&inode.block).is_some() {
+            names.push(NAME_UNIT.to_vec());
         }
-        let mut names = xattr::names(&self.store, &inode)?;
         names.sort_unstable();
         for name in names.iter().filter(|name| privileged || !name.starts_with(b"trusted.")) {
             list.extend_from_slice(name);

@@ -41,9 +41,11 @@ mod remove;
 mod rename;
 mod sync;
 mod system;
+mod unit;
 mod write;
 
 pub(crate) use mount::directory_attributes;
+pub use unit::{NAME_UNIT, parse_unit};
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -137,6 +139,9 @@ pub struct MountOptions {
     pub ids: IdMap,
     /// Which of the readcaps of who opened the store is shown, by its serial; needed where there are several.
     pub subtree: Option<u64>,
+    /// How many bytes have one hash in files that are made where the directory says nothing of it; 0: 4 KiB. As
+    /// [`parse_unit`] gives it.
+    pub unit_bytes: u64,
     /// Inodes kept in memory that the kernel does not know; 0 chooses.
     pub inode_cache_count: usize,
     /// The clock, for tests.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
-use crate::crypto::{Hash, hash_sectors};
+use crate::crypto::{Hash, hash_units};
 use crate::device::{Device, Read, SectorBuf};
 use crate::format::{BlockId, Extent};
 use crate::limits::SECTOR_BYTES;
@@ -24,6 +24,8 @@ pub(in crate::store) struct Job {
     /// Where in the block it starts, in sectors.
     pub(super) start: u64,
     pub(super) sector: u64,
+    /// Sectors to a hash.
+    unit: u64,
     pub(super) hashes: Vec<Hash>,
     /// The snapshot that it belongs to, if not to the newest tree.
     pub(super) snapshot: Option<Arc<str>>,
@@ -36,7 +38,8 @@ impl Job {
         extent: Extent,
         snapshot: Option<Arc<str>>,
     ) -> Self {
-        Self { block, start, sector: extent.sector(), hashes: extent.hashes, snapshot }
+        let (sector, unit) = (extent.sector(), extent.unit());
+        Self { block, start, sector, unit, hashes: extent.hashes, snapshot }
     }
 
     /// One past its last sector.
@@ -45,7 +48,7 @@ impl Job {
     }
 
     fn sectors(&self) -> u64 {
-        self.hashes.len() as u64
+        self.hashes.len() as u64 * self.unit
     }
 }
 
@@ -175,39 +178,49 @@ fn verify(device: &dyn Device, jobs: &[Job], shared: &Shared) {
     let readable = device.read(&mut reads).is_ok();
     drop(reads);
     for (jobs, bytes) in &groups {
-        let hashes = if readable { hash_sectors(bytes) } else { Vec::new() };
-        let mut hashes = &hashes[..];
-        for job in *jobs {
-            let (own, rest) = hashes.split_at(job.hashes.len().min(hashes.len()));
-            hashes = rest;
-            if own != job.hashes {
-                examine(device, job, shared);
-            }
-            shared.done.fetch_add(job.sectors(), Ordering::Relaxed);
+        let mut rest = &bytes[..];
+        for jobs in jobs.chunk_by(|a, b| a.unit == b.unit) {
+            let sectors: u64 = jobs.iter().map(Job::sectors).sum();
+            let (own, behind) = rest.split_at(sectors as usize * SECTOR_BYTES);
+            rest = behind;
+            let hashes = if readable { hash_units(own, jobs[0].unit) } else { Vec::new() };
+            compare(device, jobs, &hashes, shared);
         }
     }
 }
 
-/// Something is wrong with this one: looks at it sector by sector.
+/// Compares what was found with what jobs of the same unit expect.
+fn compare(device: &dyn Device, jobs: &[Job], mut hashes: &[Hash], shared: &Shared) {
+    for job in jobs {
+        let (own, rest) = hashes.split_at(job.hashes.len().min(hashes.len()));
+        hashes = rest;
+        if own != job.hashes {
+            examine(device, job, shared);
+        }
+        shared.done.fetch_add(job.sectors(), Ordering::Relaxed);
+    }
+}
+
+/// Something is wrong with this one: looks at it unit by unit.
 fn examine(device: &dyn Device, job: &Job, shared: &Shared) {
     let mut damage: Vec<Damage> = Vec::new();
-    let mut bytes = device.buffer(1);
-    debug_assert_eq!(bytes.len(), SECTOR_BYTES);
+    let mut bytes = device.buffer(job.unit as usize);
     for (index, expected) in job.hashes.iter().enumerate() {
-        let (sector, start) = (job.sector + index as u64, job.start + index as u64);
+        let before = index as u64 * job.unit;
+        let (sector, start) = (job.sector + before, job.start + before);
         let unreadable = device.read(&mut [Read { sector, bytes: &mut bytes }]).is_err();
-        if !unreadable && hash_sectors(&bytes).first() == Some(expected) {
+        if !unreadable && hash_units(&bytes, job.unit).first() == Some(expected) {
             continue;
         }
         match damage.last_mut() {
             Some(last) if last.start + last.sectors == start && last.unreadable == unreadable => {
-                last.sectors += 1;
+                last.sectors += job.unit;
             }
             _ => damage.push(Damage {
                 block: job.block,
                 start,
                 sector,
-                sectors: 1,
+                sectors: job.unit,
                 unreadable,
                 snapshot: job.snapshot.clone(),
             }),

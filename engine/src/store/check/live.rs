@@ -209,14 +209,14 @@ impl Live<'_, '_, '_> {
         else {
             return;
         };
-        let counted = header.sectors.get();
+        let counted = header.sectors();
         if counted != sectors && self.survey.incomplete {
-            header.sectors = sectors.into();
+            header.sectors = BlockHeader::encode_sectors(sectors);
             let value = [zerocopy::IntoBytes::as_bytes(&header), &attributes].concat();
             self.survey.salvage.short.push((id, counted.saturating_sub(sectors), value.into()));
         }
         if counted != sectors && !self.survey.incomplete {
-            header.sectors = sectors.into();
+            header.sectors = BlockHeader::encode_sectors(sectors);
             let value = [zerocopy::IntoBytes::as_bytes(&header), &attributes].concat();
             self.survey.repairs.insert(Key::new(id, ItemKind::HEADER, 0), Some(value.into()));
             let what = format!("its header counts {counted} sectors, its extents have {sectors}");

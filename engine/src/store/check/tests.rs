@@ -94,7 +94,7 @@ fn put(store: &Store, key: Key, change: Change) {
 fn the_sectors_of_a_block_are_counted_anew() {
     let spoil = |store: &Store, a: &Block, _: &Block| {
         let (key, value) = items(store, a.id(), ItemKind::HEADER).remove(0);
-        let header = BlockHeader { sectors: 7.into(), ..a.0.header() };
+        let header = BlockHeader { sectors: BlockHeader::encode_sectors(7), ..a.0.header() };
         let value = [header.as_bytes(), &value[size_of::<BlockHeader>()..]].concat();
         put(store, key, Change::Raw(value.into()));
     };
