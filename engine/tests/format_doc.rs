@@ -151,7 +151,7 @@ fn real() -> BTreeMap<String, Drawn> {
     layout!(map, DeadBytes { sectors, birth });
     layout!(map, RotationBytes { block, is_complete });
     layout!(map, StaleBytes { from, items });
-    layout!(map, BlockHeader { owner_key, epoch, sectors, home, wrapped_by });
+    layout!(map, BlockHeader { owner_key, epoch, sectors, units, home, wrapped_by });
     layout!(map, ExtentHeader { sector, birth, nonce, epoch, sectors, skip, flags, unit_log2, cipher });
     layout!(map, SpaceEntry { hash, free, free_reserve, slot, reserved });
     layout!(map, SpaceTable { entries, reserved });
