@@ -298,6 +298,7 @@ impl Simulation {
             let length = self.rng.below(300) as usize;
             let attributes = self.bytes(length);
             let block = transaction.create(&attributes);
+            transaction.set_unit(&block, 1 << self.rng.below(6));
             self.note(format!("create {}", block.id()));
             let model = BlockModel { attributes: Arc::new(attributes), ..BlockModel::default() };
             tree.blocks.insert(block.id(), Arc::new(model));

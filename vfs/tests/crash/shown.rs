@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use blocktree_vfs::{FileKind, Fs, FsError, Ino, Stat};
+use blocktree_vfs::{FileKind, Fs, FsError, Ino, NAME_UNIT, Stat};
 
 use crate::model::{Kind, Model, Node, PAGE};
 
@@ -137,7 +137,8 @@ fn read_file(fs: &Fs, ino: Ino, size: u64, damaged: bool) -> Result<Content, FsE
 
 fn read_xattrs(fs: &Fs, ino: Ino) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, FsError> {
     let names = fs.listxattr(ino, true)?;
-    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    // All have the unit that the mount says.
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && *name != NAME_UNIT);
     names.map(|name| Ok((name.to_vec(), fs.getxattr(ino, name)?))).collect()
 }
 

@@ -67,7 +67,8 @@ pub(crate) fn open_options() -> OpenOptions {
 }
 
 pub(crate) fn mount_options() -> MountOptions {
-    MountOptions { clock: Some(clock), name_hash: Some(name_hash), ..MountOptions::default() }
+    let unit_bytes = 16 << 10;
+    MountOptions { clock: Some(clock), name_hash: Some(name_hash), unit_bytes, ..MountOptions::default() }
 }
 
 /// The state after some operation.
