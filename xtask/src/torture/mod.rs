@@ -57,6 +57,7 @@ const PARTS: &[Part] = &[
     Part { what: "attackers", package: "blocktree-vfs", test: "adversary", names: &[], share: 0 },
     Part { what: "rollback", package: "blocktree-engine", test: "anchor", names: &[], share: 0 },
     Part { what: "check and repair", package: "blocktree-engine", test: "check", names: &[], share: 0 },
+    Part { what: "damaged logs", package: "blocktree-engine", test: "log_damage", names: &[], share: 0 },
     Part { what: "salvage", package: "blocktree-engine", test: "salvage", names: &[], share: 0 },
     Part { what: "processes and hosts", package: "blocktree", test: "hostile", names: &[], share: 0 },
 ];
