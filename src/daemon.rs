@@ -67,7 +67,8 @@ pub(crate) fn serve(
     let store = open_store(settings, &key)?;
     drop(key);
     let is_read_only = is_read_only || store.is_read_only();
-    let notice = check_anchor(settings, &store)?;
+    let notice = [check_anchor(settings, &store)?, refused_notice(&store)];
+    let notice = notice.into_iter().flatten().reduce(|one, other| format!("{one}\n{other}"));
     let options = blocktree_vfs::MountOptions {
         read_only: is_read_only,
         no_atime: !settings.options.flags.access_times,
@@ -151,6 +152,15 @@ fn check_anchor(settings: &Settings, store: &Store) -> Result<Option<String>> {
         tracing::warn!("{notice}");
     }
     Ok(notice)
+}
+
+/// What the user should know of records that did not count.
+fn refused_notice(store: &Store) -> Option<String> {
+    let refused = store.refused_record()?;
+    Some(format!(
+        "record {} of the log, by {}, does not count, and neither does what follows it: {}",
+        refused.seq, refused.author, refused.why
+    ))
 }
 
 /// Whether a writer may have caused this, by changing one part between the reads of that and of another.

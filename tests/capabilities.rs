@@ -195,3 +195,67 @@ fn a_second_machine_writes_until_its_right_is_revoked() {
     mount.umount();
     finish(&mut place.on_store(&["check"], &[])).ok();
 }
+
+#[test]
+fn two_writers_have_a_directory_each() {
+    let place = if can_mount() { family() } else { return };
+    let [anna, ben, phone] = ["anna", "ben", "phone"].map(|name| principal(&place, name));
+    let store = place.store().to_str().unwrap().to_owned();
+    let issue = |path: &str, to: &str, rights: &str| {
+        cap(&place, "issue", &["--path", path, "--to", to, "--rights", rights, "--expires", "90d"])
+    };
+    issue("/photos/holiday/sea", &anna, "rw").failed(1, &["not a directory"]);
+    issue("/photos", &anna, "rwp").failed(1, &["r or rw"]);
+    let serial = issue("/photos", &anna, "rw").ok().stdout.trim().to_owned();
+    issue("/letters", &ben, "rw").ok();
+    issue("/photos", &phone, "r").ok();
+    let listed = cap(&place, "list", &[]).ok().stdout;
+    let writes: Vec<&str> = listed.lines().filter(|line| line.contains(" write ")).collect();
+    assert!(writes.iter().any(|line| line.contains("/photos")), "{listed}");
+    assert!(writes.iter().any(|line| line.contains("/letters")), "{listed}");
+    assert!(cap(&place, "show", &[&serial]).ok().stdout.contains("/photos"));
+
+    let mount = mount_as(&place, &store, &anna, "anchor=none").unwrap();
+    assert!(fs::metadata(mount.path("letters")).is_err(), "it is elsewhere");
+    fs::write(mount.path("holiday/sea"), "red").unwrap();
+    fs::create_dir_all(mount.path("winter/snow")).unwrap();
+    fs::write(mount.path("winter/snow/hill"), vec![b'h'; 300_000]).unwrap();
+    fs::copy(mount.path("winter/snow/hill"), mount.path("winter/copy")).unwrap();
+    fs::hard_link(mount.path("winter/copy"), mount.path("second name")).unwrap();
+    fs::rename(mount.path("winter/snow"), mount.path("holiday/snow")).unwrap();
+    fs::write(mount.path("winter/gone"), vec![b'g'; 3_000_000]).unwrap();
+    // Open while it loses its name and its directory.
+    let open = fs::File::open(mount.path("winter/gone")).unwrap();
+    fs::remove_dir_all(mount.path("winter")).unwrap();
+    drop(open);
+    let refused = run(["snapshot", "create", mount.path("").to_str().unwrap(), "mine"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    mount.umount();
+    let mount = mount_as(&place, &store, &ben, "anchor=none").unwrap();
+    fs::write(mount.path("bank"), "by ben").unwrap();
+    mount.umount();
+    finish(&mut place.on_store(&["check"], &[])).ok();
+
+    let mount = mount_as(&place, &store, &phone, "anchor=none").unwrap();
+    assert_eq!(fs::read_to_string(mount.path("holiday/sea")).unwrap(), "red");
+    assert_eq!(fs::write(mount.path("new"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    mount.umount();
+    let mount = place.mount();
+    assert_eq!(fs::read_to_string(mount.path("letters/bank")).unwrap(), "by ben");
+    assert_eq!(fs::read(mount.path("photos/holiday/snow/hill")).unwrap(), vec![b'h'; 300_000]);
+    assert_eq!(fs::read(mount.path("photos/second name")).unwrap().len(), 300_000);
+    assert!(!mount.path("photos/winter").exists());
+    fs::write(mount.path("photos/by the owner"), "hello").unwrap();
+    mount.umount();
+
+    // From now on one of them only reads.
+    cap(&place, "revoke", &[&serial]).ok();
+    let mount = mount_as(&place, &store, &anna, "anchor=none").unwrap();
+    assert_eq!(fs::read_to_string(mount.path("by the owner")).unwrap(), "hello");
+    assert_eq!(fs::write(mount.path("new"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+    mount.umount();
+    let mount = mount_as(&place, &store, &ben, "anchor=none").unwrap();
+    fs::write(mount.path("more"), "by ben").unwrap();
+    mount.umount();
+    finish(&mut place.on_store(&["check"], &[])).ok();
+}

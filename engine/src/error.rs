@@ -23,6 +23,17 @@ pub enum Error {
     /// Who opened the store has no key for this.
     #[error("the key for this is not among those of whoever opened the store")]
     NoKey,
+    /// Who opened the store may write a part of it, and this is elsewhere.
+    #[error("this is outside of what whoever opened the store may write")]
+    Outside,
+    /// Only a node of the owner empties the log.
+    #[error(
+        "the log is full, and only a node of the store's owner can empty it: it has to mount the store once"
+    )]
+    LogFull,
+    /// Only a node of the owner can do this.
+    #[error("only a node of the store's owner can do this")]
+    OwnersOnly,
     /// The writecap of who opened the store holds no longer.
     #[error("the writecap of whoever opened the store has expired")]
     Expired,

@@ -22,7 +22,7 @@ pub use space::Refusals;
 pub use store::{
     AccessInfo, Block, CapabilityError, CheckOptions, CheckReport, CreateOptions, Credential, Grant, Item,
     LostRecord, MasterKeys, NewKey, Note, NotesPage, OpenError, OpenOptions, Problem, ReadcapInfo,
-    Reencrypted, Role, Rotation, ScrubReport, Seq, SnapshotError, SnapshotInfo, StaleInfo, Store, StoreInfo,
-    Transaction, Usage, WritecapInfo, change_passphrase, check, check_as, master_keys_of_root,
-    node_of_key_slot, prove_master_keys, read_master_keys, read_root, replace_node,
+    Reencrypted, Refusal, RefusedRecord, Role, Rotation, ScrubReport, Seq, SnapshotError, SnapshotInfo,
+    StaleInfo, Store, StoreInfo, Transaction, Usage, WritecapInfo, change_passphrase, check, check_as,
+    master_keys_of_root, node_of_key_slot, prove_master_keys, read_master_keys, read_root, replace_node,
 };

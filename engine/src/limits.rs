@@ -100,6 +100,11 @@ pub const ACCESS_SLOTS: usize = 24;
 pub const CHAIN_MAX: usize = 8;
 pub const SUPERBLOCK_CHAIN_MAX: usize = 2;
 
+/// How many ids a record of a writer of a part of the store may use up at most, and the latest time that it may say (in the
+/// year 2262): neither runs out by anybody's leap.
+pub const BLOCK_IDS_PER_RECORD_MAX: u64 = 1 << 32;
+pub const RECORD_TIME_NS_MAX: u64 = i64::MAX as u64;
+
 /// So long before its writecap ends, a node takes no more changes: what it took is on the disk by then.
 pub const EXPIRY_MARGIN_NS: u64 = 6 * WRITE_BACK_SECONDS * 1_000_000_000;
 

@@ -40,15 +40,18 @@ impl Opening {
 /// Who may read and write a store.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Let a principal write the whole store, or only keep it: check and copy it without reading
+    /// Let a principal write the store or a directory of it, or only keep it: check and copy it without reading
     Issue {
         #[command(flatten)]
         opening: Opening,
+        /// A directory in the store, such as /photos: what is below it, and nothing else
+        #[arg(long, value_name = "PATH")]
+        path: Option<TreePath>,
         /// Who gets it: a name, a file, or a line that begins with btp1
         #[arg(long, value_name = "PRINCIPAL")]
         to: Who,
-        /// rw: read and write; rwp: and pass that on; none: only keep it
-        #[arg(long, value_name = "RIGHTS", default_value = "rw", value_parser = ["rw", "rwp", "none"])]
+        /// r: read a directory; rw: read and write; rwp: and pass that on; none: only keep the store
+        #[arg(long, value_name = "RIGHTS", default_value = "rw", value_parser = ["r", "rw", "rwp", "none"])]
         rights: String,
         /// When it ends, from now: a number of s, m, h, d or y; never if not said
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -132,8 +135,8 @@ struct Description {
 
 pub(crate) fn run(command: &Command) -> Result<u8> {
     match command {
-        Command::Issue { opening, to, rights, expires } => {
-            issue(opening, &TreePath::default(), to, rights, *expires)?
+        Command::Issue { opening, path, to, rights, expires } => {
+            issue(opening, &path.clone().unwrap_or_default(), to, rights, *expires)?;
         }
         Command::Share { opening, path, to, expires } => share(opening, path, to, *expires)?,
         Command::Unshare { opening, path, from, lazy, erase } => {
@@ -162,7 +165,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
     Ok(0)
 }
 
-/// Lets a principal write; `path` is the whole store.
+/// Lets a principal write the store or a directory of it, or do less.
 pub(super) fn issue(
     opening: &Opening,
     path: &TreePath,
@@ -170,21 +173,32 @@ pub(super) fn issue(
     rights: &str,
     expires: Option<u64>,
 ) -> Result<()> {
+    if rights == "r" {
+        return share(opening, path, to, expires);
+    }
     let subject = to.public().map_err(Failure::from)?;
     let opened = Opened::new(opening, true)?;
     let store = &opened.store;
-    if !path.names_in(&store.root_principal()).context("cannot issue it")?.is_empty() {
-        return Err(anyhow!("a right to write is one for the whole store, which is /").into());
-    }
-    if rights == "none" {
+    let names = path.names_in(&store.root_principal()).context("cannot issue it")?;
+    if !names.is_empty() {
+        if rights != "rw" {
+            return Err(anyhow!(
+                "for a directory, the rights are r or rw; nobody passes them on but the owner"
+            )
+            .into());
+        }
+        let directory = opened.directory(names).with_context(|| format!("cannot issue it for {path}"))?;
+        // Before the key: who is refused the one has no use for the other.
+        let serial =
+            opened.issue_writecap(subject, directory, Rights(Rights::READ.0 | Rights::WRITE.0), expires)?;
+        opened.share(directory, &subject, expires, true)?;
+        print(&format!("{serial:016x}\n"))?;
+    } else if rights == "none" {
         store.grant_access(&subject, false).context("cannot give the principal access")?;
     } else {
-        let root = opened.root()?;
         let both = Rights(Rights::READ.0 | Rights::WRITE.0);
         let rights = if rights == "rwp" { Rights::ALL } else { both };
-        let expires = expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds));
-        let grant = Grant { subject, block: Store::ROOT, rights, not_before: now(), expires };
-        let serial = store.issue_writecap(root.as_ref(), &grant).context("cannot issue the writecap")?;
+        let serial = opened.issue_writecap(subject, Store::ROOT, rights, expires)?;
         store.grant_access(&subject, true).context("cannot give the principal access")?;
         print(&format!("{serial:016x}\n"))?;
     }
@@ -204,18 +218,7 @@ pub(super) fn share(opening: &Opening, path: &TreePath, to: &Who, expires: Optio
         .into());
     }
     let directory = opened.directory(names).with_context(|| format!("cannot share {path}"))?;
-    let block = store.block(directory).context("cannot read the directory")?;
-    let block = block.ok_or_else(|| anyhow!("the directory is gone"))?;
-    if !store
-        .access_list()
-        .context("cannot read who has access")?
-        .iter()
-        .any(|one| one.principal == recipient)
-    {
-        store.grant_access(&recipient, false).context("cannot give the principal access")?;
-    }
-    let expires = expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds));
-    let serial = store.share(&block, &recipient, expires, false).context("cannot seal the key")?;
+    let serial = opened.share(directory, &recipient, expires, false)?;
     print(&format!("{serial:016x}\n"))?;
     opened.close()
 }
@@ -233,8 +236,10 @@ fn revoke(opening: &Opening, serial: u64) -> Result<()> {
     let subject = subject.ok_or_else(|| no_such(&format!("{serial:016x}")))?.certificate.subject();
     store.revoke_writecap(opened.root()?.as_ref(), serial).context("cannot revoke the writecap")?;
     // Without another one, it gets no keys any more from copies that are made from now on.
+    let readcaps = store.readcaps().context("cannot read the capabilities")?;
     let is_other =
-        store.writecaps().iter().any(|cap| cap.certificate.subject() == subject && cap.refused.is_none());
+        store.writecaps().iter().any(|cap| cap.certificate.subject() == subject && cap.refused.is_none())
+            || readcaps.iter().any(|cap| cap.recipient == subject);
     if !is_other {
         store.revoke_access(&subject).context("cannot take the access slot away")?;
     }
@@ -321,6 +326,32 @@ impl Opened {
             Err(OpenError::NoRootSlot | OpenError::WrongPassphrase) => Ok(None),
             Err(error) => Err(open_failed(error, &self.path).into()),
         }
+    }
+
+    fn issue_writecap(
+        &self,
+        subject: PublicKeys,
+        block: BlockId,
+        rights: Rights,
+        expires: Option<u64>,
+    ) -> Result<u64> {
+        let expires = expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds));
+        let grant = Grant { subject, block, rights, not_before: now(), expires };
+        let serial = self.store.issue_writecap(self.root()?.as_ref(), &grant);
+        Ok(serial.context("cannot issue the writecap")?)
+    }
+
+    /// Seals a directory's key to a principal, who can get at it from now on.
+    fn share(&self, directory: BlockId, to: &PublicKeys, expires: Option<u64>, writes: bool) -> Result<u64> {
+        let store = &self.store;
+        let block = store.block(directory).context("cannot read the directory")?;
+        let block = block.ok_or_else(|| anyhow!("the directory is gone"))?;
+        let slots = store.access_list().context("cannot read who has access")?;
+        if !slots.iter().any(|one| one.principal == *to) {
+            store.grant_access(to, false).context("cannot give the principal access")?;
+        }
+        let expires = expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds));
+        Ok(store.share(&block, to, expires, writes).context("cannot seal the key")?)
     }
 
     fn tree(&self) -> anyhow::Result<Fs> {

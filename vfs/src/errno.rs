@@ -14,8 +14,9 @@ impl FsError {
             Self::Engine(error) => match error {
                 Error::Corrupt { .. } | Error::Read(_) | Error::Poisoned => libc::EIO,
                 Error::ReadOnly | Error::Expired => libc::EROFS,
-                Error::NoSpace | Error::NoAccessSlot => libc::ENOSPC,
-                Error::NoKey => libc::EACCES,
+                Error::NoSpace | Error::NoAccessSlot | Error::LogFull => libc::ENOSPC,
+                Error::NoKey | Error::Outside => libc::EACCES,
+                Error::OwnersOnly => libc::EPERM,
                 Error::TooLong | Error::BadPublicKey => libc::EINVAL,
             },
             Self::Malformed { .. } => libc::EIO,

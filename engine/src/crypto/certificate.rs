@@ -49,6 +49,8 @@ pub enum CertificateError {
     TooLong,
     #[error("the chain of writecaps comes back to where it was")]
     Loop,
+    #[error("the writecap stands in another's place")]
+    Misplaced,
     #[error("there is no such writecap")]
     Missing,
 }

@@ -5,6 +5,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A wrapped key: a nonce of 12 bytes, the 32 bytes under AES-256-GCM, the tag of 16.
 pub const WRAPPED_KEY_BYTES: usize = 12 + 32 + 16;
+/// The id of a block that an item names, in its clear part.
+pub const LINK_BYTES: usize = size_of::<super::BlockId>();
 
 /// The fixed part of a header item; the sealed attributes follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -18,7 +18,7 @@ mod superblock;
 mod system;
 
 pub use access::{ACCESS_MAGIC, ACCESS_OWNER, AccessSecrets, AccessSector, AccessSlot};
-pub use block::{BlockHeader, WRAPPED_KEY_BYTES};
+pub use block::{BlockHeader, LINK_BYTES, WRAPPED_KEY_BYTES};
 pub use capability::{
     AccessBytes, CertificateBytes, ReadcapBytes, ReadcapSecrets, RevocationBytes, SEALED_BOX_BYTES,
 };

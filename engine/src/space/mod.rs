@@ -505,6 +505,29 @@ impl Space {
         Ok(None)
     }
 
+    /// Whether all of a run is free, and where data may be.
+    pub(crate) fn is_free_for_data(&mut self, run: Run) -> Result<bool, TableError> {
+        let end = run.sector.saturating_add(run.sectors);
+        if run.sectors == 0 || end > self.volume_sectors {
+            return Ok(false);
+        }
+        let mut sector = run.sector;
+        while sector < end {
+            let index = (sector / REGION_SECTORS) as usize;
+            let start = index as u64 * REGION_SECTORS;
+            let part = end.min(start + REGION_SECTORS) - sector;
+            let reserve = self.reserve(index);
+            if sector < self.first_usable(index).max(reserve.sector + reserve.sectors) {
+                return Ok(false);
+            }
+            if self.bitmap(index)?.count_free(sector - start, part) < part {
+                return Ok(false);
+            }
+            sector += part;
+        }
+        Ok(true)
+    }
+
     /// The live bitmap of a region, read from the table at first.
     fn bitmap(&mut self, index: usize) -> Result<&mut Bitmap, TableError> {
         if self.regions[index].bitmap.is_none() {

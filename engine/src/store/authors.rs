@@ -64,10 +64,17 @@ impl Authors {
             (SYSTEM_BLOCK, ItemKind::WRITECAP) => {
                 let bytes =
                     CertificateBytes::read_from_bytes(value).map_err(|_| CertificateError::Version)?;
+                // At another's place it would keep that one's serial.
+                if bytes.serial.get() != key.offset {
+                    return Err(CertificateError::Misplaced);
+                }
                 self.add(&bytes)
             }
             (SYSTEM_BLOCK, ItemKind::REVOCATION) => {
                 let bytes = RevocationBytes::read_from_bytes(value).map_err(|_| CertificateError::Version)?;
+                if bytes.serial.get() != key.offset {
+                    return Err(CertificateError::Misplaced);
+                }
                 let revocation = Revocation::verify(&bytes, &self.store_id)?;
                 self.revocations.entry(revocation.serial()).or_default().push(revocation);
                 Ok(())
@@ -103,6 +110,23 @@ impl Authors {
         let ends = self.revocations.get(&certificate.serial())?;
         let may = |issuer: PublicKeys| issuer == certificate.issuer() || issuer.id() == self.root;
         ends.iter().filter(|end| may(end.issuer())).map(Revocation::seq).min()
+    }
+
+    /// Whether no part of the index with writecaps was unreadable.
+    pub(super) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Chains that let the author write something at a moment, whatever is below what: who believes one has to look at
+    /// that, and at what was written.
+    pub(super) fn parts(&self, signing: &[u8; 32], at: Moment) -> Result<Vec<Chain>, CertificateError> {
+        self.chains(signing, at, false, &mut |_, _| true)
+    }
+
+    /// Whether the author may say of records that they are durable: whoever may write anything, and, where a writecap may
+    /// have been lost, everybody.
+    pub(super) fn may_testify(&self, signing: &[u8; 32], at: Moment) -> bool {
+        !self.is_complete || self.parts(signing, at).is_ok()
     }
 
     /// Whether it has, or may have lost, a certificate for the author, good or bad.

@@ -152,6 +152,10 @@ impl Core {
     }
 
     fn has_room(&self, sealer: &Sealer) -> bool {
+        // Who cannot empty the log takes nothing that has no room there.
+        if self.bounds.is_some() {
+            return true;
+        }
         let used = sealer.appended - self.log_tail.load(Ordering::Acquire);
         // A record may have to skip as much as it is long before the log wraps.
         used + 2 * RECORD_SECTORS_MAX <= self.layout.log_sectors()
@@ -203,8 +207,13 @@ impl Core {
         if fields.time_ns >= self.expires_ns {
             return Err(Error::Expired);
         }
+        self.judge_own(seq, fields.next_block, fields.time_ns, &body)?;
         let (record, hash) = seal_record(&*self.device, &self.keys, &fields, &body);
         let at = sealer.place(sectors, self.layout.log_sectors());
+        if sealer.appended - self.log_tail.load(Ordering::Acquire) > self.layout.log_sectors() {
+            return Err(Error::LogFull);
+        }
+        self.log_head.store(sealer.appended, Ordering::Release);
         let mut all = writes;
         all.push(Write { sector: Layout::LOG_START + at, bytes: record });
         completions.push(self.device.write(all));

@@ -4,17 +4,21 @@
 //! 1. A record counts if it is chained to the one before it, its signature is right, its author holds a writecap at the
 //!    time that it says, and no time goes backwards.
 //! 2. What is known to be durable must count; past that, the first record whose data is not there ends the log.
+//! 3. A record whose author had no right to it ends the log, as if it had never been written, unless somebody who may write
+//!    the whole store went on behind it: then that was believed once, and something is wrong.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use super::Core;
-use super::authors::{self, Authors, describe_author};
+use super::authors::{Authors, Moment};
+use super::judge::{Refusal, RefusedRecord};
 use super::log::Record;
 use super::open::{OpenError, read_sectors};
 use super::read::verify_extent;
-use crate::device::{Device, Read, SectorBuf};
+use crate::crypto::{CertificateError, Chain};
+use crate::device::{Device, Read, SectorBuf, Write};
 use crate::format::{Change, Extent, ItemKind, Layout, RecordHeader, Superblock};
 use crate::limits::{
     EXTENT_SECTORS_MAX, IN_FLIGHT_BYTES_MAX, RECORD_SECTORS_MAX, REQUEST_BYTES_MAX, SECTOR_BYTES,
@@ -30,6 +34,22 @@ pub(super) struct Log {
     pub(super) records: Vec<Record>,
     pub(super) position: u64,
     pub(super) appended: u64,
+    /// Where each record stands, and what had been appended with it.
+    places: Vec<(u64, u64)>,
+    /// Of records whose author may write only a part of the store: what lets it. What they change is not looked into yet.
+    pub(super) parts: HashMap<u64, Vec<Chain>>,
+    /// What ended the log, where that was a record without a right, and where it and what follows it stand.
+    pub(super) refused: Option<RefusedRecord>,
+    doomed: Vec<u64>,
+}
+
+const OLDER: &str = "older than the record before it";
+
+/// What lets a record count.
+enum Authority {
+    /// Its author may write the whole store.
+    Whole,
+    Parts(Vec<Chain>),
 }
 
 /// Reads the log as far as it is whole. `core` knows the writecaps as of the superblock, and learns those of the log.
@@ -41,7 +61,15 @@ pub(super) fn read_log(core: &Core, superblock: &Superblock) -> Result<Log, Open
 /// Reads the log as far as it is whole, or damaged: then also says how.
 pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (Log, Option<OpenError>) {
     let (layout, mut authors) = (core.layout, core.authors.lock());
-    let mut log = Log { records: Vec::new(), position: superblock.log_position.get(), appended: 0 };
+    let mut log = Log {
+        records: Vec::new(),
+        position: superblock.log_position.get(),
+        appended: 0,
+        places: Vec::new(),
+        parts: HashMap::new(),
+        refused: None,
+        doomed: Vec::new(),
+    };
     let mut previous = superblock.record_hash;
     let mut seq = superblock.seq.get() + 1;
     let mut time_ns = superblock.time_ns.get();
@@ -58,6 +86,31 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
             // A crash left it without its data, and the checkpoint was written by who recovered from that.
             break;
         }
+        // Of who has no right, nothing else matters.
+        let authority = match authority(&mut authors, &record) {
+            Ok(Authority::Parts(_)) if is_older => Err(Refusal::Change(OLDER)),
+            Ok(Authority::Parts(_)) if !is_well_formed(&record.body) => {
+                Err(Refusal::Change("it is malformed"))
+            }
+            Ok(authority) => Ok(authority),
+            Err(why) => Err(why.into()),
+        };
+        let authority = match authority {
+            Ok(authority) => authority,
+            Err(why) => {
+                let refused = RefusedRecord::new(seq, &record.head.author, why);
+                let followers = followers(core, &authors, position, &record);
+                // Where writecaps may be missing, nobody is told that it had none.
+                if !authors.is_complete() || followers.iter().any(|follower| follower.is_whole) {
+                    return (log, Some(OpenError::Refused(refused)));
+                }
+                log.doomed =
+                    std::iter::once(position).chain(followers.iter().map(|one| one.position)).collect();
+                log.refused = Some(refused);
+                let damage = cut_torn_tail(&*core.device, layout, superblock, &mut log).err();
+                return (log, damage);
+            }
+        };
         if position != log.position {
             log.appended += layout.log_sectors() - log.position;
         }
@@ -67,14 +120,15 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
             return (log, Some(OpenError::Log { seq, why: "longer than the log zone" }));
         }
         if is_older {
-            return (log, Some(OpenError::Log { seq, why: "older than the record before it" }));
+            return (log, Some(OpenError::Log { seq, why: OLDER }));
         }
-        if let Err(error) = know_author(&mut authors, &record) {
-            return (log, Some(error));
+        if let Authority::Parts(chains) = authority {
+            log.parts.insert(seq, chains);
         }
         log.position = (position + sectors) % layout.log_sectors();
         (previous, time_ns) = (record.hash, record.head.time_ns.get());
         seq += 1;
+        log.places.push((position, log.appended));
         log.records.push(record);
     }
     let damage = match later_record(core, &authors, log.position, seq) {
@@ -142,13 +196,12 @@ fn read_what_can_be(device: &dyn Device, sector: u64, sectors: u64) -> (SectorBu
     (bytes, failure)
 }
 
-/// Refuses a record whose author has no writecap for the whole store that holds, and notes those that it brings.
-fn know_author(authors: &mut Authors, record: &Record) -> Result<(), OpenError> {
-    let (seq, author) = (record.head.seq.get(), record.head.author);
-    let at = authors::Moment { seconds: record.head.time_ns.get() / 1_000_000_000, seq };
-    match authors.whole_store(&author, at) {
-        Ok(_) => {}
-        Err(why) => return Err(OpenError::Refused { seq, author: describe_author(&author), why }),
+/// Refuses a record whose author has no writecap that holds. Notes those that one who may write the whole store brings;
+/// who may write a part of it brings none.
+fn authority(authors: &mut Authors, record: &Record) -> Result<Authority, CertificateError> {
+    let at = moment(&record.head);
+    if authors.whole_store(&record.head.author, at).is_err() {
+        return authors.parts(&record.head.author, at).map(Authority::Parts);
     }
     for change in crate::format::decode_changes(&record.body) {
         if let Ok(Change::Put(key, value)) = change {
@@ -156,7 +209,98 @@ fn know_author(authors: &mut Authors, record: &Record) -> Result<(), OpenError> 
             let _ = authors.note(&key, value);
         }
     }
-    Ok(())
+    Ok(Authority::Whole)
+}
+
+/// Whether a body can be looked into.
+fn is_well_formed(body: &[u8]) -> bool {
+    crate::format::decode_changes(body).all(|change| match change {
+        Ok(Change::Put(key, value)) => key.kind != ItemKind::EXTENT || Extent::decode(value).is_ok(),
+        change => change.is_ok(),
+    })
+}
+
+/// The moment at which a record's author needs its right.
+fn moment(head: &RecordHeader) -> Moment {
+    Moment { seconds: head.time_ns.get() / 1_000_000_000, seq: head.seq.get() }
+}
+
+/// A record behind one that is refused.
+struct Follower {
+    position: u64,
+    is_whole: bool,
+}
+
+/// The records that were chained to one.
+fn followers(core: &Core, authors: &Authors, position: u64, record: &Record) -> Vec<Follower> {
+    let log_sectors = core.layout.log_sectors();
+    let mut followers = Vec::new();
+    let next = |position: u64, head: &RecordHeader| (position + u64::from(head.sectors.get())) % log_sectors;
+    let (mut at, mut seq, mut previous) = (next(position, &record.head), record.head.seq.get(), record.hash);
+    // No more than fit the zone.
+    while (followers.len() as u64) < log_sectors {
+        let found = [at, 0].into_iter().find_map(|position| {
+            let record = read_record(core, authors, position).ok().flatten()?;
+            let fits = record.head.seq.get().checked_sub(1) == Some(seq) && record.head.previous == previous;
+            fits.then_some((position, record))
+        });
+        let Some((position, record)) = found else { break };
+        let is_whole = authors.whole_store(&record.head.author, moment(&record.head)).is_ok();
+        followers.push(Follower { position, is_whole });
+        (at, seq, previous) = (next(position, &record.head), record.head.seq.get(), record.hash);
+    }
+    followers
+}
+
+impl Log {
+    /// Lets the log end before a record that turned out to change what its author may not. Fails where somebody who may
+    /// write the whole store went on behind it.
+    pub(super) fn end_before(
+        &mut self,
+        index: usize,
+        why: &'static str,
+        layout: Layout,
+        superblock: &Superblock,
+    ) -> Result<(), OpenError> {
+        let head = &self.records[index].head;
+        let refused = RefusedRecord::new(head.seq.get(), &head.author, Refusal::Change(why));
+        let is_part = |record: &Record| self.parts.contains_key(&record.head.seq.get());
+        if !self.records[index..].iter().all(is_part) {
+            return Err(OpenError::Refused(refused));
+        }
+        let positions: Vec<u64> = self.places[index..].iter().map(|(position, _)| *position).collect();
+        self.doomed.splice(0..0, positions);
+        self.refused = Some(refused);
+        self.truncate(index, layout, superblock);
+        Ok(())
+    }
+
+    fn truncate(&mut self, count: usize, layout: Layout, superblock: &Superblock) {
+        self.records.truncate(count);
+        self.places.truncate(count);
+        (self.position, self.appended) = match (self.records.last(), self.places.last()) {
+            (Some(last), Some((position, appended))) => {
+                ((position + u64::from(last.head.sectors.get())) % layout.log_sectors(), *appended)
+            }
+            _ => (superblock.log_position.get(), 0),
+        };
+    }
+
+    /// Takes records off the disk that do not count, so that what is written in their place stands alone. The first of them
+    /// goes last: as long as it is there, it ends the log.
+    pub(super) fn erase_refused(&self, device: &dyn Device) -> io::Result<()> {
+        let Some((first, others)) = self.doomed.split_first() else { return Ok(()) };
+        for positions in [others, std::slice::from_ref(first)] {
+            let zeros = |position: &u64| {
+                let mut bytes = device.buffer(1);
+                bytes.fill(0);
+                Write { sector: Layout::LOG_START + position, bytes }
+            };
+            device.write(positions.iter().map(zeros).collect()).wait()?;
+            device.flush()?;
+        }
+        Ok(())
+    }
 }
 
 /// The record at a place of the log, if a valid one is there.
@@ -188,7 +332,8 @@ fn later_record(core: &Core, authors: &Authors, position: u64, seq: u64) -> io::
             unreadable = failure.or(unreadable);
             for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
                 let Ok(head) = RecordHeader::decode(sector) else { continue };
-                if head.seq.get() <= seq || head.durable_seq.get() < seq {
+                let is_later = head.seq.get() > seq && head.durable_seq.get() >= seq;
+                if !is_later || !authors.may_testify(&head.author, moment(&head)) {
                     continue;
                 }
                 match read_record(core, authors, at + index as u64) {
@@ -229,19 +374,7 @@ fn cut_torn_tail(
         break;
     }
     if let Some(index) = torn {
-        log.records.truncate(index);
-        let mut position = superblock.log_position.get();
-        let mut appended = 0;
-        for record in &log.records {
-            let sectors = u64::from(record.head.sectors.get());
-            if position + sectors > layout.log_sectors() {
-                appended += layout.log_sectors() - position;
-                position = 0;
-            }
-            appended += sectors;
-            position = (position + sectors) % layout.log_sectors();
-        }
-        (log.position, log.appended) = (position, appended);
+        log.truncate(index, layout, superblock);
     }
     damage.map_or(Ok(()), Err)
 }

@@ -20,6 +20,7 @@ mod erase;
 mod freed;
 mod info;
 mod journal;
+mod judge;
 mod key_cache;
 mod keys;
 mod layers;
@@ -27,6 +28,7 @@ mod log;
 mod log_tail;
 mod open;
 mod overlay;
+mod part;
 mod read;
 mod readers;
 mod reclaim;
@@ -76,6 +78,7 @@ pub use capabilities::{CapabilityError, Grant, WritecapInfo};
 pub use check::{CheckOptions, CheckReport, LostRecord, Problem, check, check_as};
 pub use info::StoreInfo;
 pub use journal::{Note, NotesPage};
+pub use judge::{Refusal, RefusedRecord};
 pub use keys::{Credential, Role};
 pub use open::OpenError;
 pub use readers::ReadcapInfo;
@@ -244,6 +247,10 @@ struct Core {
     granting: Mutex<()>,
     /// Until when who opened the store may write to it, in nanoseconds since 1970.
     expires_ns: u64,
+    /// What of the store who opened it may write, if that is not all of it.
+    bounds: Option<judge::Bounds>,
+    /// The record that ended the log, if that was one without a right.
+    refused: Option<RefusedRecord>,
     reclaims: RwLock<BTreeMap<BlockId, reclaim::Reclaiming>>,
     /// Sectors of blocks that a repair gave up, and cannot be read.
     lost: RwLock<BTreeMap<BlockId, (u64, u64)>>,
@@ -260,7 +267,8 @@ struct Core {
     next_op: AtomicU64,
     durable_op: AtomicU64,
     durable_seq: AtomicU64,
-    /// Sectors of the log that were appended before the last checkpoint.
+    /// Sectors of the log that were appended in all, and before the last checkpoint.
+    log_head: AtomicU64,
     log_tail: AtomicU64,
     poisoned: AtomicBool,
     closed: AtomicBool,
@@ -400,7 +408,8 @@ impl Store {
         }
     }
 
-    /// Writes a checkpoint: the log starts anew, and what was freed can be used again.
+    /// Writes a checkpoint: the log starts anew, and what was freed can be used again. Who may write only a part of the
+    /// store writes none; then everything is made durable.
     pub fn checkpoint(&self) -> Result<()> {
         self.core.sync(self.newest())?;
         self.core.run_checkpoint()
@@ -411,7 +420,7 @@ impl Store {
         self.core.reclaim_all()
     }
 
-    /// Makes everything durable, writes a checkpoint and ends the background work. A second call does nothing.
+    /// Makes everything durable, writes a checkpoint, if it may, and ends the background work. A second call does nothing.
     pub fn close(&self) -> Result<()> {
         self.background.stop(&self.core);
         if self.core.closed.swap(true, Ordering::AcqRel) || self.core.options.read_only {

@@ -21,10 +21,12 @@ use zerocopy::IntoBytes;
 
 use super::access::open_slots;
 use super::anchoring::{Anchoring, describe, find_head};
-use super::authors::{self, Authors, describe_author};
+use super::authors::{self, Authors};
 use super::background::Background;
 use super::checkpoint::superblock_hash;
+use super::freed::Freed;
 use super::journal::is_own_note;
+use super::judge::{Bounds, Claims, Judgement, Refusal, RefusedRecord, judge};
 use super::keys::{Credential, Keys, Role};
 use super::layers::{Layers, MemTable};
 use super::log::Record;
@@ -33,12 +35,14 @@ use super::readers::{decode_readcap, open_readcap};
 use super::turn::Turn;
 use super::{Core, OpenOptions, Sealer, Seq, Store, WHOLE_STORE, now_ns};
 use crate::anchor::{AnchorError, Anchored, Rollback};
-use crate::crypto::{Certificate, CertificateError, Chain, KeySlotError, Rights, unseal_keyslot, verify};
+use crate::crypto::{
+    Certificate, CertificateError, Chain, Hash, KeySlotError, Rights, unseal_keyslot, verify,
+};
 use crate::device::{Device, Read, SectorBuf};
 use crate::error::Error;
 use crate::format::{
-    CertificateBytes, Change, ItemKind, KeySlotHeader, KeySlotSecrets, Layout, Malformed, OTHER_VERSION,
-    Superblock,
+    BlockId, CertificateBytes, Change, ItemKind, KeySlotHeader, KeySlotSecrets, Layout, Malformed,
+    OTHER_VERSION, RecordHeader, Superblock,
 };
 use crate::limits::{LOG_SECTORS_MIN, NODE_SECTORS, SUPERBLOCK_CHAIN_MAX};
 use crate::space::{Delta, Run, Space, Table, TableError};
@@ -72,10 +76,10 @@ pub enum OpenError {
     #[error("who opens the store may not write to it; mount it read-only, or ask its owner for a writecap")]
     Certificate(#[from] CertificateError),
     #[error(
-        "record {seq} of the log, by {author}, is refused: {why}. Whoever wrote it had no right to; restore the store \
-         from a backup"
+        "record {} of the log, by {}, is refused: {}. Whoever wrote it had no right to, and others went on from it; restore \
+         the store from a backup", .0.seq, .0.author, .0.why
     )]
-    Refused { seq: u64, author: String, why: CertificateError },
+    Refused(RefusedRecord),
     #[error(
         "no two copies of the superblock are valid ({0}); `blocktree check --repair` can use a single one, otherwise \
          restore the store from a backup"
@@ -151,17 +155,28 @@ impl Store {
         let mut core = build(device, layout, keys, options, &superblock, space);
         core.superblocks = superblocks;
         core.load_authors(&superblock)?;
-        let log = match core.options.before_damage {
+        let mut log = match core.options.before_damage {
             true => read_log_before_damage(&core, &superblock).0,
             false => read_log(&core, &superblock)?,
         };
+        let ids_from = core.replay(&mut log, &superblock)?;
         core.check_anchor(anchored, &superblock, &log.records)?;
-        core.replay(log)?;
-        core.take_rights(matches!(credential, Credential::Principal { .. }))?;
+        core.take_rights(matches!(credential, Credential::Principal { .. }), superblock.seq.get(), ids_from)?;
         if !core.options.read_only {
+            log.erase_refused(&*core.device).map_err(OpenError::Write)?;
             // What was read back may still be on its way; from now on it counts as durable.
             core.device.flush().map_err(OpenError::Write)?;
         }
+        if let Some(refused) = &log.refused {
+            tracing::warn!(
+                "record {} of the log, by {}, does not count: {}",
+                refused.seq,
+                refused.author,
+                refused.why
+            );
+        }
+        core.refused = log.refused.take();
+        drop(log);
         core.load_system_items(superblock.seq.get())?;
         if let Some(name) = core.options.snapshot.clone() {
             core.show_snapshot(&name)?;
@@ -238,6 +253,8 @@ pub(super) fn build(
         authors: Mutex::new(Authors::new(keys.store_id, keys.root_principal)),
         granting: Mutex::new(()),
         expires_ns: u64::MAX,
+        bounds: None,
+        refused: None,
         reclaims: RwLock::new(BTreeMap::new()),
         lost: RwLock::new(BTreeMap::new()),
         stales: RwLock::new(BTreeMap::new()),
@@ -249,6 +266,7 @@ pub(super) fn build(
         next_op: AtomicU64::new(1),
         durable_op: AtomicU64::new(0),
         durable_seq: AtomicU64::new(seq),
+        log_head: AtomicU64::new(0),
         log_tail: AtomicU64::new(0),
         poisoned: AtomicBool::new(false),
         closed: AtomicBool::new(false),
@@ -469,16 +487,24 @@ impl Core {
         let revoked = chain.links().iter().any(is_revoked);
         *self.authors.get_mut() = authors;
         if revoked {
-            let author = describe_author(&superblock.author);
-            let why = CertificateError::Revoked;
-            return Err(OpenError::Refused { seq: superblock.seq.get(), author, why });
+            let why = Refusal::Author(CertificateError::Revoked);
+            return Err(OpenError::Refused(RefusedRecord::new(
+                superblock.seq.get(),
+                &superblock.author,
+                why,
+            )));
         }
         unread.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// What whoever opened the store may do with it now. One that may write nothing gets it for reading only if
     /// `may_only_read`, and is refused otherwise.
-    fn take_rights(&mut self, may_only_read: bool) -> Result<(), OpenError> {
+    fn take_rights(
+        &mut self,
+        may_only_read: bool,
+        checkpoint_seq: u64,
+        ids_from: BlockId,
+    ) -> Result<(), OpenError> {
         let sealer = self.sealer.get_mut();
         let now_ns = now_ns().max(sealer.time_ns);
         let at = authors::Moment { seconds: now_ns / 1_000_000_000, seq: sealer.seq + 1 };
@@ -501,12 +527,38 @@ impl Core {
                 self.expires_ns = self.keys.expires_ns();
             }
             _ if self.options.read_only => {}
+            (Role::Writer, Err(_)) => self.take_a_part(at, checkpoint_seq, ids_from),
             (Role::Owner, Ok(_)) => return Err(CertificateError::TooLong.into()),
             (Role::Owner, Err(why)) => return Err(why.into()),
             (_, Err(why)) if !may_only_read => return Err(why.into()),
             _ => self.options.read_only = true,
         }
         Ok(())
+    }
+}
+
+impl Core {
+    /// What a writer of a part of the store may do now: what its writecaps allow until the first of them ends, or read.
+    fn take_a_part(&mut self, at: authors::Moment, checkpoint_seq: u64, ids_from: BlockId) {
+        let author = self.keys.node.public().signing;
+        let chains = self.authors.get_mut().parts(&author, at).unwrap_or_default();
+        let chains: Vec<Chain> = chains.into_iter().filter(|chain| self.leads_down(chain)).collect();
+        let tops: Vec<BlockId> = chains.iter().map(|chain| chain.own().block()).collect();
+        if tops.is_empty() {
+            self.options.read_only = true;
+            return;
+        }
+        let expires =
+            chains.iter().flat_map(Chain::links).map(Certificate::expires).min().unwrap_or(u64::MAX);
+        self.expires_ns = expires.saturating_mul(1_000_000_000);
+        let next_block = *self.next_block.get_mut();
+        self.bounds = Some(Bounds { author, tops, ids_from, next_block, checkpoint_seq });
+    }
+
+    /// Whether each link of a chain is for a block below that of the next.
+    pub(super) fn leads_down(&self, chain: &Chain) -> bool {
+        let links = chain.links();
+        links.windows(2).all(|pair| self.is_within(pair[0].block(), pair[1].block()))
     }
 }
 
@@ -548,58 +600,142 @@ impl Core {
         Ok(())
     }
 
-    /// Applies the records to memory.
-    fn replay(&mut self, log: Log) -> Result<(), OpenError> {
+    /// Applies the records to memory, those by writers of a part after a judgement; the first that is not just ends the
+    /// log. Returns from which id on the last author in a row gave them out.
+    fn replay(&mut self, log: &mut Log, superblock: &Superblock) -> Result<BlockId, OpenError> {
+        let mut series = Series::new(superblock);
+        for index in 0..log.records.len() {
+            let head = log.records[index].head;
+            let body = std::mem::take(&mut log.records[index].body);
+            series.go_on(&head, *self.next_block.get_mut());
+            if let Some(chains) = log.parts.get(&head.seq.get()) {
+                let bounds = self.bounds_of(chains, &series, superblock.seq.get());
+                let claims = Claims::of(&head, &body);
+                if let Some(why) = self.why_unjust(&self.space, &self.freed, &bounds, &claims, &head)? {
+                    log.end_before(index, why, self.layout, superblock)?;
+                    break;
+                }
+            }
+            self.apply_record(&head, log.records[index].hash, &body)?;
+        }
+        let sealer = self.sealer.get_mut();
+        (sealer.position, sealer.appended) = (log.position, log.appended);
+        *self.log_head.get_mut() = log.appended;
+        // Whoever opens the store goes on where its own last records ended.
+        let is_own = series.author == Some(self.keys.node.public().signing);
+        Ok(if is_own { series.ids_from } else { *self.next_block.get_mut() })
+    }
+
+    /// What an author of records in a row may write, as the index says it now.
+    pub(super) fn bounds_of(&mut self, chains: &[Chain], series: &Series, checkpoint_seq: u64) -> Bounds {
+        let tops = chains.iter().filter(|chain| self.leads_down(chain)).map(|chain| chain.own().block());
+        let tops = tops.collect();
+        let author = series.author.unwrap_or_default();
+        let next_block = *self.next_block.get_mut();
+        Bounds { author, tops, ids_from: series.ids_from, next_block, checkpoint_seq }
+    }
+
+    /// Why a record by a writer of a part of the store does not count, if it does not.
+    pub(super) fn why_unjust(
+        &self,
+        space: &Mutex<Space>,
+        freed: &Mutex<Freed>,
+        bounds: &Bounds,
+        claims: &Claims<'_>,
+        head: &RecordHeader,
+    ) -> Result<Option<&'static str>, OpenError> {
+        let volume = head.volume_sectors.get();
+        let mut space = space.lock();
+        if volume < space.volume_sectors() || volume > self.capacity_sectors || volume > self.device.sectors()
+        {
+            return Ok(Some("it says that the volume has another length"));
+        }
+        let allocated = match judge(self, bounds, claims) {
+            Ok(allocated) => allocated,
+            Err(Judgement::Refused(why)) => return Ok(Some(why)),
+            Err(Judgement::Unknown(error)) => return Err(error.into()),
+        };
+        space.lengthen(volume);
+        for run in freed.lock().on_settled(head.durable_seq.get()) {
+            space.mark(run, false)?;
+        }
+        for run in allocated {
+            if !space.is_free_for_data(run)? {
+                return Ok(Some("it allocates sectors that are in use"));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Applies a record to memory.
+    fn apply_record(&mut self, head: &RecordHeader, hash: Hash, body: &[u8]) -> Result<(), OpenError> {
         let layers = self.layers.get_mut();
         let space = self.space.get_mut();
         let sealer = self.sealer.get_mut();
         let freed = self.freed.get_mut();
-        (sealer.position, sealer.appended) = (log.position, log.appended);
-        for record in log.records {
-            let seq = record.head.seq.get();
-            let damaged = |why| OpenError::Log { seq, why };
-            let volume = record.head.volume_sectors.get();
-            if volume > self.device.sectors() {
-                return Err(OpenError::Truncated { expected: volume, found: self.device.sectors() });
-            }
-            if volume < space.volume_sectors() {
-                return Err(damaged("the volume shrank"));
-            }
-            space.lengthen(volume);
-            // As it was when the record was made: what it allocates may have been freed before.
-            for run in freed.on_settled(record.head.durable_seq.get()) {
-                space.mark(run, false)?;
-            }
-            let mut runs = Vec::new();
-            for change in crate::format::decode_changes(&record.body) {
-                match change.map_err(|_| damaged("malformed change"))? {
-                    Change::Put(key, value) => {
-                        if !is_own_note(&key, value, &record.head.author) {
-                            return Err(damaged("it notes something in another's name"));
-                        }
-                        layers.active.insert(key, Some(value.into()));
+        let seq = head.seq.get();
+        let damaged = |why| OpenError::Log { seq, why };
+        let volume = head.volume_sectors.get();
+        if volume > self.device.sectors() {
+            return Err(OpenError::Truncated { expected: volume, found: self.device.sectors() });
+        }
+        if volume < space.volume_sectors() {
+            return Err(damaged("the volume shrank"));
+        }
+        space.lengthen(volume);
+        // As it was when the record was made: what it allocates may have been freed before.
+        for run in freed.on_settled(head.durable_seq.get()) {
+            space.mark(run, false)?;
+        }
+        let mut runs = Vec::new();
+        for change in crate::format::decode_changes(body) {
+            match change.map_err(|_| damaged("malformed change"))? {
+                Change::Put(key, value) => {
+                    if !is_own_note(&key, value, &head.author) {
+                        return Err(damaged("it notes something in another's name"));
                     }
-                    Change::Delete(key) => layers.active.insert(key, None),
-                    Change::Allocate { sector, sectors } => {
-                        let run = Run { sector, sectors: u64::from(sectors) };
-                        space.mark(run, true)?;
-                        layers.active.space.push(Delta { run, used: true });
-                    }
-                    Change::Free { sector, sectors } => {
-                        let run = Run { sector, sectors: u64::from(sectors) };
-                        runs.push(run);
-                        layers.active.space.push(Delta { run, used: false });
-                    }
+                    layers.active.insert(key, Some(value.into()));
+                }
+                Change::Delete(key) => layers.active.insert(key, None),
+                Change::Allocate { sector, sectors } => {
+                    let run = Run { sector, sectors: u64::from(sectors) };
+                    space.mark(run, true)?;
+                    layers.active.space.push(Delta { run, used: true });
+                }
+                Change::Free { sector, sectors } => {
+                    let run = Run { sector, sectors: u64::from(sectors) };
+                    runs.push(run);
+                    layers.active.space.push(Delta { run, used: false });
                 }
             }
-            // Another crash must find the data of records that no record on the disk names as durable.
-            freed.push(seq, record.head.durable_seq.get(), runs);
-            self.next_block.get_mut().clone_from(&record.head.next_block.get());
-            (sealer.seq, sealer.previous) = (seq, record.hash);
-            sealer.time_ns = record.head.time_ns.get();
-            layers.sealed_seq = seq;
-            *self.durable_seq.get_mut() = seq;
         }
+        // Another crash must find the data of records that no record on the disk names as durable.
+        freed.push(seq, head.durable_seq.get(), runs);
+        self.next_block.get_mut().clone_from(&head.next_block.get());
+        (sealer.seq, sealer.previous) = (seq, hash);
+        sealer.time_ns = head.time_ns.get();
+        layers.sealed_seq = seq;
+        *self.durable_seq.get_mut() = seq;
         Ok(())
+    }
+}
+
+/// Records by one author in a row.
+pub(super) struct Series {
+    author: Option<[u8; 32]>,
+    /// Nobody else gave out ids from here on.
+    ids_from: BlockId,
+}
+
+impl Series {
+    pub(super) fn new(superblock: &Superblock) -> Self {
+        Self { author: None, ids_from: superblock.next_block.get() }
+    }
+
+    /// A record follows; before it, `next_block` was the next id.
+    pub(super) fn go_on(&mut self, head: &RecordHeader, next_block: BlockId) {
+        if self.author != Some(head.author) {
+            *self = Self { author: Some(head.author), ids_from: next_block };
+        }
     }
 }

@@ -74,12 +74,26 @@ impl Core {
 
     /// One step; whether there is more to do.
     pub(super) fn reclaim_step(self: &Arc<Self>) -> Result<bool> {
-        let first = self.reclaims.read().first_key_value().map(|(id, reclaim)| (*id, *reclaim));
+        let first = match self.bounds {
+            None => self.reclaims.read().first_key_value().map(|(id, reclaim)| (*id, *reclaim)),
+            Some(_) => self.first_reclaim_in_bounds(),
+        };
         if let Some((id, reclaim)) = first {
             self.reclaim_block(id, reclaim)?;
             return Ok(true);
         }
+        if self.bounds.is_some() {
+            return Ok(false);
+        }
         self.snapshot_step()
+    }
+
+    /// What a writer of a part may empty, and has the keys to; the rest is left to the owner.
+    fn first_reclaim_in_bounds(&self) -> Option<(BlockId, Reclaiming)> {
+        let all: Vec<(BlockId, Reclaiming)> =
+            self.reclaims.read().iter().map(|(id, reclaim)| (*id, *reclaim)).collect();
+        let is_own = |id| self.is_in_bounds(id) && matches!(self.block_even_dying(id), Ok(Some(_)));
+        all.into_iter().find(|(id, _)| is_own(*id))
     }
 
     fn reclaim_block(self: &Arc<Self>, id: BlockId, of: Reclaiming) -> Result<()> {

@@ -147,7 +147,8 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             birth = original.birth();
-            if !original.is_shared() {
+            // Of a writer of a part, the source bears witness that these sectors are its own.
+            if !original.is_shared() || self.core.bounds.is_some() {
                 original.set_shared();
                 self.put(key.block, key.offset, &original);
             }

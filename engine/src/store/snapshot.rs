@@ -460,7 +460,8 @@ impl Core {
         for (key, value) in self.range_sealed(from, to, usize::MAX / 2)?.0 {
             let mut snapshot =
                 Snapshot::decode(self.keys.owner.as_ref(), &key, &value).ok_or(corrupt("snapshot"))?;
-            if snapshot.settle(seq, self.layers.get_mut().root) && !self.options.read_only {
+            let is_settled = snapshot.settle(seq, self.layers.get_mut().root);
+            if is_settled && !self.options.read_only && self.bounds.is_none() {
                 let change = snapshot.encode();
                 let pending = &mut self.layers.get_mut().pending;
                 pending.put(key, change);

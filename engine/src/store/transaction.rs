@@ -463,6 +463,11 @@ impl Transaction {
         let last = Key::new(id, ItemKind(u8::MAX), u64::MAX);
         let (items, all) = self.core.range(first, last, INLINE)?;
         if !all || items.len() > INLINE || self.core.reclaim_of(id).is_some() {
+            if let Some(bounds) = &self.core.bounds {
+                // The directories above it may be gone before it is.
+                let (attributes, home) = (self.core.attributes(block)?, bounds.tops[0]);
+                self.set_attributes_and_home(block, &attributes, home);
+            }
             self.reclaim(id, Reclaim { from: 0, destroy: true });
             let content = Content::Reclaimed;
             self.data.push((block.clone(), Segment { start: 0, sectors: END, content }));
@@ -517,6 +522,7 @@ impl Transaction {
             return Err(error);
         }
         self.core.check_writable()?;
+        self.check_bounds()?;
         self.core.check_index_space(self.purpose)?;
         let weight = self.weight();
         if weight > RECORD_WEIGHT_MAX {
@@ -530,6 +536,7 @@ impl Transaction {
                 false => Some(core.sealer_with_room()?),
             };
             let layers = core.layers.write();
+            core.check_log(&layers, weight)?;
             let pending = layers.pending.weight;
             if pending <= BATCH_WEIGHT_MAX && pending + weight <= RECORD_WEIGHT_MAX {
                 let (op, weight) = self.put_into(layers);
@@ -539,6 +546,25 @@ impl Transaction {
             }
             drop((layers, sealer));
             core.commit()?;
+        }
+    }
+
+    /// Fails where a writer of a part of the store changes something else.
+    fn check_bounds(&self) -> Result<()> {
+        if self.core.bounds.is_none() {
+            return Ok(());
+        }
+        self.items.iter().try_for_each(|(key, change)| self.core.check_item(key, change))?;
+        self.homes.iter().try_for_each(|(block, home)| self.core.check_move(block, *home))?;
+        for (block, segment) in &self.data {
+            self.core.check_bounds(block.id())?;
+            if let Content::Clone { source, .. } = &segment.content {
+                self.core.check_bounds(source.0)?;
+            }
+        }
+        match self.freed.is_empty() {
+            true => Ok(()),
+            false => Err(Error::OwnersOnly),
         }
     }
 

@@ -131,7 +131,16 @@ impl Change<'_> {
             self.doomed.inodes.push(inode.clone());
             self.transaction.destroy(&inode.block);
         } else {
-            self.transaction.orphan(&inode.block);
+            self.orphan(inode);
+        }
+    }
+
+    /// Marks an inode that has no name, and lives until its last use ends.
+    pub(super) fn orphan(&mut self, inode: &Arc<Inode>) {
+        self.transaction.orphan(&inode.block);
+        if self.fs.store.writes_below().is_some() {
+            // The directories above it may be gone before it is, and then nobody could tell that it is below the top.
+            self.set_home(inode, self.fs.root);
         }
     }
 

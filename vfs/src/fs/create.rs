@@ -81,7 +81,7 @@ impl Fs {
         let new = New { kind: FileKind::Regular, permissions: mode & 0o7777, rdev: 0, target: b"", opens: 1 };
         let mut change = self.change()?;
         let inode = self.prepare(&mut change, caller, &directory, &above, &new, 0)?;
-        change.transaction.orphan(&inode.block);
+        change.orphan(&inode);
         inode.set_nameless(true);
         self.insert_new(change, &inode, new.opens, Happened::Nothing)?;
         Ok(self.stat(&inode))

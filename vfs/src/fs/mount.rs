@@ -49,13 +49,7 @@ impl Fs {
         let root = root_block(&store, &options)?;
         if !options.read_only {
             make_journal(&store)?;
-            for id in store.orphans()? {
-                if let Some(block) = store.block(id)? {
-                    let mut transaction = store.transaction();
-                    transaction.destroy(&block);
-                    transaction.apply()?;
-                }
-            }
+            end_orphans(&store)?;
         }
         let unused_max = match options.inode_cache_count {
             0 => INODE_CACHE_COUNT,
@@ -140,10 +134,16 @@ impl Fs {
 
     /// The inode that an entry of a directory leads to.
     pub(super) fn inode_in(&self, directory: &Inode, entry: &Entry) -> Result<Arc<Inode>> {
-        self.inodes.get(entry.child, |changed| {
+        let inode = self.inodes.get(entry.child, |changed| {
             let block = self.store.block_in(&directory.block, entry.child, &entry.wrapped_key)?;
             self.load(entry.child, block, changed)
-        })
+        })?;
+        // Whoever may write this directory could name anything in it; what belongs elsewhere has no name here.
+        let (above, home) = (directory.block.id(), inode.block.home());
+        if home != above && !self.store.is_within(above, home) {
+            return Err(FsError::Stale);
+        }
+        Ok(inode)
     }
 
     /// The inode whose block is `id`, as directories name the one they are in.
@@ -202,6 +202,25 @@ impl Fs {
         self.locks.forget(ino);
         self.journal.forget(ino);
     }
+}
+
+/// Destroys what was unlinked but still open at a crash, as far as that is for whoever opened the store to do.
+fn end_orphans(store: &Store) -> Result<()> {
+    for id in store.orphans()? {
+        let block = match store.block(id) {
+            Err(Error::NoKey) => continue,
+            found => found?,
+        };
+        if let Some(block) = block {
+            let mut transaction = store.transaction();
+            transaction.destroy(&block);
+            match transaction.apply() {
+                Ok(_) | Err(Error::Outside | Error::LogFull) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Stores of earlier versions have no journal.

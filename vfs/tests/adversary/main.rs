@@ -183,3 +183,8 @@ fn readers_and_keepers_get_what_they_were_given() {
 fn a_second_node_writes_until_it_is_revoked() {
     shared::a_second_node();
 }
+
+#[test]
+fn a_writer_of_a_directory_changes_nothing_else() {
+    shared::a_writer_gone_bad(variable("BLOCKTREE_SEED").unwrap_or(1));
+}

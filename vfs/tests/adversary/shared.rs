@@ -7,15 +7,16 @@ use std::sync::Arc;
 use blocktree_engine::crypto::{
     ExtentKey, Principal, Purpose, Rights, Secret, open_item, open_key, open_sealed, open_sectors,
 };
-use blocktree_engine::device::FaultyDevice;
+use blocktree_engine::device::{FaultyDevice, Image, SplitMix64};
 use blocktree_engine::format::{
-    BlockHeader, BlockId, ItemKind, KeyBytes, ReadcapBytes, ReadcapSecrets, SYSTEM_BLOCK,
+    BlockHeader, BlockId, Change, ItemKind, Key, KeyBytes, ReadcapBytes, ReadcapSecrets, SYSTEM_BLOCK,
+    encode_change,
 };
-use blocktree_engine::{Credential, Grant, OpenError, OpenOptions, Role, Store};
+use blocktree_engine::{Credential, Grant, OpenError, OpenOptions, Refusal, Role, Store};
 use blocktree_vfs::{Caller, Fs, MountOptions, WriteFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::insight::{Insight, read, record_hash};
+use super::insight::{Insight, edit_body, read, record_hash};
 use super::victim::{Machine, SECTOR, create_store};
 
 const USER: Caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
@@ -285,11 +286,127 @@ pub(crate) fn a_second_node() {
     let mut appended = image;
     insight.put_record(&mut appended, &forged, Some(&node));
     let device = Arc::new(FaultyDevice::from_image(appended, 0));
-    match Store::open_as(device, &passphrase, &options()) {
-        Err(OpenError::Refused { seq: refused, why, .. }) => {
-            assert_eq!(refused, seq + 1);
-            assert_eq!(why, blocktree_engine::crypto::CertificateError::Revoked);
+    let first = Store::open_as(device, &passphrase, &options()).unwrap();
+    let refused = first.refused_record().unwrap();
+    let revoked = Refusal::Author(blocktree_engine::crypto::CertificateError::Revoked);
+    assert_eq!((refused.seq, refused.why), (seq + 1, revoked));
+}
+
+/// A writer of one directory: what it does there counts, and what its records do elsewhere does not, whatever they say.
+pub(crate) fn a_writer_gone_bad(seed: u64) {
+    let (reader, writer) = (Principal::generate(), Principal::generate());
+    let (device, store, [shared, private]) = store(&reader);
+    let rights = Rights(Rights::READ.0 | Rights::WRITE.0);
+    let (subject, not_before, expires) = (writer.public(), 0, u64::MAX);
+    store.issue_writecap(None, &Grant { subject, block: shared, rights, not_before, expires }).unwrap();
+    store.share(&store.block(shared).unwrap().unwrap(), &subject, u64::MAX, true).unwrap();
+    store.grant_access(&subject, false).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let credential = Credential::Principal { holder: &writer, root: None };
+    let store = Store::open_as(device.clone(), &credential, &options()).unwrap();
+    assert_eq!((store.role(), store.is_read_only()), (Role::Writer, false));
+    let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
+    let report = write_file(&fs, Fs::ROOT, "report", &[5; 3 * SECTOR]);
+    // What has a name elsewhere too is not for it to change.
+    let deeper = fs.lookup(Fs::ROOT, b"deeper").unwrap().ino;
+    let both = fs.lookup(deeper, b"named twice").unwrap().ino;
+    assert_eq!(fs.write(both, 0, b"mine", KEEP).unwrap_err().errno(), 13);
+    fs.syncfs().unwrap();
+    let image = device.image();
+    drop((fs, store));
+
+    let insight = Insight::of(&image);
+    let last = insight.records.last().unwrap().clone();
+    let hidden = |image: &Image| {
+        let device = Arc::new(FaultyDevice::from_image(image.clone(), 0));
+        let store = Store::open(device, super::victim::PASSPHRASE, &options()).unwrap();
+        let is_refused = store.refused_record().is_some();
+        let fs = Fs::mount(store, MountOptions::default()).unwrap();
+        let directory = fs.lookup(Fs::ROOT, b"privat").unwrap();
+        let mut names = Vec::new();
+        fs.readdir(directory.ino, 0, &mut |entry| {
+            names.push(entry.name.to_vec());
+            true
+        })
+        .unwrap();
+        let file = fs.lookup(directory.ino, b"hidden letter").unwrap();
+        let mut bytes = [0; 100];
+        let length = fs.read(file.ino, 0, &mut bytes).unwrap();
+        assert_eq!(&bytes[..length], PRIVATE_SECRET);
+        assert_eq!(fs.getxattr(directory.ino, b"user.hidden").unwrap(), PRIVATE_SECRET);
+        write_file(&fs, directory.ino, "goes on", b"hello");
+        fs.unmount().unwrap();
+        let other = fs.lookup(Fs::ROOT, b"at the top").unwrap();
+        let mtimes =
+            [directory, file, other].map(|stat| (stat.ino, stat.mode(), stat.uid, stat.nlink, stat.mtime));
+        (is_refused, names, mtimes)
+    };
+    let truth = hidden(&image);
+    assert!(!truth.0);
+    let forge = |body: Vec<u8>| {
+        let mut image = image.clone();
+        let mut record = last.clone();
+        record.head.sectors = ((224 + body.len()).div_ceil(SECTOR) as u32).into();
+        record.body = body;
+        insight.put_record(&mut image, &record, Some(&writer));
+        image
+    };
+    let moved = |kind: ItemKind, from: BlockId, to: BlockId| {
+        edit_body(&last.body, |mut key, value| {
+            if key.kind == kind && key.block == from {
+                key.block = to;
+            }
+            Some((key, value))
+        })
+    };
+    let entry = blocktree_vfs::layout::ITEM_ENTRY;
+    let named = edit_body(&last.body, |key, mut value| {
+        if key.kind == entry {
+            value[2..10].copy_from_slice(&private.to_le_bytes());
         }
-        other => panic!("{:?}", other.map(|store| store.info())),
+        Some((key, value))
+    });
+    let homed = edit_body(&last.body, |key, mut value| {
+        if key.kind == ItemKind::HEADER && key.block == report {
+            value[72..80].copy_from_slice(&private.to_le_bytes());
+        }
+        Some((key, value))
+    });
+    let mut deleted = last.body.clone();
+    encode_change(&mut deleted, &Change::Delete(Key::new(private, ItemKind::HEADER, 0)));
+    let bodies = [
+        moved(entry, shared, private),
+        moved(ItemKind::HEADER, shared, private),
+        moved(ItemKind::HEADER, report, private),
+        moved(ItemKind::EXTENT, report, private),
+        named,
+        homed,
+        deleted,
+    ];
+    for (index, body) in bodies.into_iter().enumerate() {
+        let found = hidden(&forge(body));
+        assert_eq!(found, (true, truth.1.clone(), truth.2), "forgery {index}");
+    }
+    let mut rng = SplitMix64(seed);
+    for round in 0..150 {
+        let body = if rng.one_in(2) {
+            let mut body = last.body.clone();
+            rng.damage(&mut body);
+            body
+        } else {
+            edit_body(&last.body, |key, mut value| {
+                let mut place = KeyBytes::from(key);
+                match rng.below(6) {
+                    0 => rng.damage(place.as_mut_bytes()),
+                    1 => rng.damage(&mut value),
+                    2 => return None,
+                    _ => {}
+                }
+                Some((Key::from(&place), value))
+            })
+        };
+        let found = hidden(&forge(body));
+        assert_eq!((found.1, found.2), (truth.1.clone(), truth.2), "seed {seed}, round {round}");
     }
 }

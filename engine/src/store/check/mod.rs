@@ -35,11 +35,16 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
+use super::freed::Freed;
 use super::journal::is_own_note;
+use super::judge::Claims;
 use super::keys::Credential;
 use super::layers::Value;
+use super::log::Record;
 use super::log_tail::{Log, read_log_before_damage};
-use super::open::{OpenError, build, find_keys, find_layout};
+use super::open::{OpenError, Series, build, find_keys, find_layout};
 use super::snapshot::Snapshot;
 use super::{Core, OpenOptions};
 use crate::crypto::Hash;
@@ -105,6 +110,8 @@ enum Fix {
     Salvage,
     /// Giving up what the log held from its damage on.
     Log,
+    /// Taking records off the log that do not count.
+    Refused,
 }
 
 #[derive(Default)]
@@ -112,8 +119,8 @@ struct Findings {
     listed: Vec<(Problem, Fix)>,
     notes: Vec<String>,
     lost: Vec<LostRecord>,
-    /// By fix: no, heads, checkpoint, salvage, log.
-    counts: [u64; 5],
+    /// By fix: no, heads, checkpoint, salvage, log, refused.
+    counts: [u64; 6],
 }
 
 impl Findings {
@@ -314,7 +321,8 @@ fn check_once_more(
         Some(error) => lost::report(&core, error, last, &mut survey),
         None => Vec::new(),
     };
-    let deltas = replay(&mut core, log, &superblock, &mut survey);
+    let mut log = log;
+    let deltas = replay(&mut core, &mut log, &table, &superblock, &mut survey);
     let is_replayed = !survey.incomplete;
     survey.ledger = Ledger::new(layout, core.space.get_mut().volume_sectors());
     survey.findings.lost = lost.iter().map(|record| lost::describe(&core, record)).collect();
@@ -328,6 +336,10 @@ fn check_once_more(
 
     let mut done = Vec::new();
     if options.repair && core.may_repair() {
+        if survey.findings.needs(Fix::Refused) {
+            log.erase_refused(&*device).map_err(OpenError::Write)?;
+            done.push(Fix::Refused);
+        }
         if survey.findings.needs(Fix::Heads) || heads::differ(&*device, layout, &superblock) {
             heads::repair(&*device, layout, keyslot.as_deref(), &superblock)?;
             done.push(Fix::Heads);
@@ -370,12 +382,21 @@ fn check_once_more(
 }
 
 /// Puts the log's items into memory, as opening does; returns what happened to space.
-fn replay(core: &mut Core, log: Log, superblock: &Superblock, survey: &mut Survey<'_>) -> Vec<Delta> {
+fn replay(
+    core: &mut Core,
+    log: &mut Log,
+    table: &Table,
+    superblock: &Superblock,
+    survey: &mut Survey<'_>,
+) -> Vec<Delta> {
     let mut deltas = Vec::new();
     let mut next_block = superblock.next_block.get();
-    let sealer = core.sealer.get_mut();
-    (sealer.position, sealer.appended) = (log.position, log.appended);
-    for record in log.records {
+    let mut judge = LogJudge::new(core, log, table, superblock);
+    for index in 0..log.records.len() {
+        if judge.ends_log(core, log, index, superblock, survey) {
+            break;
+        }
+        let record = &log.records[index];
         let seq = record.head.seq.get();
         let place = || format!("log record {seq}");
         let volume = record.head.volume_sectors.get();
@@ -408,10 +429,85 @@ fn replay(core: &mut Core, log: Log, superblock: &Superblock, survey: &mut Surve
             deltas.push(Delta { run: Run { sector, sectors: u64::from(sectors) }, used });
         }
         next_block = next_block.max(record.head.next_block.get());
+        *core.next_block.get_mut() = next_block;
+        let sealer = core.sealer.get_mut();
         (sealer.seq, sealer.previous, sealer.time_ns) = (seq, record.hash, record.head.time_ns.get());
     }
+    let sealer = core.sealer.get_mut();
+    (sealer.position, sealer.appended) = (log.position, log.appended);
     *core.next_block.get_mut() = next_block;
+    if let Some(refused) = &log.refused {
+        let place = format!("log record {}", refused.seq);
+        let what = format!("by {}: {}; it and what follows it do not count", refused.author, refused.why);
+        survey.findings.add(place, what, None, Fix::Refused);
+    }
     deltas
+}
+
+/// Judges the records of writers of a part, as opening does. What space was in use at each is known only to that.
+struct LogJudge {
+    space: Option<Mutex<Space>>,
+    freed: Mutex<Freed>,
+    series: Series,
+}
+
+impl LogJudge {
+    fn new(core: &Core, log: &Log, table: &Table, superblock: &Superblock) -> Self {
+        let (volume, written) = (superblock.volume_sectors.get(), superblock.written_sectors.get());
+        let load = || Space::load(core.device.clone(), table.clone(), core.layout, volume, written).ok();
+        let space = if log.parts.is_empty() { None } else { load() };
+        Self { space: space.map(Mutex::new), freed: Mutex::default(), series: Series::new(superblock) }
+    }
+
+    /// Whether the record does not count, so that the log ends before it.
+    fn ends_log(
+        &mut self,
+        core: &mut Core,
+        log: &mut Log,
+        index: usize,
+        superblock: &Superblock,
+        survey: &mut Survey<'_>,
+    ) -> bool {
+        let Some(space) = &self.space else { return false };
+        let Record { head, body, .. } = &log.records[index];
+        self.series.go_on(head, *core.next_block.get_mut());
+        if let Some(chains) = log.parts.get(&head.seq.get()) {
+            let bounds = core.bounds_of(chains, &self.series, superblock.seq.get());
+            match core.why_unjust(space, &self.freed, &bounds, &Claims::of(head, body), head) {
+                Ok(None) => {}
+                Ok(Some(why)) => {
+                    if let Err(error) = log.end_before(index, why, core.layout, superblock) {
+                        survey.gap("log", error.to_string(), None);
+                    }
+                    return true;
+                }
+                Err(error) => {
+                    survey.gap(format!("log record {}", head.seq.get()), error.to_string(), None);
+                    return false;
+                }
+            }
+        }
+        // What goes wrong here is reported where it is looked for.
+        let mut space = space.lock();
+        let volume = head.volume_sectors.get();
+        if volume >= space.volume_sectors() && volume <= core.device.sectors() {
+            space.lengthen(volume);
+        }
+        for run in self.freed.get_mut().on_settled(head.durable_seq.get()) {
+            let _ = space.mark(run, false);
+        }
+        let mut freed = Vec::new();
+        for change in crate::format::decode_changes(body) {
+            let run = |sector, sectors| Run { sector, sectors: u64::from(sectors) };
+            match change {
+                Ok(Change::Allocate { sector, sectors }) => drop(space.mark(run(sector, sectors), true)),
+                Ok(Change::Free { sector, sectors }) => freed.push(run(sector, sectors)),
+                _ => {}
+            }
+        }
+        self.freed.get_mut().push(head.seq.get(), head.durable_seq.get(), freed);
+        false
+    }
 }
 
 /// Waits for the data to be read and reports what is damaged.
