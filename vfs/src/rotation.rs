@@ -31,9 +31,21 @@ const FILES_STEP: usize = 64;
 /// Goes on with a rotation until all blocks have their new keys, and ends it. `progress` is told how many have, and says
 /// whether to go on. Whether it came to the end.
 pub fn rotate(store: &Store, rotation: &Rotation, progress: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
+    rotate_with(store, rotation, None, progress)
+}
+
+/// As [`rotate`], where something else takes the place of the keyed hash of names: for tests.
+#[doc(hidden)]
+pub fn rotate_with(
+    store: &Store,
+    rotation: &Rotation,
+    name_hash: Option<fn(&[u8]) -> u64>,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool> {
     let mut rotating = Rotating {
         store,
         number: rotation.number,
+        name_hash,
         files: None,
         visited: BTreeSet::new(),
         linked: BTreeMap::new(),
@@ -54,6 +66,7 @@ pub fn rotate(store: &Store, rotation: &Rotation, progress: &mut dyn FnMut(u64) 
 struct Rotating<'a> {
     store: &'a Store,
     number: u32,
+    name_hash: Option<fn(&[u8]) -> u64>,
     /// Files that get their keys with the next transaction.
     files: Option<(Transaction, usize)>,
     visited: BTreeSet<BlockId>,
@@ -91,13 +104,16 @@ impl Rotating<'_> {
                 let items = self.store.scan(&directory, ITEM_ENTRY, from, ENTRIES_STEP)?;
                 let Some((last, _)) = items.last() else { break };
                 from = last.saturating_add(1);
-                for (position, item) in &items {
-                    let entry = decode(id, item)?;
+                let decoded = items.iter().map(|(position, item)| Ok((*position, decode(id, item)?)));
+                let mut entries: Vec<(u64, Entry)> = decoded.collect::<Result<_>>()?;
+                // What was made together lies together in the index.
+                entries.sort_by_key(|(_, entry)| entry.child);
+                for (position, entry) in entries {
                     let Some(child) = self.store.block(entry.child)? else { continue };
                     if entry.kind == FileKind::Directory {
                         directories.push(entry.child);
                     }
-                    let placed = Placed { directory: &directory, position: *position, entry };
+                    let placed = Placed { directory: &directory, position, entry };
                     self.give_key(&placed, &child)?;
                     self.done += 1;
                     if !(self.progress)(self.done) {
@@ -158,14 +174,24 @@ impl Rotating<'_> {
         let mut transaction = self.store.transaction();
         let new = transaction.rotate(child, self.number, items_left)?;
         if !items_left {
-            self.move_entries(&mut transaction, child, &entries, &|name| new.name_hash(name), &|entry| {
-                self.wrapped_anew(&new, entry)
+            self.move_entries(
+                &mut transaction,
+                child,
+                &entries,
+                &|name| self.hash(name, |name| new.name_hash(name)),
+                &|entry| self.wrapped_anew(&new, entry),
+            )?;
+            xattr::move_buckets(self.store, &mut transaction, &inode, &buckets, &|name| {
+                self.hash(name, |name| new.name_hash(name))
             })?;
-            xattr::move_buckets(self.store, &mut transaction, &inode, &buckets, &|name| new.name_hash(name))?;
         }
         placed.put(&mut transaction, new.wrap_for(placed.directory));
         transaction.apply()?;
         if items_left { self.move_items(child) } else { Ok(()) }
+    }
+
+    fn hash(&self, name: &[u8], keyed: impl FnOnce(&[u8]) -> u64) -> u64 {
+        self.name_hash.map_or_else(|| keyed(name), |hash| hash(name))
     }
 
     fn wrapped_anew(&self, new: &NewKey, entry: &Entry) -> Result<[u8; WRAPPED_KEY_BYTES]> {
@@ -178,7 +204,7 @@ impl Rotating<'_> {
     /// Moves what is left of a block's items to where its newest key wants them.
     fn move_items(&self, block: &Block) -> Result<()> {
         let attributes = attributes_of(self.store, block)?;
-        let hash = |name: &[u8]| block.name_hash(name);
+        let hash = |name: &[u8]| self.hash(name, |name| block.name_hash(name));
         let mut from = 0;
         loop {
             let entries = self.store.scan(block, ITEM_ENTRY, from, ENTRIES_STEP)?;

@@ -1,13 +1,18 @@
 //! Long lives: months of work on files and snapshots, with crashes, full disks and disks that fail.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
+use blocktree_engine::Error;
 use blocktree_engine::device::{Faults, FaultyDevice, SplitMix64, Survivors};
+use blocktree_vfs::{Fs, FsError, rotation};
 
 use crate::model::Kind;
 use crate::operation::Operation;
 use crate::runner::{self, Play, Tally, exhaustive_max};
-use crate::world::{Outcome, World, commit_each, crash, mount, pass_time, recognise, recover, set_time};
+use crate::world::{
+    Outcome, World, commit_each, crash, mount, name_hash, pass_time, recognise, recover, set_time,
+};
 
 const STEPS: u64 = 150;
 const FILES_MAX: usize = 40;
@@ -238,12 +243,43 @@ impl Life {
         self.trace.push("remount".into());
         let fs = &self.world.fs;
         fs.unmount().map_err(|error| format!("unmount: {error:?}"))?;
-        fs.store().close().map_err(|error| format!("close: {error:?}"))?;
+        if self.rng.one_in(2) {
+            self.change_keys()?;
+        }
+        self.world.fs.store().close().map_err(|error| format!("close: {error:?}"))?;
         let (image, moment) = (self.world.device.crash(Survivors::Mask(0)), self.world.now().clone());
         recover(&image, std::slice::from_ref(&moment))?;
         let world = World::open(image, moment, self.rng.next_u64())?;
         self.go_on(world);
         Ok(())
+    }
+
+    /// Gives a directory and all below it new keys, or some of it; and seals some of what is under old ones anew.
+    fn change_keys(&mut self) -> Result<(), String> {
+        let store = self.world.fs.store().clone();
+        let directory = self.existing(|kind| matches!(kind, Kind::Directory(_))).unwrap_or_default();
+        let mut at = Fs::ROOT;
+        for name in directory.split('/').filter(|name| !name.is_empty()) {
+            at = self.world.fs.lookup(at, name.as_bytes()).map_err(|error| format!("lookup: {error:?}"))?.ino;
+        }
+        let (keys, steps) = (self.rng.below(20), Cell::new(self.rng.below(20)));
+        self.trace
+            .push(format!("new keys for {keys} below {directory:?}, {} steps of sealing anew", steps.get()));
+        let rotate = || -> Result<(), FsError> {
+            if at != Fs::ROOT {
+                store.begin_rotation(at, &[])?;
+            }
+            for begun in store.rotations()? {
+                rotation::rotate_with(&store, &begun, Some(name_hash), &mut |done| done < keys)?;
+            }
+            let report = store.reencrypt(&|_, _| steps.replace(steps.get().saturating_sub(1)) > 0)?;
+            assert_eq!(report.damaged, 0);
+            Ok(())
+        };
+        match rotate() {
+            Ok(()) | Err(FsError::NoSpace | FsError::Engine(Error::NoSpace)) => Ok(()),
+            Err(error) => Err(format!("new keys: {error:?}")),
+        }
     }
 
     /// Crashes in a checkpoint, goes on with what is left, and crashes in the next one.

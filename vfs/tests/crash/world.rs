@@ -49,7 +49,7 @@ fn clock() -> Time {
 }
 
 /// The keyed hash would put names into an order that no seed repeats.
-fn name_hash(name: &[u8]) -> u64 {
+pub(crate) fn name_hash(name: &[u8]) -> u64 {
     name.iter().fold(7, |hash, byte| SplitMix64(hash ^ u64::from(*byte)).next_u64())
 }
 
