@@ -171,6 +171,38 @@ fn keys_are_changed_again_before_everything_is_sealed_anew() {
 }
 
 #[test]
+fn long_units_are_sealed_anew_as_they_are() {
+    let (device, store) = filled();
+    let block = store.block(2).unwrap().unwrap();
+    let mut transaction = store.transaction();
+    transaction.set_unit(&block, 16);
+    transaction.apply().unwrap();
+    let long = bytes(6, 200 * SECTOR);
+    let mut transaction = store.transaction();
+    transaction.write(&block, 1024 * SECTOR, &long).unwrap();
+    transaction.apply().unwrap();
+    let mut transaction = store.transaction();
+    transaction.write(&block, 1100 * SECTOR + 7, b"in the middle of a unit").unwrap();
+    store.sync(transaction.apply().unwrap()).unwrap();
+    let mut expected = long;
+    expected[76 * 4096 + 7..][..23].copy_from_slice(b"in the middle of a unit");
+    let is_right = |store: &Store| {
+        is_as_filled(store);
+        let mut found = vec![0; expected.len()];
+        store.read(&store.block(2).unwrap().unwrap(), 1024 * SECTOR, &mut found).unwrap();
+        assert!(found == expected);
+    };
+    rotate(&store, 2);
+    is_right(&store);
+    reencrypt(&store);
+    is_right(&store);
+    store.checkpoint().unwrap();
+    assert_eq!(store.block(2).unwrap().unwrap().unit(), 16);
+    is_right(&open(&device));
+    is_clean(&device);
+}
+
+#[test]
 fn what_was_emptied_since_has_no_older_keys() {
     let (device, store) = filled();
     rotate(&store, 2);
