@@ -222,7 +222,7 @@ mod tests {
         let huge = FromGuest::Ready { compiled_bytes: Some(u64::MAX) };
         assert!(matches!(started(&[said(&huge)]), Err(ProcessError::Window(_))));
         let handled = |answers: &[Vec<u8>]| {
-            let mut process = started(&[&[ready.clone()], answers].concat())?;
+            let mut process = started(&[std::slice::from_ref(&ready), answers].concat())?;
             let mut asked = Vec::new();
             let outcome = process.handle(vec![Event::Overflow], &mut |request, _| {
                 asked.push(request);
@@ -237,7 +237,7 @@ mod tests {
         let more = said(&FromGuest::Handled(vec![Ok(()), Ok(())]));
         assert!(matches!(handled(&[more]), Err(ProcessError::Turn)), "outcomes of what it was not given");
         assert!(matches!(handled(&[said(&FromGuest::Served(Ok(())))]), Err(ProcessError::Turn)));
-        assert!(matches!(handled(&[ready.clone()]), Err(ProcessError::Turn)));
+        assert!(matches!(handled(std::slice::from_ref(&ready)), Err(ProcessError::Turn)));
         let behind = [done.as_slice(), b"x"].concat();
         assert!(matches!(handled(&[behind]), Err(ProcessError::Channel(_))));
     }

@@ -46,6 +46,9 @@ pub(super) struct ResponseHead {
     pub(super) headers: Vec<Header>,
 }
 
+/// A head, and how long it was; `None` if it goes on.
+type Parsed<T> = Result<Option<(usize, T)>, MessageError>;
+
 /// How a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -87,10 +90,7 @@ impl<S: Read> Reader<S> {
         Err(MessageError::Malformed)
     }
 
-    fn head<T>(
-        &mut self,
-        parse: fn(&[u8]) -> Result<Option<(usize, T)>, MessageError>,
-    ) -> Result<T, MessageError> {
+    fn head<T>(&mut self, parse: fn(&[u8]) -> Parsed<T>) -> Result<T, MessageError> {
         loop {
             let known = &self.ahead[..self.ahead.len().min(HTTP_HEAD_BYTES_MAX)];
             if let Some((length, head)) = parse(known)? {
@@ -186,8 +186,7 @@ fn chunk_length(line: &[u8]) -> Result<u64, MessageError> {
     length.ok_or(MessageError::Malformed)
 }
 
-/// A head, and how long it was; `None` if it goes on.
-pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<(usize, RequestHead)>, MessageError> {
+fn parse_request(bytes: &[u8]) -> Parsed<RequestHead> {
     let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
@@ -206,7 +205,7 @@ pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<(usize, RequestHead)>
     }
 }
 
-fn parse_response(bytes: &[u8]) -> Result<Option<(usize, ResponseHead)>, MessageError> {
+fn parse_response(bytes: &[u8]) -> Parsed<ResponseHead> {
     let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(bytes) {
