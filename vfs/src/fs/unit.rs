@@ -20,7 +20,7 @@ pub const NAME_UNIT: &[u8] = b"user.blocktree.unit";
 /// What the attribute says, if the file has units of more than one sector.
 pub(super) fn value_of(block: &Block) -> Option<Vec<u8>> {
     let unit = block.unit();
-    (unit > 1).then(|| format!("{}k", unit * SECTOR_BYTES as u64 >> 10).into_bytes())
+    (unit > 1).then(|| format!("{}k", (unit * SECTOR_BYTES as u64) >> 10).into_bytes())
 }
 
 /// A unit in bytes: a power of two from 4 KiB to 128 KiB.

@@ -190,6 +190,10 @@ impl Live<'_, '_, '_> {
         if key.offset < current.end {
             self.survey.problem(&place, "overlaps the extent before it", Some(key.block));
         }
+        let longest = current.header.as_ref().map_or(u8::MAX, |(header, _)| header.units >> 4);
+        if extent.header.unit_log2 > longest {
+            self.survey.problem(&place, "its units are longer than the block's header says", Some(key.block));
+        }
         current.sectors += run.sectors;
         current.end = current.end.max(key.offset.saturating_add(run.sectors));
         let taken = match extent.is_shared() {

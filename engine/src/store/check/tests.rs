@@ -181,6 +181,10 @@ fn what_cannot_be_explained_is_left() {
     let mut extent = Extent::decode(&value).unwrap();
     extent.header.flags = 0.into();
     put(&store, Key::new(b.id(), ItemKind::EXTENT, 500), Change::Raw(extent.encode().into()));
+    // One hash for two sectors, in a block that has no such units.
+    let mut extent = extent.slice(0, 2);
+    (extent.header.unit_log2, extent.hashes) = (1, vec![[0; 32]]);
+    put(&store, Key::new(b.id(), ItemKind::EXTENT, 600), Change::Raw(extent.encode().into()));
     // An item without a block.
     put(&store, Key::new(66, ItemKind::FIRST_FREE, 0), Change::Raw([0; 40].into()));
     store.sync(store.newest()).unwrap();
@@ -189,6 +193,7 @@ fn what_cannot_be_explained_is_left() {
     let has =
         |what: &str| report.problems.iter().any(|problem| problem.what.contains(what) && !problem.repaired);
     assert!(has("belongs to something else too"), "{report:?}");
+    assert!(has("its units are longer than the block's header says"), "{report:?}");
     assert!(has("has items but no header"), "{report:?}");
     assert!(has("its id was not given out yet"), "{report:?}");
     assert!(report.damage_left >= 3);
