@@ -40,7 +40,7 @@ impl Opening {
 /// Who may read and write a store.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Let a principal write the store or a directory of it, or only keep it: check and copy it without reading
+    /// Let a principal write the store or a directory, or check and copy it without reading
     Issue {
         #[command(flatten)]
         opening: Opening,
