@@ -110,6 +110,7 @@ fn refuse<T>(why: &'static str) -> Judged<T> {
 
 const OUTSIDE: &str = "it changes something outside of what its author may write";
 const NAMES_OUTSIDE: &str = "it names something outside of what its author may write";
+const LONG_UNITS: &str = "it hides how long the units of a block are";
 const NOT_HELD: &str = "it refers to sectors that are not its own";
 
 /// Looks into a record; `core` holds the index as the records before left it. Returns what it brings into use, which must
@@ -377,6 +378,9 @@ impl<'a> Trial<'a> {
                 if before.home != after.home {
                     self.must_be_no_top(id)?;
                 }
+                if after.units >> 4 < before.units >> 4 {
+                    return refuse(LONG_UNITS);
+                }
             }
             None => self.judge_wrapping(after.wrapped_by.get())?,
         }
@@ -465,6 +469,10 @@ impl<'a> Trial<'a> {
             let extent = decode(value)?;
             *grown = grown.wrapping_add(extent.sectors());
             self.must_be_there(key.block)?;
+            let longest = self.header(key.block, When::Behind)?.map_or(0, |header| header.units >> 4);
+            if extent.header.unit_log2 > longest {
+                return refuse(LONG_UNITS);
+            }
             self.must_have_its_place(key, &extent)?;
             self.wanted.push(extent);
         }

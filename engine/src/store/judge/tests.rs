@@ -349,6 +349,8 @@ fn forgeries(world: &World, store: &Store) -> Vec<(Forged, &'static str)> {
     };
     let mut old = own.clone();
     old.header.birth = (own.birth() + 1).into();
+    let mut long = own.clone();
+    (long.header.unit_log2, long.hashes) = (1, vec![[0; 32]]);
     let mut hidden = shared.clone();
     hidden.header.flags = 0.into();
     let empty = Forged::default;
@@ -454,6 +456,7 @@ fn forgeries(world: &World, store: &Store) -> Vec<(Forged, &'static str)> {
             "it miscounts shared sectors",
         ),
         (empty().put(extent_key(file, 1), &old.encode()), "it changes what stands in sectors"),
+        (empty().put(extent_key(file, 1), &long.encode()), "it hides how long the units of a block are"),
         (empty().put(extent_key(file, 0), &hidden.encode()), "it hides that sectors are shared"),
         (
             empty().delete(extent_key(file, 1)).put(extent_key(file, 0), &own.encode()),
