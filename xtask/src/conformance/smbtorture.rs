@@ -42,7 +42,7 @@ const SHORT: [&str; 15] = [
 const LONG: [&str; 3] = ["smb2.notify", "smb2.oplock", "smb2.lease"];
 
 /// How often a case in which only Blocktree fails is run again.
-const REPETITIONS: usize = 2;
+const REPETITIONS: usize = 4;
 
 /// No part takes half as long, in seconds.
 const PATIENCE: &str = "900";
