@@ -14,7 +14,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// https://www.iana.org/assignments/iana-ipv4-special-registry
+/// <https://www.iana.org/assignments/iana-ipv4-special-registry>
 fn is_public_v4(address: Ipv4Addr) -> bool {
     const SPECIAL: [(Ipv4Addr, u32); 14] = [
         (Ipv4Addr::new(0, 0, 0, 0), 8),
@@ -37,7 +37,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !SPECIAL.iter().any(|(net, length)| (bits ^ net.to_bits()) >> (32 - length) == 0)
 }
 
-/// https://www.iana.org/assignments/iana-ipv6-special-registry
+/// <https://www.iana.org/assignments/iana-ipv6-special-registry>
 fn is_public_v6(address: Ipv6Addr) -> bool {
     const SPECIAL: [(Ipv6Addr, u32); 4] = [
         // Teredo and other protocols; documentation; 6to4; documentation.
