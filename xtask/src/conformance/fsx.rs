@@ -28,7 +28,8 @@ const KINDS: [(&str, &str); 4] = [
     ),
     (
         "holes and copies",
-        "flen = 1048576\nopsize.max = 131072\n[weights]\nread = 10\nwrite = 10\nmapread = 3\nmapwrite = 3\n\
+        // Zero bytes cannot be allocated, on any filesystem.
+        "flen = 1048576\nopsize.min = 1\nopsize.max = 131072\n[weights]\nread = 10\nwrite = 10\nmapread = 3\nmapwrite = 3\n\
          truncate = 5\npunch_hole = 10\nposix_fallocate = 5\ncopy_file_range = 10\nclose_open = 1\nfsync = 0.05\n",
     ),
     (
