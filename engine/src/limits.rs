@@ -96,6 +96,8 @@ pub const REENCRYPT_EXTENTS: usize = 256;
 /// Sectors of access slots, at the front and again at the rear, and slots of one sector.
 pub const ACCESS_SECTORS: u64 = 16;
 pub const ACCESS_SLOTS: usize = 24;
+/// Trees are never deeper than this, or they are damaged: longer than any path has parts.
+pub const DEPTH_MAX: usize = 1 << 16;
 /// The longest chain of writecaps from the root to a writer, and the longest to who may sign a superblock.
 pub const CHAIN_MAX: usize = 8;
 pub const SUPERBLOCK_CHAIN_MAX: usize = 2;

@@ -16,9 +16,6 @@ use crate::failure::{Failure, Result};
 use crate::principals::Who;
 use crate::{size, system};
 
-/// Deeper trees than any path reaches are damage.
-const DEPTH_MAX: usize = 1 << 16;
-
 /// What becomes of the data that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Data {
@@ -150,17 +147,7 @@ fn held(store: &Store, principal: &PublicKeys, directory: BlockId) -> Result<Hel
 
 /// Whether a directory is another, or below it.
 fn is_within(store: &Store, directory: BlockId, above: BlockId) -> Result<bool> {
-    let mut at = directory;
-    for _ in 0..DEPTH_MAX {
-        if at == above {
-            return Ok(true);
-        }
-        match store.home(at).context("cannot read the tree")? {
-            Some(home) if home != 0 => at = home,
-            _ => break,
-        }
-    }
-    Ok(false)
+    Ok(store.is_within(directory, above).context("cannot read the tree")?)
 }
 
 /// Ends all changes of keys that were begun; whether nobody interrupted it.

@@ -42,6 +42,15 @@ pub struct Write {
     pub bytes: SectorBuf,
 }
 
+impl Write {
+    /// So many zeros.
+    pub(crate) fn zeros(device: &dyn Device, sector: u64, sectors: u64) -> Self {
+        let mut bytes = device.buffer(sectors as usize);
+        bytes.fill(0);
+        Self { sector, bytes }
+    }
+}
+
 /// A disk, as the engine sees it. Calls come from many threads at once.
 pub trait Device: Send + Sync {
     /// Its length.

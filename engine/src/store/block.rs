@@ -92,7 +92,8 @@ impl Block {
         child: BlockId,
         wrapped: &[u8; WRAPPED_KEY_BYTES],
     ) -> Option<[u8; WRAPPED_KEY_BYTES]> {
-        self.keys().rewrap(&self.keys(), child, wrapped)
+        let keys = self.keys();
+        keys.rewrap(&keys, child, wrapped)
     }
 
     /// Whether `wrapped` gives this block's newest key to the holders of `parent`'s newest.
@@ -138,9 +139,7 @@ impl Block {
     pub(super) fn take_key(&self, chain: KeyChain) {
         *self.0.keys.write() = Keys { chain, expanded: None };
     }
-}
 
-impl Block {
     /// Takes note of the units of an extent that becomes this block's.
     pub(super) fn note_units(&self, extent: &Extent) {
         self.0.largest_unit_log2.fetch_max(extent.header.unit_log2, Ordering::Relaxed);

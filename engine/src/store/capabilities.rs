@@ -14,9 +14,7 @@ use super::{Block, Core, Store, WHOLE_STORE, now_ns};
 use crate::crypto::{Certificate, CertificateError, Principal, PublicKeys, Revocation, Rights, Terms};
 use crate::error::{Error, Result};
 use crate::format::{BlockHeader, BlockId, ItemKind, Key, SYSTEM_BLOCK};
-
-/// Deeper trees than any path reaches are damage.
-const DEPTH_MAX: usize = 1 << 16;
+use crate::limits::DEPTH_MAX;
 
 /// Why a capability is not given or taken.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +80,11 @@ impl Store {
     /// The directory that a block belongs to, as the structure key shows it; `None` where there is no such block.
     pub fn home(&self, id: BlockId) -> Result<Option<BlockId>> {
         self.core.home_of(id)
+    }
+
+    /// Whether a block is another or below it, as far as the homes of blocks say.
+    pub fn is_within(&self, block: BlockId, above: BlockId) -> Result<bool> {
+        self.core.lies_within(block, above)
     }
 
     /// All writecaps, good and bad, by their serials.
@@ -216,18 +219,31 @@ impl Core {
         }
     }
 
-    /// Whether a block is another or below it, as far as the homes of blocks say.
+    /// As [`Store::is_within`], where what cannot be told is no.
     pub(super) fn is_within(&self, block: BlockId, above: BlockId) -> bool {
-        let mut at = block;
-        for _ in 0..DEPTH_MAX {
-            if at == above || above == WHOLE_STORE {
-                return true;
-            }
-            match self.home_of(at) {
-                Ok(Some(home)) if home != SYSTEM_BLOCK => at = home,
-                _ => return false,
-            }
-        }
-        false
+        self.lies_within(block, above).unwrap_or(false)
     }
+
+    fn lies_within(&self, block: BlockId, above: BlockId) -> Result<bool> {
+        climb(block, |at| at == above || above == WHOLE_STORE, |at| self.home_of(at))
+    }
+}
+
+/// Whether a block, or one above it, is one of those that are looked for; `home_of` says where each belongs.
+pub(super) fn climb(
+    block: BlockId,
+    is_wanted: impl Fn(BlockId) -> bool,
+    home_of: impl Fn(BlockId) -> Result<Option<BlockId>>,
+) -> Result<bool> {
+    let mut at = block;
+    for _ in 0..DEPTH_MAX {
+        if is_wanted(at) {
+            return Ok(true);
+        }
+        match home_of(at)? {
+            Some(home) if home != SYSTEM_BLOCK => at = home,
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
 }

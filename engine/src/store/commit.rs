@@ -381,10 +381,6 @@ impl Core {
         Ok(writes)
     }
 
-    fn write_zeros(&self, runs: &[Run]) -> Result<()> {
-        self.write_and_wait(runs.iter().map(|run| self.zeros(*run)).collect())
-    }
-
     /// Seals the items of the batch.
     fn seal_items(&self, batch: &Batch, resolver: &mut Resolver<'_>) -> Result<()> {
         let block = |id: BlockId| batch.blocks.get(&id).expect("an item comes with its block");
@@ -421,6 +417,9 @@ impl Core {
                 let (old, attributes) = BlockHeader::ref_from_prefix(&old)
                     .map_err(|_| Error::Corrupt { what: "block header", sector: 0 })?;
                 let header = BlockHeader { home: old.home, ..block.0.header() };
+                if header == *old {
+                    continue;
+                }
                 let value = [header.as_bytes(), attributes].concat();
                 resolver.changes.insert(key, Some(value.into()));
             }

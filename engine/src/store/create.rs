@@ -107,9 +107,7 @@ fn clear_log(device: &dyn Device, layout: Layout) -> Result<(), OpenError> {
     let mut sector = 0;
     while sector < end {
         let sectors = REQUEST_SECTORS_MAX.min(end - sector);
-        let mut bytes = device.buffer(sectors as usize);
-        bytes.fill(0);
-        writes.push(Write { sector, bytes });
+        writes.push(Write::zeros(device, sector, sectors));
         sector += sectors;
         if writes.len() == 8 || sector == end {
             device.write(std::mem::take(&mut writes)).wait().map_err(OpenError::Write)?;

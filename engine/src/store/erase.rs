@@ -44,7 +44,7 @@ impl Store {
                 progress(total, total);
                 return Ok(true);
             }
-            let written = core.write_and_wait(runs.iter().map(|run| core.zeros(*run)).collect());
+            let written = core.write_zeros(&runs);
             let mut space = core.space.lock();
             for run in runs {
                 space.mark(run, false)?;
@@ -66,15 +66,15 @@ impl Core {
         let mut sector = Layout::LOG_START;
         while sector < end {
             let sectors = REQUEST_SECTORS_MAX.min(end - sector);
-            self.write_and_wait(vec![self.zeros(Run { sector, sectors })])?;
+            self.write_zeros(&[Run { sector, sectors }])?;
             sector += sectors;
         }
         self.flush()
     }
 
-    pub(super) fn zeros(&self, run: Run) -> Write {
-        let mut bytes = self.device.buffer(run.sectors as usize);
-        bytes.fill(0);
-        Write { sector: run.sector, bytes }
+    /// Overwrites these with zeros.
+    pub(super) fn write_zeros(&self, runs: &[Run]) -> Result<()> {
+        let zeros = |run: &Run| Write::zeros(&*self.device, run.sector, run.sectors);
+        self.write_and_wait(runs.iter().map(zeros).collect())
     }
 }

@@ -27,11 +27,9 @@ use crate::format::{
     BlockHeader, BlockId, Change, DeadBytes, Extent, ItemKind, Key, LINK_BYTES, RecordHeader, SYSTEM_BLOCK,
     decode_changes,
 };
-use crate::limits::{BLOCK_IDS_PER_RECORD_MAX, EXTENT_SECTORS_MAX, RECORD_TIME_NS_MAX};
+use crate::limits::{BLOCK_IDS_PER_RECORD_MAX, DEPTH_MAX, EXTENT_SECTORS_MAX, RECORD_TIME_NS_MAX};
 use crate::space::Run;
 
-/// Deeper trees than any path reaches are damage.
-const DEPTH_MAX: usize = 1 << 16;
 /// How many steps upwards are taken for the names that one record gives: honest ones need few.
 const STEPS_MAX: usize = 1 << 20;
 

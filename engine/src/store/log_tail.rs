@@ -17,7 +17,7 @@ use super::judge::{Refusal, RefusedRecord};
 use super::log::Record;
 use super::open::{OpenError, read_sectors};
 use super::read::verify_extent;
-use crate::crypto::{CertificateError, Chain};
+use crate::crypto::{CertificateError, Chain, Hash};
 use crate::device::{Device, Read, SectorBuf, Write};
 use crate::format::{Change, Extent, ItemKind, Layout, RecordHeader, Superblock};
 use crate::limits::{
@@ -74,13 +74,7 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
     let mut seq = superblock.seq.get() + 1;
     let mut time_ns = superblock.time_ns.get();
     loop {
-        // A record that did not fit before the end of the zone stands at its start.
-        let found = [log.position, 0].into_iter().find_map(|position| {
-            let record = read_record(core, &authors, position).ok().flatten()?;
-            let fits = record.head.seq.get() == seq && record.head.previous == previous;
-            fits.then_some((position, record))
-        });
-        let Some((position, record)) = found else { break };
+        let Some((position, record)) = chained(core, &authors, log.position, seq, &previous) else { break };
         let is_older = record.head.time_ns.get() < time_ns;
         if is_older && log.records.is_empty() {
             // A crash left it without its data, and the checkpoint was written by who recovered from that.
@@ -146,28 +140,47 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
 /// All records of the log zone that verify and are newer than record `seq`, in order: what stands behind damage, and
 /// does not chain. Of several with one number, the one that is newest by its time.
 pub(super) fn records_behind(core: &Core, seq: u64) -> Vec<Record> {
-    const STEP: u64 = 256;
-    let (authors, zone) = (core.authors.lock(), core.layout.log_sectors());
+    let authors = core.authors.lock();
     let mut found: BTreeMap<u64, Record> = BTreeMap::new();
-    for from in (0..zone).step_by(STEP as usize) {
-        let (bytes, _) = read_what_can_be(&*core.device, Layout::LOG_START + from, STEP.min(zone - from));
-        for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
-            let is_newer = RecordHeader::decode(sector).is_ok_and(|head| head.seq.get() > seq);
-            if !is_newer {
-                continue;
+    scan_heads(core, (0, core.layout.log_sectors()), &mut |at, head| -> Option<()> {
+        if head.seq.get() <= seq {
+            return None;
+        }
+        let record = read_record(core, &authors, at).ok().flatten()?;
+        let time_ns = |record: &Record| record.head.time_ns.get();
+        match found.entry(record.head.seq.get()) {
+            Entry::Vacant(place) => drop(place.insert(record)),
+            Entry::Occupied(mut known) if time_ns(known.get()) < time_ns(&record) => {
+                known.insert(record);
             }
-            let Ok(Some(record)) = read_record(core, &authors, from + index as u64) else { continue };
-            let time_ns = |record: &Record| record.head.time_ns.get();
-            match found.entry(record.head.seq.get()) {
-                Entry::Vacant(place) => drop(place.insert(record)),
-                Entry::Occupied(mut known) if time_ns(known.get()) < time_ns(&record) => {
-                    known.insert(record);
-                }
-                Entry::Occupied(_) => {}
+            Entry::Occupied(_) => {}
+        }
+        None
+    });
+    found.into_values().collect()
+}
+
+/// Goes through what may be heads of records in a range of the log zone, until `visit` has an answer. Also says why a part
+/// of it could not be read, if that is so.
+fn scan_heads<T>(
+    core: &Core,
+    (from, to): (u64, u64),
+    visit: &mut dyn FnMut(u64, &RecordHeader) -> Option<T>,
+) -> (Option<T>, Option<io::Error>) {
+    const STEP: u64 = 256;
+    let mut unreadable = None;
+    for at in (from..to).step_by(STEP as usize) {
+        let (bytes, failure) = read_what_can_be(&*core.device, Layout::LOG_START + at, STEP.min(to - at));
+        unreadable = failure.or(unreadable);
+        for (position, sector) in (at..).zip(bytes.chunks_exact(SECTOR_BYTES)) {
+            if let Ok(head) = RecordHeader::decode(sector)
+                && let Some(answer) = visit(position, &head)
+            {
+                return (Some(answer), unreadable);
             }
         }
     }
-    found.into_values().collect()
+    (None, unreadable)
 }
 
 /// Where records may stand behind the end of the log.
@@ -239,12 +252,8 @@ fn followers(core: &Core, authors: &Authors, position: u64, record: &Record) -> 
     let (mut at, mut seq, mut previous) = (next(position, &record.head), record.head.seq.get(), record.hash);
     // No more than fit the zone.
     while (followers.len() as u64) < log_sectors {
-        let found = [at, 0].into_iter().find_map(|position| {
-            let record = read_record(core, authors, position).ok().flatten()?;
-            let fits = record.head.seq.get().checked_sub(1) == Some(seq) && record.head.previous == previous;
-            fits.then_some((position, record))
-        });
-        let Some((position, record)) = found else { break };
+        let next_one = seq.checked_add(1).and_then(|seq| chained(core, authors, at, seq, &previous));
+        let Some((position, record)) = next_one else { break };
         let is_whole = authors.whole_store(&record.head.author, moment(&record.head)).is_ok();
         followers.push(Follower { position, is_whole });
         (at, seq, previous) = (next(position, &record.head), record.head.seq.get(), record.hash);
@@ -291,16 +300,28 @@ impl Log {
     pub(super) fn erase_refused(&self, device: &dyn Device) -> io::Result<()> {
         let Some((first, others)) = self.doomed.split_first() else { return Ok(()) };
         for positions in [others, std::slice::from_ref(first)] {
-            let zeros = |position: &u64| {
-                let mut bytes = device.buffer(1);
-                bytes.fill(0);
-                Write { sector: Layout::LOG_START + position, bytes }
-            };
+            let zeros = |position: &u64| Write::zeros(device, Layout::LOG_START + position, 1);
             device.write(positions.iter().map(zeros).collect()).wait()?;
             device.flush()?;
         }
         Ok(())
     }
+}
+
+/// The record with a number that follows the one with this hash, and where it stands: at `position`, or, if it did not fit
+/// before the end of the zone, at its start.
+fn chained(
+    core: &Core,
+    authors: &Authors,
+    position: u64,
+    seq: u64,
+    previous: &Hash,
+) -> Option<(u64, Record)> {
+    [position, 0].into_iter().find_map(|position| {
+        let record = read_record(core, authors, position).ok().flatten()?;
+        let fits = record.head.seq.get() == seq && record.head.previous == *previous;
+        fits.then_some((position, record))
+    })
 }
 
 /// The record at a place of the log, if a valid one is there.
@@ -324,28 +345,25 @@ fn read_record(core: &Core, authors: &Authors, position: u64) -> io::Result<Opti
 /// torn tail, but damage.
 fn later_record(core: &Core, authors: &Authors, position: u64, seq: u64) -> io::Result<Option<&'static str>> {
     let mut unreadable = None;
-    for (from, to) in behind_the_end(core.layout, position) {
-        let mut at = from;
-        while at < to {
-            let step = (to - at).min(256);
-            let (bytes, failure) = read_what_can_be(&*core.device, Layout::LOG_START + at, step);
-            unreadable = failure.or(unreadable);
-            for (index, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
-                let Ok(head) = RecordHeader::decode(sector) else { continue };
-                let is_later = head.seq.get() > seq && head.durable_seq.get() >= seq;
-                if !is_later || !authors.may_testify(&head.author, moment(&head)) {
-                    continue;
-                }
-                match read_record(core, authors, at + index as u64) {
-                    Ok(Some(_)) => {
-                        return Ok(Some("it is damaged, but a later record says that it was durable"));
-                    }
-                    Ok(None) => {}
-                    Err(error) => unreadable = Some(error),
+    for range in behind_the_end(core.layout, position) {
+        let (witness, failure) = scan_heads(core, range, &mut |at, head| {
+            let is_later = head.seq.get() > seq && head.durable_seq.get() >= seq;
+            if !is_later || !authors.may_testify(&head.author, moment(head)) {
+                return None;
+            }
+            match read_record(core, authors, at) {
+                Ok(Some(_)) => Some("it is damaged, but a later record says that it was durable"),
+                Ok(None) => None,
+                Err(error) => {
+                    unreadable = Some(error);
+                    None
                 }
             }
-            at += step;
+        });
+        if witness.is_some() {
+            return Ok(witness);
         }
+        unreadable = failure.or(unreadable);
     }
     unreadable.map_or(Ok(None), Err)
 }

@@ -11,15 +11,13 @@
 use std::sync::atomic::Ordering;
 
 use super::batch::Change;
+use super::capabilities::climb;
 use super::judge::{Claims, Judgement, RefusedRecord, judge};
 use super::layers::Layers;
 use super::log::record_sectors;
 use super::{Block, Core, Store};
 use crate::error::{Error, Result};
 use crate::format::{BlockId, ItemKind, Key, SYSTEM_BLOCK};
-
-/// Deeper trees than any path reaches are damage.
-const DEPTH_MAX: usize = 1 << 16;
 
 impl Store {
     /// The blocks below which whoever opened the store may write; `None`: everywhere, or nowhere.
@@ -32,33 +30,18 @@ impl Store {
     pub fn refused_record(&self) -> Option<&RefusedRecord> {
         self.core.refused.as_ref()
     }
-
-    /// Whether a block is another or below it, as far as the homes of blocks say.
-    pub fn is_within(&self, block: BlockId, above: BlockId) -> bool {
-        self.core.is_within(block, above)
-    }
 }
 
 impl Core {
     /// Whether a block may be changed by whoever opened the store.
     pub(super) fn is_in_bounds(&self, id: BlockId) -> bool {
         let Some(bounds) = &self.bounds else { return true };
-        let mut at = id;
-        for _ in 0..DEPTH_MAX {
-            if bounds.tops.contains(&at) {
-                return true;
-            }
-            // One that is being made is in no layer yet.
-            let home = match self.open_blocks.get(at) {
-                Some(block) => Some(block.home()),
-                None => self.home_of(at).ok().flatten(),
-            };
-            match home {
-                Some(home) if home != SYSTEM_BLOCK => at = home,
-                _ => return false,
-            }
-        }
-        false
+        // One that is being made is in no layer yet.
+        let home_of = |at| match self.open_blocks.get(at) {
+            Some(block) => Ok(Some(block.home())),
+            None => self.home_of(at),
+        };
+        climb(id, |at| bounds.tops.contains(&at), home_of).unwrap_or(false)
     }
 
     pub(super) fn check_bounds(&self, id: BlockId) -> Result<()> {

@@ -53,17 +53,16 @@ impl Piece {
 
 /// Extents that stand one behind the other on the device, as files that were written in one go do: one read.
 struct Group<'a> {
-    /// Each with the index of its piece.
-    extents: Vec<(usize, &'a Extent)>,
+    pieces: Vec<(&'a Piece, &'a Sealed)>,
 }
 
 impl Group<'_> {
     fn sector(&self) -> u64 {
-        self.extents[0].1.sector()
+        self.pieces[0].1.extent.sector()
     }
 
     fn sectors(&self) -> u64 {
-        self.extents.iter().map(|(_, extent)| extent.sectors()).sum()
+        self.pieces.iter().map(|(_, sealed)| sealed.extent.sectors()).sum()
     }
 
     fn takes(&self, extent: &Extent) -> bool {
@@ -192,7 +191,7 @@ impl Core {
     /// Reads and verifies what the pieces say, into `bytes` that stand at `offset` of the block.
     fn fetch(&self, block: &Block, pieces: &[Piece], offset: u64, bytes: &mut [u8]) -> Result<()> {
         let mut groups: Vec<Group<'_>> = Vec::new();
-        for (index, piece) in pieces.iter().enumerate() {
+        for piece in pieces {
             match &piece.source {
                 Source::Zeros => target(piece, offset, bytes).0.fill(0),
                 Source::Lost => return Err(LOST),
@@ -200,13 +199,13 @@ impl Core {
                     let (target, skip) = target(piece, offset, bytes);
                     target.copy_from_slice(&page[skip..skip + target.len()]);
                 }
-                Source::Extent(Sealed { extent, completion, .. }) => {
-                    if let Some(completion) = completion {
+                Source::Extent(sealed) => {
+                    if let Some(completion) = &sealed.completion {
                         completion.wait().map_err(Error::Read)?;
                     }
                     match groups.last_mut() {
-                        Some(group) if group.takes(extent) => group.extents.push((index, extent)),
-                        _ => groups.push(Group { extents: vec![(index, extent)] }),
+                        Some(group) if group.takes(&sealed.extent) => group.pieces.push((piece, sealed)),
+                        _ => groups.push(Group { pieces: vec![(piece, sealed)] }),
                     }
                 }
             }
@@ -223,15 +222,11 @@ impl Core {
         }
         for (group, buffer) in groups.iter().zip(&buffers) {
             let mut rest = &buffer[..];
-            for (index, extent) in &group.extents {
+            for (piece, Sealed { extent, lead, .. }) in &group.pieces {
                 let (sealed, after) = rest.split_at(extent.sectors() as usize * SECTOR_BYTES);
                 rest = after;
-                let (target, skip) = target(&pieces[*index], offset, bytes);
-                let lead = match &pieces[*index].source {
-                    Source::Extent(sealed) => sealed.lead as usize * SECTOR_BYTES,
-                    _ => 0,
-                };
-                self.open_part(block, extent, sealed, lead + skip, target)?;
+                let (target, skip) = target(piece, offset, bytes);
+                self.open_part(block, extent, sealed, *lead as usize * SECTOR_BYTES + skip, target)?;
             }
         }
         Ok(())

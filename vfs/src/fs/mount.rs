@@ -140,7 +140,7 @@ impl Fs {
         })?;
         // Whoever may write this directory could name anything in it; what belongs elsewhere has no name here.
         let (above, home) = (directory.block.id(), inode.block.home());
-        if home != above && !self.store.is_within(above, home) {
+        if home != above && !self.store.is_within(above, home).unwrap_or(false) {
             return Err(FsError::Stale);
         }
         Ok(inode)

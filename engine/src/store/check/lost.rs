@@ -79,13 +79,9 @@ pub(super) fn clear_log(core: &Core) -> Result<(), OpenError> {
     let is_seen = |at: u64| seen.iter().any(|(from, to)| (*from..*to).contains(&at));
     for turn in [false, true] {
         for from in (0..zone).step_by(STEP as usize) {
-            let mut writes: Vec<Write> = Vec::new();
-            for at in (from..zone.min(from + STEP)).filter(|at| is_seen(*at) == turn) {
-                let mut bytes = core.device.buffer(1);
-                bytes.fill(0);
-                writes.push(Write { sector: Layout::LOG_START + at, bytes });
-            }
-            core.write_and_wait(writes)?;
+            let wanted = (from..zone.min(from + STEP)).filter(|at| is_seen(*at) == turn);
+            let zeros = |at: u64| Write::zeros(&*core.device, Layout::LOG_START + at, 1);
+            core.write_and_wait(wanted.map(zeros).collect())?;
         }
         core.flush()?;
     }
