@@ -335,7 +335,7 @@ impl Opened {
         rights: Rights,
         expires: Option<u64>,
     ) -> Result<u64> {
-        let expires = expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds));
+        let expires = end_of(expires);
         let grant = Grant { subject, block, rights, not_before: now(), expires };
         let serial = self.store.issue_writecap(self.root()?.as_ref(), &grant);
         Ok(serial.context("cannot issue the writecap")?)
@@ -350,8 +350,7 @@ impl Opened {
         if !slots.iter().any(|one| one.principal == *to) {
             store.grant_access(to, false).context("cannot give the principal access")?;
         }
-        let expires = expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds));
-        Ok(store.share(&block, to, expires, writes).context("cannot seal the key")?)
+        Ok(store.share(&block, to, end_of(expires), writes).context("cannot seal the key")?)
     }
 
     fn tree(&self) -> anyhow::Result<Fs> {
@@ -390,6 +389,11 @@ fn no_such(serial: &str) -> anyhow::Error {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// When something ends that ends so many seconds from now, or never.
+fn end_of(expires: Option<u64>) -> u64 {
+    expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds))
 }
 
 /// A time from now, in seconds.

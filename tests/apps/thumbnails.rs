@@ -1,7 +1,7 @@
 //! The example app `thumbnails`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::stage::{Stage, THUMBNAILS};
 use crate::support::{can_mount, wait_until};
@@ -69,6 +69,16 @@ fn wait_for_thumbnail(path: &Path, size: (u16, u16)) {
     assert_eq!(jpeg_size(&fs::read(path).expect("readable")), size);
 }
 
+/// A folder with pictures, and the app that looks after it.
+fn with_thumbnails() -> (Stage, PathBuf) {
+    let stage = Stage::new();
+    let photos = stage.path("photos");
+    fs::create_dir(&photos).expect("made");
+    let package = stage.package("thumbnails", THUMBNAILS, "author");
+    stage.install(&package, &["--grant", "photos=/photos"]).ok();
+    (stage, photos)
+}
+
 #[test]
 fn pictures_that_arrive_get_small_ones() {
     if !can_mount() {
@@ -106,11 +116,7 @@ fn a_picture_that_unfolds_without_end_is_left_alone() {
     if !can_mount() {
         return;
     }
-    let mut stage = Stage::new();
-    let photos = stage.path("photos");
-    fs::create_dir(&photos).expect("made");
-    let package = stage.package("thumbnails", THUMBNAILS, "author");
-    stage.install(&package, &["--grant", "photos=/photos"]).ok();
+    let (mut stage, photos) = with_thumbnails();
     // Headers that claim more than there is: more pixels than are looked at, and more bytes than there is memory.
     for (name, width, height) in [("wide.png", 2_000_000_000_u32, 1_u32), ("large.png", 16_000, 16_000)] {
         let mut bomb = png(8, 8);
@@ -130,11 +136,7 @@ fn what_arrives_while_it_is_stopped_is_seen_later() {
     if !can_mount() {
         return;
     }
-    let mut stage = Stage::new();
-    let photos = stage.path("photos");
-    fs::create_dir(&photos).expect("made");
-    let package = stage.package("thumbnails", THUMBNAILS, "author");
-    stage.install(&package, &["--grant", "photos=/photos"]).ok();
+    let (mut stage, photos) = with_thumbnails();
     stage.app("disable", &["thumbnails"]).ok();
     fs::write(photos.join("missed.png"), png(300, 300)).expect("written");
     stage.remount();

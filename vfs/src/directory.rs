@@ -3,7 +3,8 @@
 //! The caller holds the directory's `operation` lock where it changes or relies on the answer; [`find`] alone may
 //! run without. Positions and bytes are drawn in [`crate::layout`].
 
-use blocktree_engine::{Item, Store, Transaction};
+use blocktree_engine::format::{BlockId, WRAPPED_KEY_BYTES};
+use blocktree_engine::{Block, Item, Store, Transaction};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
@@ -11,7 +12,7 @@ use crate::inode::Inode;
 use crate::layout::{
     ENTRY_SLOTS, Entry, FileKind, ITEM_ENTRY, NAME_BYTES_MAX, bucket_of, decode_entry, encode_entry,
 };
-use crate::{FsError, Result};
+use crate::{FsError, Ino, Result};
 
 /// Where a name is, or where it would go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +68,9 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn decode(directory: &Inode, item: &Item) -> Result<Entry> {
+pub(crate) fn decode(directory: Ino, item: &Item) -> Result<Entry> {
     decode_entry(&item.clear, &item.secret)
-        .map_err(|malformed| FsError::Malformed { ino: directory.ino, what: malformed.0 })
+        .map_err(|malformed| FsError::Malformed { ino: directory, what: malformed.0 })
 }
 
 /// Looks a name up.
@@ -103,7 +104,7 @@ fn find_at(store: &Store, directory: &Inode, hash: u64, name: &[u8]) -> Result<P
                 free = Some(expected);
             }
             expected = position + 1;
-            let entry = decode(directory, &item)?;
+            let entry = decode(directory.ino, &item)?;
             if entry.name == name {
                 return Ok(Place::Taken { position, entry });
             }
@@ -121,12 +122,26 @@ pub(crate) fn put(
     transaction: &mut Transaction,
     directory: &Inode,
     position: u64,
-    child: &blocktree_engine::Block,
+    child: &Block,
     kind: FileKind,
     name: &[u8],
 ) {
-    let secret = encode_entry(child.id(), kind, child.wrap_for(&directory.block), name);
-    transaction.put(&directory.block, ITEM_ENTRY, position, U64::new(child.id()).as_bytes(), &secret);
+    let wrapped_key = child.wrap_for(&directory.block);
+    put_entry(transaction, &directory.block, position, child.id(), kind, wrapped_key, name);
+}
+
+/// As [`put`], with the child's key as it is wrapped already.
+pub(crate) fn put_entry(
+    transaction: &mut Transaction,
+    directory: &Block,
+    position: u64,
+    child: BlockId,
+    kind: FileKind,
+    wrapped_key: [u8; WRAPPED_KEY_BYTES],
+    name: &[u8],
+) {
+    let secret = encode_entry(child, kind, wrapped_key, name);
+    transaction.put(directory, ITEM_ENTRY, position, U64::new(child).as_bytes(), &secret);
 }
 
 pub(crate) fn delete(transaction: &mut Transaction, directory: &Inode, position: u64) {

@@ -220,7 +220,7 @@ impl Places<'_> {
             let items = self.fs.store().scan(&directory.block, ITEM_ENTRY, from, BATCH)?;
             for (position, item) in &items {
                 from = position.saturating_add(1);
-                let entry = decode(&directory, item)?;
+                let entry = decode(directory.ino, item)?;
                 if entry.kind == FileKind::Directory {
                     self.now.entry(entry.child).or_insert(Some(Name { parent, name: entry.name }));
                 }

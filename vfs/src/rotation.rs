@@ -11,13 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blocktree_engine::format::{BlockId, WRAPPED_KEY_BYTES};
 use blocktree_engine::{Block, Item, NewKey, Rotation, Store, Transaction};
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::U64;
 
+use crate::directory::{decode, put_entry};
 use crate::inode::Inode;
-use crate::layout::{
-    Attributes, ENTRY_SLOTS, Entry, FileKind, ITEM_ENTRY, bucket_of, decode_entry, encode_entry,
-};
+use crate::layout::{Attributes, ENTRY_SLOTS, Entry, FileKind, ITEM_ENTRY, bucket_of};
 use crate::xattr;
 use crate::{FsError, Result};
 
@@ -86,7 +83,8 @@ struct Placed<'a> {
 impl Placed<'_> {
     /// Lets the entry give the child's key as it is wrapped here.
     fn put(&self, transaction: &mut Transaction, wrapped: [u8; WRAPPED_KEY_BYTES]) {
-        put_entry(transaction, self.directory, self.position, &self.entry, wrapped);
+        let Entry { child, kind, name, .. } = &self.entry;
+        put_entry(transaction, self.directory, self.position, *child, *kind, wrapped, name);
     }
 }
 
@@ -257,7 +255,8 @@ impl Rotating<'_> {
                 taken.insert(to);
                 transaction.delete(directory, ITEM_ENTRY, *position);
             }
-            put_entry(transaction, directory, to, &entry, wrapped(&entry)?);
+            let wrapped = wrapped(&entry)?;
+            Placed { directory, position: to, entry }.put(transaction, wrapped);
         }
         Ok(())
     }
@@ -296,7 +295,8 @@ impl Rotating<'_> {
                 if let Some(child) = self.store.block(entry.child)?
                     && !child.is_wrapped_for(directory, &entry.wrapped_key)
                 {
-                    put_entry(&mut transaction, directory, *position, &entry, child.wrap_for(directory));
+                    let wrapped = child.wrap_for(directory);
+                    Placed { directory, position: *position, entry }.put(&mut transaction, wrapped);
                 }
             }
             transaction.apply()?;
@@ -331,21 +331,6 @@ fn free_position(store: &Store, directory: &Block, bucket: u64, taken: &BTreeSet
 
 const fn bucket_of_position(position: u64) -> u64 {
     position & !(ENTRY_SLOTS - 1)
-}
-
-fn put_entry(
-    transaction: &mut Transaction,
-    directory: &Block,
-    position: u64,
-    entry: &Entry,
-    wrapped: [u8; WRAPPED_KEY_BYTES],
-) {
-    let secret = encode_entry(entry.child, entry.kind, wrapped, &entry.name);
-    transaction.put(directory, ITEM_ENTRY, position, U64::new(entry.child).as_bytes(), &secret);
-}
-
-fn decode(ino: BlockId, item: &Item) -> Result<Entry> {
-    decode_entry(&item.clear, &item.secret).map_err(|malformed| FsError::Malformed { ino, what: malformed.0 })
 }
 
 fn attributes_of(store: &Store, block: &Block) -> Result<Attributes> {

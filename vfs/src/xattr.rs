@@ -222,18 +222,27 @@ pub(crate) fn set(
     if let Some(value) = value {
         records.push((name.to_vec(), value.to_vec()));
     }
-    let written = put_bucket(transaction, inode, bucket, &records)?;
-    for piece in written..u64::from(pieces) {
-        transaction.delete(&inode.block, ITEM_XATTR, bucket | piece);
-    }
+    replace_bucket(transaction, inode, bucket, pieces, &records)?;
     for older in older_buckets(store, inode, name).into_iter().filter(|older| *older != bucket) {
         let found = try_bucket(store, inode, older, true)?.map_err(|what| malformed(inode, what))?;
         let Some((_, pieces, mut records)) = found else { continue };
         records.retain(|(held, _)| held != name);
-        let written = put_bucket(transaction, inode, older, &records)?;
-        for piece in written..u64::from(pieces) {
-            transaction.delete(&inode.block, ITEM_XATTR, older | piece);
-        }
+        replace_bucket(transaction, inode, older, pieces, &records)?;
+    }
+    Ok(())
+}
+
+/// Puts a bucket in place of one of so many pieces.
+fn replace_bucket(
+    transaction: &mut Transaction,
+    inode: &Inode,
+    bucket: u64,
+    pieces: u8,
+    records: &Records,
+) -> Result<()> {
+    let written = put_bucket(transaction, inode, bucket, records)?;
+    for piece in written..u64::from(pieces) {
+        transaction.delete(&inode.block, ITEM_XATTR, bucket | piece);
     }
     Ok(())
 }

@@ -73,8 +73,7 @@ pub(super) fn read_log_before_damage(core: &Core, superblock: &Superblock) -> (L
     let mut previous = superblock.record_hash;
     let mut seq = superblock.seq.get() + 1;
     let mut time_ns = superblock.time_ns.get();
-    loop {
-        let Some((position, record)) = chained(core, &authors, log.position, seq, &previous) else { break };
+    while let Some((position, record)) = chained(core, &authors, log.position, seq, &previous) {
         let is_older = record.head.time_ns.get() < time_ns;
         if is_older && log.records.is_empty() {
             // A crash left it without its data, and the checkpoint was written by who recovered from that.

@@ -5,7 +5,7 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
 use super::http::OpenExchange;
 use super::node::Node;
-use crate::ipc::{self, Handle, How, Reply, Request};
+use crate::ipc::{self, Data, Handle, How, Reply, Request};
 use crate::limits::{DATA_BYTES_MAX, HANDLES_MAX, LOG_LINE_BYTES_MAX, PATH_BYTES_MAX};
 
 wasmtime::component::bindgen!({
@@ -87,8 +87,28 @@ impl Host {
         }
     }
 
-    fn ask_to(&mut self, request: Request) -> wasmtime::Result<Result<(), Error>> {
+    pub(super) fn ask_to(&mut self, request: Request) -> wasmtime::Result<Result<(), Error>> {
         Ok(self.node.ask_to(request).map_err(error))
+    }
+
+    /// Asks for bytes.
+    pub(super) fn ask_for_data(&mut self, request: Request) -> wasmtime::Result<Result<Vec<u8>, Error>> {
+        Ok(match self.node.ask(request) {
+            Ok(Reply::Data(data)) => self.node.incoming(data).map_err(error),
+            other => Err(unexpected(other)),
+        })
+    }
+
+    /// Asks the node to take bytes.
+    pub(super) fn hand_over(
+        &mut self,
+        bytes: Vec<u8>,
+        request: impl FnOnce(Data) -> Request,
+    ) -> wasmtime::Result<Result<(), Error>> {
+        match self.node.outgoing(bytes) {
+            Ok(data) => self.ask_to(request(data)),
+            Err(why) => Ok(Err(error(why))),
+        }
     }
 }
 
@@ -156,10 +176,7 @@ impl files::HostFile for Host {
     ) -> wasmtime::Result<Result<Vec<u8>, Error>> {
         let handle = self.handle(&file)?;
         let length = length.min(DATA_BYTES_MAX as u32);
-        Ok(match self.node.ask(Request::Read { handle, offset, length }) {
-            Ok(Reply::Data(data)) => self.node.incoming(data).map_err(error),
-            other => Err(unexpected(other)),
-        })
+        self.ask_for_data(Request::Read { handle, offset, length })
     }
 
     fn write(
@@ -169,10 +186,7 @@ impl files::HostFile for Host {
         bytes: Vec<u8>,
     ) -> wasmtime::Result<Result<(), Error>> {
         let handle = self.handle(&file)?;
-        match self.node.outgoing(bytes) {
-            Ok(data) => self.ask_to(Request::Write { handle, offset, data }),
-            Err(why) => Ok(Err(error(why))),
-        }
+        self.hand_over(bytes, |data| Request::Write { handle, offset, data })
     }
 
     fn resize(&mut self, file: Resource<OpenFile>, size: u64) -> wasmtime::Result<Result<(), Error>> {

@@ -5,7 +5,7 @@ use wasmtime::component::Resource;
 use super::host::blocktree::app::http_client::{self, Failure};
 use super::host::blocktree::app::http_exchange::{self, Header};
 use super::host::blocktree::app::types::Error;
-use super::host::{Host, error, exports, unexpected};
+use super::host::{Host, exports};
 use crate::ipc::{self, Handle, Reply, Request};
 
 /// An exchange that the app is or was called for, by its number.
@@ -34,10 +34,7 @@ impl http_exchange::HostExchange for Host {
         if !self.is_current(&exchange)? {
             return Ok(Err(Error::Failed));
         }
-        Ok(match self.node.ask(Request::BodyRead) {
-            Ok(Reply::Data(data)) => self.node.incoming(data).map_err(error),
-            other => Err(unexpected(other)),
-        })
+        self.ask_for_data(Request::BodyRead)
     }
 
     fn respond(
@@ -49,7 +46,7 @@ impl http_exchange::HostExchange for Host {
         if !self.is_current(&exchange)? {
             return Ok(Err(Error::Failed));
         }
-        Ok(self.node.ask_to(Request::Respond { status, headers }).map_err(error))
+        self.ask_to(Request::Respond { status, headers })
     }
 
     fn write(
@@ -60,10 +57,7 @@ impl http_exchange::HostExchange for Host {
         if !self.is_current(&exchange)? {
             return Ok(Err(Error::Failed));
         }
-        Ok(match self.node.outgoing(bytes) {
-            Ok(data) => self.node.ask_to(Request::BodyWrite { data }).map_err(error),
-            Err(why) => Err(error(why)),
-        })
+        self.hand_over(bytes, |data| Request::BodyWrite { data })
     }
 
     fn drop(&mut self, exchange: Resource<OpenExchange>) -> wasmtime::Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::change::Change;
 use super::flags::check_unrestricted;
-use super::unit::{self, NAME_UNIT};
+use super::unit::{self, NAME_UNIT, put_unit};
 use super::{Fs, SetXattrFlags};
 use crate::acl::{Acl, NAME_ACCESS, NAME_DEFAULT};
 use crate::events::{Intent, Mask};
@@ -62,28 +62,22 @@ impl Fs {
             return Err(FsError::NotPermitted("user attributes are for files and directories"));
         }
         let mut change = self.change()?;
-        if name == NAME_UNIT {
-            self.put_unit(&mut change, &inode, Some(value), flags)?;
-            change.edit(&inode).ctime = change.now;
-            change.commit(Happened::Attributes { inode: &inode })?;
-            return Ok(());
-        }
         let mut value = Some(value.to_vec());
         if name == NAME_ACCESS || name == NAME_DEFAULT {
             value =
                 self.prepare_acl(&mut change, &inode, name, value.as_deref().unwrap_or_default(), flags)?;
         }
-        let exists = match inode.attributes().xattr_count {
-            0 => false,
-            _ => xattr::get(&self.store, &inode, self.names, name)?.is_some(),
-        };
+        let exists = self.has_attribute(&inode, name)?;
         if exists && flags.create {
             return Err(FsError::Exists);
         }
         if !exists && flags.replace {
             return Err(FsError::NoAttribute);
         }
-        self.put_attribute(&mut change, &inode, name, value.as_deref(), exists)?;
+        match name {
+            NAME_UNIT => put_unit(&mut change, &inode, value.as_deref())?,
+            _ => self.put_attribute(&mut change, &inode, name, value.as_deref(), exists)?,
+        }
         change.edit(&inode).ctime = change.now;
         change.commit(Happened::Attributes { inode: &inode })?;
         Ok(())
@@ -96,20 +90,26 @@ impl Fs {
         let _guard = inode.lock()?;
         check_unrestricted(&inode)?;
         let mut change = self.change()?;
-        let is_unit = name == NAME_UNIT;
-        if is_unit {
-            self.put_unit(&mut change, &inode, None, SetXattrFlags::default())?;
-        }
-        let exists = !is_unit && xattr::get(&self.store, &inode, self.names, name)?.is_some();
-        if !exists && !is_unit && name != NAME_ACCESS && name != NAME_DEFAULT {
+        let exists = self.has_attribute(&inode, name)?;
+        if !exists && name != NAME_ACCESS && name != NAME_DEFAULT {
             return Err(FsError::NoAttribute);
         }
-        if exists {
-            self.put_attribute(&mut change, &inode, name, None, true)?;
+        match name {
+            NAME_UNIT => put_unit(&mut change, &inode, None)?,
+            _ if exists => self.put_attribute(&mut change, &inode, name, None, true)?,
+            _ => {}
         }
         change.edit(&inode).ctime = change.now;
         change.commit(Happened::Attributes { inode: &inode })?;
         Ok(())
+    }
+
+    fn has_attribute(&self, inode: &Inode, name: &[u8]) -> Result<bool> {
+        match (name, inode.attributes().xattr_count) {
+            (NAME_UNIT, _) => Ok(unit::value_of(&inode.block).is_some()),
+            (_, 0) => Ok(false),
+            _ => Ok(xattr::get(&self.store, inode, self.names, name)?.is_some()),
+        }
     }
 
     /// The names, each with a NUL after it. `trusted.*` only with `privileged` (the kernel leaves that to us).

@@ -59,7 +59,7 @@ impl Fs {
             let items = self.store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
             let complete = items.len() < limit;
             for (position, item) in items {
-                let entry = decode(directory, &item)?;
+                let entry = decode(directory.ino, &item)?;
                 if entry.name == HIDDEN_NAME {
                     from = position.saturating_add(1);
                     continue;

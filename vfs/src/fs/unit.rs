@@ -3,13 +3,11 @@
 //! A long unit suits what is written and read from end to end; where little is read at a time it costs, since a unit is
 //! read whole. A directory's is what new files and directories in it get.
 
-use std::sync::Arc;
-
 use blocktree_engine::Block;
 use blocktree_engine::limits::{EXTENT_SECTORS_MAX, SECTOR_BYTES};
 
+use super::Fs;
 use super::change::Change;
-use super::{Fs, SetXattrFlags};
 use crate::inode::Inode;
 use crate::layout::FileKind;
 use crate::{FsError, Result};
@@ -34,32 +32,19 @@ pub fn parse_unit(text: &[u8]) -> Option<u64> {
     (bytes.is_power_of_two() && range.contains(&bytes)).then_some(bytes)
 }
 
-impl Fs {
-    /// Sets the unit of what is written to a file from now on, or of what is made in a directory; `None`: as it was.
-    pub(super) fn put_unit(
-        &self,
-        change: &mut Change<'_>,
-        inode: &Arc<Inode>,
-        value: Option<&[u8]>,
-        flags: SetXattrFlags,
-    ) -> Result<()> {
-        let exists = value_of(&inode.block).is_some();
-        if exists && flags.create {
-            return Err(FsError::Exists);
+/// Sets the unit of what is written to a file from now on, or of what is made in a directory; `None`: as it was.
+pub(super) fn put_unit(change: &mut Change<'_>, inode: &Inode, value: Option<&[u8]>) -> Result<()> {
+    let bytes = match value {
+        Some(value) => {
+            parse_unit(value).ok_or(FsError::Invalid("a unit is a power of two from 4k to 128k"))?
         }
-        if !exists && (flags.replace || value.is_none()) {
-            return Err(FsError::NoAttribute);
-        }
-        let bytes = match value {
-            Some(value) => {
-                parse_unit(value).ok_or(FsError::Invalid("a unit is a power of two from 4k to 128k"))?
-            }
-            None => SECTOR_BYTES as u64,
-        };
-        change.transaction.set_unit(&inode.block, bytes / SECTOR_BYTES as u64);
-        Ok(())
-    }
+        None => SECTOR_BYTES as u64,
+    };
+    change.transaction.set_unit(&inode.block, bytes / SECTOR_BYTES as u64);
+    Ok(())
+}
 
+impl Fs {
     /// What a new file or directory gets of its directory, or else of the mount.
     pub(super) fn inherit_unit(
         &self,

@@ -53,7 +53,7 @@ impl Suite for Ranges {
     fn run(&self, ground: &Ground, form: Form) -> Result<Report> {
         let (operations, seeds) = match form {
             Form::Short => (3_000, 1),
-            Form::Long => (100_000, 3),
+            Form::Long => (350_000, 3),
         };
         let mut report = Report::default();
         let mut contents = Vec::new();

@@ -152,8 +152,12 @@ fn survives(index: &mut Index, root: Root) {
             let changes = keys.iter().map(|key| (*key, value));
             if let Ok(root) = tree.merge(&root, 10, changes, &mut sink) {
                 for key in keys {
-                    let read = tree.get(&root, key).unwrap();
-                    assert_eq!(read.as_deref(), value.as_ref().map(|value| &value[..]));
+                    let read = tree.get(&root, key);
+                    // What was removed with all of its leaf is looked for in the leaf before, which may be the forged one.
+                    if value.is_none() && matches!(read, Err(TreeError::Corrupt { .. })) {
+                        continue;
+                    }
+                    assert_eq!(read.unwrap().as_deref(), value.as_ref().map(|value| &value[..]));
                 }
             }
         }

@@ -16,13 +16,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto:
 use rustls_native_certs::load_native_certs;
 
 use super::address::is_public;
-use super::message::{Framing, MessageError, Reader, framing, is_header_name, is_header_value};
+use super::message::{Framing, MessageError, Reader, check_headers, framing, is_header_name};
 use super::stream::{Stop, Timed};
 use crate::ipc::{self, Error, Header, Reply};
-use crate::limits::{
-    FETCH_BYTES_MAX, FETCH_CONNECT_TIME, FETCH_TIME, FETCHES_MAX, HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX,
-    URL_BYTES_MAX,
-};
+use crate::limits::{FETCH_BYTES_MAX, FETCH_CONNECT_TIME, FETCH_TIME, FETCHES_MAX, URL_BYTES_MAX};
 use crate::node::grants::Powers;
 use crate::package::host_of;
 
@@ -233,15 +230,9 @@ impl Target {
         if !is_header_name(method) || method.eq_ignore_ascii_case("connect") {
             return Err(Error::Malformed);
         }
-        let length: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if headers.len() > HTTP_HEADERS_MAX || length > HTTP_HEAD_BYTES_MAX {
-            return Err(Error::TooLarge);
-        }
+        check_headers(headers)?;
         let mut head = format!("{method} {} HTTP/1.1\r\nhost: {}\r\n", self.path, self.authority);
         for (name, value) in headers {
-            if !is_header_name(name) || !is_header_value(value) {
-                return Err(Error::Malformed);
-            }
             let name = name.to_ascii_lowercase();
             if !OF_THE_CONNECTION.contains(&name.as_str()) && !name.starts_with("proxy-") {
                 head += &format!("{name}: {value}\r\n");

@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::message::{is_header_name, is_header_value};
+use super::message::{check_headers, content_length};
 use super::pipe::{Giver, Taker, Why, pipe};
 use crate::ipc::{Error, Header, HttpRequest};
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HTTP_PATIENCE};
+use crate::limits::HTTP_PATIENCE;
 
 /// What the thread of a connection has to do.
 pub(super) enum Task {
@@ -149,20 +149,12 @@ fn head(status: u16, headers: Vec<Header>) -> Result<Head, Error> {
         "upgrade",
         "content-length",
     ];
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if headers.len() > HTTP_HEADERS_MAX || bytes > HTTP_HEAD_BYTES_MAX {
-        return Err(Error::TooLarge);
-    }
+    check_headers(&headers)?;
     let (mut kept, mut length) = (Vec::new(), None);
     for (name, value) in headers {
-        if !is_header_name(&name) || !is_header_value(&value) {
-            return Err(Error::Malformed);
-        }
         let name = name.to_ascii_lowercase();
         if name == "content-length" {
-            let is_number =
-                (1..=18).contains(&value.len()) && value.bytes().all(|digit| digit.is_ascii_digit());
-            let said = value.parse().ok().filter(|_| is_number && length.is_none());
+            let said = content_length(&value).filter(|_| length.is_none());
             length = Some(said.ok_or(Error::Malformed)?);
         }
         if !OF_THE_CONNECTION.contains(&name.as_str()) {
@@ -175,6 +167,7 @@ fn head(status: u16, headers: Vec<Header>) -> Result<Head, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
     fn header(name: &str, value: &str) -> Header {
         (name.to_owned(), value.to_owned())

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use crate::ipc::Header;
+use crate::ipc::{self, Header};
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
 /// Read from a connection at once.
@@ -189,31 +189,29 @@ fn chunk_length(line: &[u8]) -> Result<u64, MessageError> {
 fn parse_request(bytes: &[u8]) -> Parsed<RequestHead> {
     let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
-    match request.parse(bytes) {
-        Ok(httparse::Status::Partial) => Ok(None),
-        Ok(httparse::Status::Complete(length)) => {
-            let head = RequestHead {
-                method: request.method.unwrap_or_default().to_owned(),
-                target: request.path.unwrap_or_default().to_owned(),
-                is_newer: request.version == Some(1),
-                headers: listed(request.headers),
-            };
-            Ok(Some((length, head)))
-        }
-        Err(httparse::Error::TooManyHeaders) => Err(MessageError::TooLong),
-        Err(_) => Err(MessageError::Malformed),
-    }
+    let Some(length) = length_of(request.parse(bytes))? else { return Ok(None) };
+    let head = RequestHead {
+        method: request.method.unwrap_or_default().to_owned(),
+        target: request.path.unwrap_or_default().to_owned(),
+        is_newer: request.version == Some(1),
+        headers: listed(request.headers),
+    };
+    Ok(Some((length, head)))
 }
 
 fn parse_response(bytes: &[u8]) -> Parsed<ResponseHead> {
     let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
-    match response.parse(bytes) {
+    let Some(length) = length_of(response.parse(bytes))? else { return Ok(None) };
+    let status = response.code.unwrap_or_default();
+    Ok(Some((length, ResponseHead { status, headers: listed(response.headers) })))
+}
+
+/// How long a head is; `None` if it goes on.
+fn length_of(parsed: httparse::Result<usize>) -> Result<Option<usize>, MessageError> {
+    match parsed {
         Ok(httparse::Status::Partial) => Ok(None),
-        Ok(httparse::Status::Complete(length)) => {
-            let status = response.code.unwrap_or_default();
-            Ok(Some((length, ResponseHead { status, headers: listed(response.headers) })))
-        }
+        Ok(httparse::Status::Complete(length)) => Ok(Some(length)),
         Err(httparse::Error::TooManyHeaders) => Err(MessageError::TooLong),
         Err(_) => Err(MessageError::Malformed),
     }
@@ -239,9 +237,7 @@ pub(super) fn framing(headers: &[Header], may_be_chunked: bool) -> Result<Option
     match (lengths.next(), codings.next()) {
         (None, None) => Ok(None),
         (Some(length), None) if lengths.next().is_none() => {
-            let is_number =
-                (1..=18).contains(&length.len()) && length.bytes().all(|digit| digit.is_ascii_digit());
-            let length = length.parse().ok().filter(|_| is_number).ok_or(MessageError::Malformed)?;
+            let length = content_length(length).ok_or(MessageError::Malformed)?;
             Ok(Some(Framing::Length(length)))
         }
         (None, Some(coding))
@@ -253,6 +249,24 @@ pub(super) fn framing(headers: &[Header], may_be_chunked: bool) -> Result<Option
     }
 }
 
+/// The length that a header says, if it says one.
+pub(super) fn content_length(value: &str) -> Option<u64> {
+    let is_number = (1..=18).contains(&value.len()) && value.bytes().all(|digit| digit.is_ascii_digit());
+    value.parse().ok().filter(|_| is_number)
+}
+
+/// Refuses headers of an app that are too many or too long, or cannot be headers.
+pub(super) fn check_headers(headers: &[Header]) -> Result<(), ipc::Error> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > HTTP_HEADERS_MAX || bytes > HTTP_HEAD_BYTES_MAX {
+        return Err(ipc::Error::TooLarge);
+    }
+    match headers.iter().all(|(name, value)| is_header_name(name) && is_header_value(value)) {
+        true => Ok(()),
+        false => Err(ipc::Error::Malformed),
+    }
+}
+
 /// Whether this can be the name of a header.
 pub(super) fn is_header_name(name: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
@@ -260,7 +274,7 @@ pub(super) fn is_header_name(name: &str) -> bool {
 }
 
 /// Whether this can be the value of a header: one line.
-pub(super) fn is_header_value(value: &str) -> bool {
+fn is_header_value(value: &str) -> bool {
     value.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
 }
 

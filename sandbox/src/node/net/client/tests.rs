@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, Stream};
 
 use super::*;
+use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::node::grants::Host;
 
 const AUTHORITY: &[u8] = include_bytes!("certificates/authority.der");
