@@ -371,7 +371,7 @@ fn many_seek_in_files_that_are_written() {
         return;
     }
     let place = Place::with_store();
-    for options in ["threads=3", "transport=uring"] {
+    for options in ["threads=3,transport=device", "transport=uring"] {
         let mount = place.mount_with(&["-o", options]);
         seek_while_writing(&mount);
         mount.umount();
@@ -413,7 +413,7 @@ fn requests_come_over_io_uring() {
         return;
     }
     let place = Place::with_store();
-    let mount = place.mount_with(&["-o", "transport=uring"]);
+    let mount = place.mount();
     // How often the threads of each transport have slept: once, if they were not needed.
     let sleeps = |kind: &str| {
         let threads = fs::read_dir(format!("/proc/{}/task", mount.daemon)).unwrap();
@@ -516,7 +516,7 @@ fn reads_and_writes_at_any_place_match_a_model() {
         return;
     }
     let place = Place::with_store();
-    for options in ["writeback", "no_writeback", "transport=uring"] {
+    for options in ["transport=device", "no_writeback", "transport=uring"] {
         let mount = place.mount_with(&["-o", options]);
         let path = mount.path(options);
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();

@@ -47,7 +47,7 @@ Mount options:
   unit=4k|8k|16k|32k|64k|128k  how much of a new file has one hash, where its directory says nothing of it
   max_read=BYTES               the longest read in one request
   threads=N                    how many threads take requests
-  transport=device|uring       how requests come: over /dev/fuse, or io_uring
+  transport=uring|device       how requests come: io_uring where there is one, or /dev/fuse
   [no]suid, [no]dev, [no]exec, [no]atime, [no]diratime, sync, async
                                as for any filesystem, see mount(8); nosuid and nodev are the default,
                                unless mount(8) or fstab(5) mounts

@@ -89,10 +89,10 @@ pub enum Locks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
     /// Reads and writes of `/dev/fuse`.
-    #[default]
     Device,
     /// io_uring, where the kernel offers it; the device otherwise. Not with [`Locks::Fs`]: the kernel does not pass
     /// interrupts on then.
+    #[default]
     Uring,
 }
 

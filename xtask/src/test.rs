@@ -43,7 +43,7 @@ fn open_fuse_to_users() -> Result<()> {
     fs::set_permissions(device, Permissions::from_mode(0o666)).context("cannot change the mode of /dev/fuse")
 }
 
-/// Newer kernels have FUSE over io_uring, switched off. It concerns only mounts that ask for it.
+/// Newer kernels have FUSE over io_uring, switched off. It concerns only filesystems that ask for it.
 fn let_fuse_use_io_uring() {
     let switched = fs::write("/sys/module/fuse/parameters/enable_uring", "Y");
     if let Err(error) = switched {

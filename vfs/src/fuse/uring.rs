@@ -8,6 +8,10 @@
 //! A worker has one entry only, so that no request waits behind one that takes long while another thread is idle; and so
 //! that, of the several workers of a queue, one can wait for the kernel (see [`Spare`]).
 //!
+//! Workers stay on their queue's processor, where the program waits: woken on another one, a request without a disk takes
+//! twice as long. But a stream of long requests comes from one processor and keeps several busy, so a worker goes
+//! anywhere while its requests are long.
+//!
 //! Invariants:
 //! 1. Between handing an entry over and its completion, only the kernel touches its memory.
 //! 2. The kernel touches it only in system calls that the worker makes, so it is free once the worker has ended.
@@ -29,8 +33,14 @@ use super::protocol::{Arguments, InHeader, OutHeader, UringCommand, UringEntry, 
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
 
-/// Threads of one queue: requests of one processor that are served at once.
-const WORKERS_PER_QUEUE: usize = 2;
+/// Threads of one queue: requests of one processor that are served at once. More where there are few processors,
+/// since a request may wait for a disk.
+fn workers_per_queue(queues: u16) -> usize {
+    (8 / usize::from(queues.max(1))).clamp(2, 4)
+}
+
+/// A request is long if so many bytes come with it or with its answer.
+const LONG_BYTES: usize = 64 << 10;
 /// An answer to a request that has a payload is made apart from it. This is more than the longest, an extended
 /// attribute's value.
 const APART_BYTES: usize = 80 << 10;
@@ -46,14 +56,18 @@ pub(super) struct Worker {
     headers: Box<[u8; uring::HEADER_BYTES]>,
     payload: PayloadBuffer,
     apart: Vec<u8>,
+    /// Where its thread may run.
+    processors: Processors,
 }
 
 /// Everything that needs the system's consent before the kernel is told that requests may come this way.
 pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
     let mut workers = Vec::new();
-    for queue in 0..queues()? {
-        let spare = Arc::new(Spare::of(WORKERS_PER_QUEUE));
-        for _ in 0..WORKERS_PER_QUEUE {
+    let queues = queues()?;
+    let per_queue = workers_per_queue(queues);
+    for queue in 0..queues {
+        let spare = Arc::new(Spare::of(per_queue));
+        for _ in 0..per_queue {
             // Only the thread that enables it uses it. Nothing interrupts that thread while it serves.
             let ring =
                 Ring::builder().setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(2)?;
@@ -65,6 +79,7 @@ pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
                 headers: Box::new([0; uring::HEADER_BYTES]),
                 payload: PayloadBuffer::new(),
                 apart: vec![0; APART_BYTES],
+                processors: Processors::of(queue),
             });
         }
     }
@@ -74,7 +89,7 @@ pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
 impl Worker {
     /// Serves requests until the mount ends.
     pub(super) fn serve(mut self, adapter: &Adapter) -> io::Result<()> {
-        stay_on(self.queue);
+        self.processors.stay(true);
         self.ring.submitter().register_enable_rings()?;
         // The kernel reads this while the command is submitted, in the first round.
         let memory = [part(&mut self.headers[..]), part(self.payload.bytes())];
@@ -119,7 +134,8 @@ impl Worker {
         let (header, _) = InHeader::read_from_prefix(headers).map_err(|_| malformed())?;
         let structure = &headers[uring::STRUCTURE..uring::ENTRY];
         let origin = Origin { device: &self.device, spare: &self.spare, may_answer_later: false };
-        let answer = match entry.payload_sz as usize {
+        let bytes_in = entry.payload_sz as usize;
+        let answer = match bytes_in {
             0 => adapter.answer(&header, Arguments::apart(structure, &[]), Body::new(payload), &origin),
             bytes => {
                 let rest = payload.get(..bytes).ok_or_else(malformed)?;
@@ -139,6 +155,7 @@ impl Worker {
         let len = (size_of::<OutHeader>() + bytes) as u32;
         headers[..size_of::<OutHeader>()]
             .copy_from_slice(OutHeader { len, error, unique: header.unique }.as_bytes());
+        self.processors.stay(bytes_in.max(bytes) < LONG_BYTES);
         entry.payload_sz = bytes as u32;
         headers[uring::ENTRY..].copy_from_slice(entry.as_bytes());
         Ok(self.command(uring::COMMIT_AND_FETCH, entry.commit_id, None))
@@ -177,14 +194,34 @@ fn queues() -> io::Result<u16> {
     count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("processors {list:?}")))
 }
 
-/// Binds this thread to the processor whose requests it serves; where that cannot be, it is only slower.
-fn stay_on(processor: u16) {
-    // SAFETY: an all-zero set is valid and empty, and the call reads as many bytes as it is told.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if usize::from(processor) < 8 * size_of::<libc::cpu_set_t>() {
-            libc::CPU_SET(processor.into(), &mut set);
-            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+/// The processors that a worker's thread may run on. Where the kernel does not let it choose, it is only slower.
+struct Processors {
+    own: libc::cpu_set_t,
+    all: libc::cpu_set_t,
+    stays: Option<bool>,
+}
+
+impl Processors {
+    /// `own` is that of the worker's queue; all are those of the thread that calls this.
+    fn of(own: u16) -> Self {
+        // SAFETY: all-zero sets are valid and empty, and the call writes as many bytes as it is told.
+        unsafe {
+            let mut sets = Self { own: std::mem::zeroed(), all: std::mem::zeroed(), stays: None };
+            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut sets.all);
+            if usize::from(own) < 8 * size_of::<libc::cpu_set_t>() {
+                libc::CPU_SET(own.into(), &mut sets.own);
+            }
+            sets
         }
+    }
+
+    /// Binds the calling thread to its own processor, or lets it go anywhere.
+    fn stay(&mut self, stays: bool) {
+        if self.stays.replace(stays) == Some(stays) {
+            return;
+        }
+        let set = if stays { &self.own } else { &self.all };
+        // SAFETY: the call reads as many bytes as it is told.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
     }
 }
