@@ -4,7 +4,7 @@
 //! [`compare`] runs what [`jobs`] lists on what [`subject`] mounts; [`growth`] runs some of it on more and more.
 //! [`results`] holds the numbers, [`report`] and [`page`] write them down. [`fio`], [`small_files`] and
 //! [`source_tree`] are what jobs are made of, [`process`] runs and limits them, [`passthrough`] is a subject.
-//! [`flamegraph`] and [`instructions`] say where time goes. [`scale`] and [`ageing`] drive engine and `Fs` without
+//! [`apps`] measures what apps wait for and cost. [`flamegraph`] and [`instructions`] say where time goes. [`scale`] and [`ageing`] drive engine and `Fs` without
 //! a mount.
 //!
 //! Invariants:
@@ -13,6 +13,7 @@
 //! 3. A number is the median of the rounds; the table shows the smallest and largest beside it.
 
 mod ageing;
+mod apps;
 mod compare;
 mod fio;
 mod flamegraph;
@@ -68,6 +69,8 @@ enum Task {
     Scale(scale::Options),
     /// Overwrites a store many times over; writes docs/benchmarks.md
     Ageing(ageing::Options),
+    /// How soon apps are called, how much they get done, and what the mount pays for them
+    Apps(apps::Options),
     #[command(name = scale::MAKE, hide = true)]
     ScaleMake { words: Vec<String> },
     #[command(name = scale::READ, hide = true)]
@@ -110,6 +113,7 @@ fn run(task: Task) -> Result<()> {
         Task::Instructions(options) => instructions::run(&options),
         Task::Scale(options) => scale::run(&options, &command),
         Task::Ageing(options) => ageing::run(&options, &command),
+        Task::Apps(options) => apps::run(&options, &command),
         Task::ScaleMake { words } => scale::child(scale::MAKE, &words),
         Task::ScaleRead { words } => scale::child(scale::READ, &words),
         Task::SmallFiles { files, step } => {

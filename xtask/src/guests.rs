@@ -5,6 +5,7 @@
 //! builds with the apps, once, into a folder of its own; the linker is rustup's.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,6 +47,21 @@ pub fn build() -> Result<PathBuf> {
 /// Where what was built is.
 pub fn built() -> PathBuf {
     target().join("guests").join(TARGET).join("release")
+}
+
+/// Makes a package of an app that was built, in `folder`, signed by an author who is made for it; `blocktree` is the program.
+pub fn package(name: &str, folder: &Path, blocktree: &dyn Fn() -> Command) -> Result<PathBuf> {
+    let (source, package, author) =
+        (folder.join(name), folder.join(format!("{name}.btapp")), folder.join("author"));
+    fs::create_dir(&source).with_context(|| format!("cannot make {}", source.display()))?;
+    fs::copy(built().join(format!("{}.wasm", name.replace('-', "_"))), source.join("app.wasm"))?;
+    let project = fs::read_to_string(root().join("sandbox/guests").join(name).join("app.toml"))?;
+    let line = project.lines().find(|line| line.starts_with("component")).unwrap_or_default();
+    fs::write(source.join("app.toml"), project.replace(line, "component = \"app.wasm\""))?;
+    output(blocktree().args(["app", "pack"]).arg(&source).arg("--output").arg(&package))?;
+    output(blocktree().args(["principal", "create", "author", "--no-passphrase", "--file"]).arg(&author))?;
+    output(blocktree().args(["app", "sign"]).arg(&package).arg("--author").arg(&author))?;
+    Ok(package)
 }
 
 /// With the linker that rustup has.

@@ -20,7 +20,7 @@ use xtask::command::execute;
 use xtask::scratch::Scratch;
 
 use crate::process::{Cost, Daemon, Finished, peak_kib, run, spent};
-pub(crate) use ours::build;
+pub(crate) use ours::{build, program};
 
 /// What a filesystem is measured for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -20,7 +20,8 @@ pub(crate) fn build() -> Result<()> {
     execute(&mut command)
 }
 
-fn program() -> Result<PathBuf> {
+/// The program that was built.
+pub(crate) fn program() -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     Ok(this.parent().context("this program lies nowhere")?.join("blocktree"))
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 
 use super::say;
 use super::stage::Stage;
-use xtask::command::{execute, output, root};
+use xtask::command::{execute, output};
 use xtask::guests;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,19 +25,8 @@ png = chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEN
 open(sys.argv[1], 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + png)";
 
 pub(crate) fn run(stage: &Stage) -> Result<()> {
-    let built = guests::build()?;
-    let (source, package, author) =
-        (stage.outside("thumbnails"), stage.outside("thumbnails.btapp"), stage.outside("author"));
-    fs::create_dir(&source)?;
-    fs::copy(built.join("thumbnails.wasm"), source.join("app.wasm"))?;
-    let project = fs::read_to_string(root().join("sandbox/guests/thumbnails/app.toml"))?;
-    let line = project.lines().find(|line| line.starts_with("component")).unwrap_or_default();
-    fs::write(source.join("app.toml"), project.replace(line, "component = \"app.wasm\""))?;
-    output(stage.blocktree().args(["app", "pack"]).arg(&source).arg("--output").arg(&package))?;
-    output(
-        stage.blocktree().args(["principal", "create", "author", "--no-passphrase", "--file"]).arg(&author),
-    )?;
-    execute(stage.blocktree().args(["app", "sign"]).arg(&package).arg("--author").arg(&author))?;
+    guests::build()?;
+    let package = guests::package("thumbnails", &stage.outside(""), &|| stage.blocktree())?;
     say("app", "thumbnails: packed, and signed by its author");
 
     stage.mount()?;
