@@ -62,6 +62,13 @@ pub const MEMORY_MIB_MAX: u32 = 1024;
 pub const SECONDS: u32 = 30;
 pub const SECONDS_MAX: u32 = 600;
 
+/// How long an operation waits for an app that may refuse it.
+pub const POLICY_TIME: Duration = Duration::from_secs(1);
+/// An app that gave no answer is not asked again for so long.
+pub const POLICY_PAUSE: Duration = Duration::from_secs(5);
+/// Operations that wait for one app.
+pub const POLICY_WAITING_MAX: usize = 64;
+
 /// Connections to the node's HTTP address.
 pub const HTTP_CONNECTIONS_MAX: usize = 128;
 /// Requests that wait for one app.

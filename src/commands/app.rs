@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
-use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Power};
+use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Otherwise, Power};
 use blocktree_sandbox::package::{Connect, Manifest, Package, Rights, Trigger, host_of};
 use blocktree_vfs::{Fs, MountOptions};
 
@@ -32,7 +32,8 @@ pub(crate) enum Command {
         file: PathBuf,
         /// Which folder of the store a grant is, as in photos=/pictures or photos=/pictures:r; with `-` for none. `http`
         /// lets it answer HTTP requests, host:NAME send requests to a host, private-host:NAME to one of a network of
-        /// your own. May be repeated
+        /// your own, `policy` refuse what others do below its grants; policy-fail-open also lets pass what it does not
+        /// answer. May be repeated
         #[arg(long = "grant", value_name = "GRANT", value_parser = parse_given)]
         grants: Vec<Given>,
         /// The grants end after so many days
@@ -65,11 +66,12 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let an app use a folder, answer HTTP requests, or send them
+    /// Let an app use a folder, answer HTTP requests, send them, or refuse what others do
     Grant {
         #[command(flatten)]
         named: Named,
-        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org or private-host:nas:8080
+        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org, private-host:nas:8080, policy or
+        /// policy-fail-open
         #[arg(value_parser = parse_given)]
         grant: Given,
         /// It ends after so many days
@@ -80,7 +82,7 @@ pub(crate) enum Command {
     Revoke {
         #[command(flatten)]
         named: Named,
-        /// The grant's name; or as it was granted: http, host:example.org
+        /// The grant's name; or as it was granted: http, host:example.org, policy
         grant: String,
     },
     /// Let an app run
@@ -197,10 +199,13 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 to_json(&stats)?
             } else {
                 format!(
-                    "handled          {}\nserved           {}\nfailed attempts  {}\ngiven up         {}\nrequests         {}\n\
-                     process starts   {}\nbusy             {:.3} s\n",
+                    "handled          {}\nserved           {}\njudged           {}\nrefused          {}\nunanswered       {}\n\
+                     failed attempts  {}\ngiven up         {}\nrequests         {}\nprocess starts   {}\nbusy             {:.3} s\n",
                     stats.handled,
                     stats.served,
+                    stats.judged,
+                    stats.refused,
+                    stats.unanswered,
                     stats.failed_attempts,
                     stats.given_up,
                     stats.requests,
@@ -284,12 +289,17 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
     if let Some(serve) = &manifest.serve {
         asked.push((Power::Serve, format!("answer HTTP requests: {}", serve.reason)));
     }
+    if let Some(policy) = &manifest.policy {
+        let what = format!("refuse what others do below its grants: {}", policy.reason);
+        asked.push((Power::Policy(Otherwise::Refuse), what));
+    }
     for Connect { host, reason } in &manifest.connect {
         let power = Power::Connect(Host { host: host.clone(), is_private: false });
         asked.push((power, format!("send requests to {host}: {reason}")));
     }
     let is_said = |one: &Power| match one {
         Power::Serve => powers.contains(one),
+        Power::Policy(_) => powers.iter().any(|power| matches!(power, Power::Policy(_))),
         Power::Connect(host) => {
             powers.iter().any(|power| matches!(power, Power::Connect(said) if said.host == host.host))
         }
@@ -341,8 +351,11 @@ fn parse_given(text: &str) -> std::result::Result<Given, String> {
 }
 
 fn parse_power(text: &str) -> Option<Power> {
-    if text == "http" {
-        return Some(Power::Serve);
+    match text {
+        "http" => return Some(Power::Serve),
+        "policy" => return Some(Power::Policy(Otherwise::Refuse)),
+        "policy-fail-open" => return Some(Power::Policy(Otherwise::Allow)),
+        _ => {}
     }
     let (host, is_private) = match text.strip_prefix("host:") {
         Some(host) => (host, false),
@@ -387,6 +400,13 @@ fn shown(details: &Details) -> String {
         let own = if *is_private { ", also in a network of your own" } else { "" };
         text += &format!("granted          to send requests to {host}{own}\n");
     }
+    if let Some(otherwise) = details.powers.policy {
+        let what = match otherwise {
+            Otherwise::Refuse => "refused",
+            Otherwise::Allow => "allowed",
+        };
+        text += &format!("granted          to refuse what others do; what it does not answer is {what}\n");
+    }
     for letter in &details.dead_letters {
         text += &format!("not handled      {:?}: {}\n", letter.event, letter.reason);
     }
@@ -403,6 +423,9 @@ fn described(manifest: &Manifest) -> String {
     }
     if let Some(serve) = &manifest.serve {
         text += &format!("asks for         answering HTTP requests: {}\n", serve.reason);
+    }
+    if let Some(policy) = &manifest.policy {
+        text += &format!("asks for         refusing what others do below its grants: {}\n", policy.reason);
     }
     for Connect { host, reason } in &manifest.connect {
         text += &format!("asks for         sending requests to {host}: {reason}\n");
@@ -436,6 +459,9 @@ mod tests {
         let host =
             |name: &str, is_private| Given::Power(Power::Connect(Host { host: name.to_owned(), is_private }));
         assert_eq!(parse_given("http"), Ok(Given::Power(Power::Serve)));
+        let policy = |otherwise| Ok(Given::Power(Power::Policy(otherwise)));
+        assert_eq!(parse_given("policy"), policy(Otherwise::Refuse));
+        assert_eq!(parse_given("policy-fail-open"), policy(Otherwise::Allow));
         assert_eq!(parse_given("host:example.org"), Ok(host("example.org", false)));
         assert_eq!(parse_given("private-host:nas:8080"), Ok(host("nas:8080", true)));
         assert!(parse_given("host:").is_err() && parse_given("host:a/b").is_err());

@@ -7,6 +7,7 @@ mod hostile;
 mod http;
 mod life;
 mod notes;
+mod policy;
 mod site;
 mod stage;
 mod thumbnails;

@@ -3,7 +3,8 @@
 //! Key types: [`Observer`], [`Intent`] (before), [`Event`] (after), [`Mask`]; [`Entry`] is an event as the journal keeps
 //! it, with names, time, author and actor: see [`crate::journal`] and [`crate::Fs::events_since`].
 //!
-//! 1. Without observers an operation pays one relaxed atomic load, and what its entry in the journal costs.
+//! 1. Without observers an operation pays two relaxed atomic loads, and what its entry in the journal costs. Who only listens
+//!    is not asked.
 //! 2. `after` is called in the order in which changes became visible, which is the order in which they become
 //!    durable, on a thread of the observer's own.
 //! 3. The queue holds the newest [`EVENTS_MAX`] events. An observer that falls further behind is told the rest out of
@@ -27,7 +28,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::journal::read_entry;
 pub use crate::journal::{Actor, Entry, Name, QUIET};
-use crate::{FsError, Ino, Result};
+use crate::{FileKind, FsError, Ino, Result};
 
 /// Events that the queue holds.
 pub const EVENTS_MAX: usize = 16 << 10;
@@ -52,7 +53,9 @@ impl Mask {
     pub const SETTLED: Self = Self(32);
     /// The store was mounted or unmounted.
     pub const MOUNT: Self = Self(64);
-    pub const ALL: Self = Self(127);
+    /// A file that is about to be opened for writing, or to be cut off. Nothing is told of that.
+    pub const MODIFY: Self = Self(128);
+    pub const ALL: Self = Self(255);
 
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -82,6 +85,8 @@ pub enum Intent<'a> {
         parent: Ino,
         name: &'a [u8],
         ino: Option<Ino>,
+        kind: FileKind,
+        permissions: u32,
     },
     Unlink {
         parent: Ino,
@@ -92,13 +97,21 @@ pub enum Intent<'a> {
         name: &'a [u8],
         new_parent: Ino,
         new_name: &'a [u8],
+        exchange: bool,
+    },
+    /// Once, before the [`Intent::Data`] of a file that is opened for writing.
+    Modify {
+        ino: Ino,
     },
     Data {
         ino: Ino,
         range: Range,
     },
+    /// Mode, owner, extended attributes. Nobody is asked about times alone, which the kernel also writes back by itself.
     Attributes {
         ino: Ino,
+        /// If they are to change.
+        permissions: Option<u32>,
     },
 }
 
@@ -172,17 +185,26 @@ impl Event {
 pub trait Observer: Send + Sync {
     /// What it wants to hear of; asked once.
     fn mask(&self) -> Mask;
-    /// Called before a change, on the caller's thread, with no lock held; must not block or call back.
-    fn before(&self, intent: &Intent<'_>) -> Verdict;
+    /// What it wants to be asked about; asked once.
+    fn before_mask(&self) -> Mask {
+        Mask::default()
+    }
+    /// Called before a change on behalf of `actor`, on the caller's thread, with no lock held. It may look at the tree, but
+    /// not change it, and must answer within a bounded time. Nobody is asked about what [`crate::Fs::unnoted`] changes.
+    fn before(&self, _actor: Actor, _intent: &Intent<'_>) -> Verdict {
+        Verdict::Allow
+    }
     /// Called after a change, in commit order.
     fn after(&self, seq: Seq, event: &Event);
 }
 
 /// Where operations announce and publish, and observers listen.
 pub(crate) struct Hub {
-    /// The union of all masks.
+    /// The unions of all masks: of what somebody hears of, and of what somebody is asked about.
     mask: AtomicU32,
-    observers: RwLock<Vec<(Mask, Arc<dyn Observer>)>>,
+    before_mask: AtomicU32,
+    /// Those who are asked, and about what.
+    asked: RwLock<Vec<(Mask, Arc<dyn Observer>)>>,
     /// Held across apply and publish, so that the queue has the order of the changes. Only taken when somebody
     /// observes.
     order: Mutex<()>,
@@ -225,7 +247,8 @@ impl Hub {
         let (queue, changed) = (Mutex::default(), Condvar::new());
         Self {
             mask: AtomicU32::new(0),
-            observers: RwLock::default(),
+            before_mask: AtomicU32::new(0),
+            asked: RwLock::default(),
             order: Mutex::new(()),
             queue: Arc::new(Shared { queue, changed, fixed: AtomicBool::new(is_fixed) }),
         }
@@ -236,14 +259,19 @@ impl Hub {
     }
 
     /// Asks the observers.
-    pub(crate) fn announce<'a>(&self, mask: Mask, intent: impl FnOnce() -> Intent<'a>) -> Result<()> {
-        if !self.wants(mask) {
+    pub(crate) fn announce<'a>(
+        &self,
+        actor: Actor,
+        mask: Mask,
+        intent: impl FnOnce() -> Intent<'a>,
+    ) -> Result<()> {
+        if self.before_mask.load(Ordering::Relaxed) & mask.0 == 0 {
             return Ok(());
         }
         let intent = intent();
         let observers: Vec<_> =
-            self.observers.read().iter().filter(|(wanted, _)| wanted.contains(mask)).cloned().collect();
-        match observers.iter().any(|(_, observer)| observer.before(&intent) == Verdict::Refuse) {
+            self.asked.read().iter().filter(|(wanted, _)| wanted.contains(mask)).cloned().collect();
+        match observers.iter().any(|(_, observer)| observer.before(actor, &intent) == Verdict::Refuse) {
             true => Err(FsError::Refused),
             false => Ok(()),
         }
@@ -285,7 +313,14 @@ impl Hub {
         }
         let cursor = queue.dropped + queue.events.len() as u64;
         drop(queue);
-        self.observers.write().push((mask, observer.clone()));
+        let before_mask = observer.before_mask();
+        if before_mask != Mask::default() {
+            self.asked.write().push((before_mask, observer.clone()));
+            self.before_mask.fetch_or(before_mask.0, Ordering::Relaxed);
+        }
+        if mask == Mask::default() {
+            return;
+        }
         let delivery = Delivery { shared: self.queue.clone(), store: store.clone(), observer, wanted: mask };
         std::thread::spawn(move || delivery.run(cursor, told));
     }

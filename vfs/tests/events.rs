@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use blocktree_engine::Seq;
 use blocktree_vfs::events::EVENTS_MAX;
-use blocktree_vfs::{Event, Intent, Mask, Observer, RenameFlags, Verdict};
+use blocktree_vfs::{
+    Actor, Caller, Event, Intent, Mask, Observer, OpenFlags, RenameFlags, SetAttributes, SetTime, Verdict,
+    WriteFlags,
+};
 use parking_lot::Mutex;
 use support::*;
 
@@ -22,7 +25,11 @@ impl Observer for Recorder {
         self.mask
     }
 
-    fn before(&self, intent: &Intent<'_>) -> Verdict {
+    fn before_mask(&self) -> Mask {
+        self.mask
+    }
+
+    fn before(&self, _: Actor, intent: &Intent<'_>) -> Verdict {
         match intent {
             Intent::Link { name: b"forbidden", .. } => Verdict::Refuse,
             _ => Verdict::Allow,
@@ -83,6 +90,50 @@ fn an_observer_hears_what_it_asked_for_and_may_refuse() {
 }
 
 #[test]
+fn who_is_asked_hears_who_asks_and_what_permissions_there_will_be() {
+    struct Asked(Mutex<Vec<(Actor, Option<u32>)>>);
+    impl Observer for Asked {
+        fn mask(&self) -> Mask {
+            Mask::default()
+        }
+        fn before_mask(&self) -> Mask {
+            Mask::LINK.union(Mask::ATTRIBUTES).union(Mask::MODIFY)
+        }
+        fn before(&self, actor: Actor, intent: &Intent<'_>) -> Verdict {
+            let permissions = match intent {
+                Intent::Link { permissions, .. } => Some(*permissions),
+                Intent::Attributes { permissions, .. } => *permissions,
+                _ => None,
+            };
+            self.0.lock().push((actor, permissions));
+            Verdict::Allow
+        }
+        fn after(&self, _: Seq, _: &Event) {}
+    }
+    let fs = mount();
+    let asked = Arc::new(Asked(Mutex::default()));
+    fs.observe(asked.clone());
+    let heard = || std::mem::take(&mut *asked.0.lock());
+    let caller = Caller { umask: 0o027, ..USER };
+    let file = fs.create(&caller, ROOT, b"f", 0o777).unwrap().ino;
+    assert_eq!(heard(), [(Actor::Node, Some(0o750))], "behind the umask");
+    fs.write(file, 0, b"x", WriteFlags::default()).unwrap();
+    let times = SetAttributes { mtime: Some(SetTime::Now), ..SetAttributes::default() };
+    fs.setattr(&USER, file, &times).unwrap();
+    assert_eq!(heard(), [], "about single writes and times nobody is asked");
+    let someone = Actor::Principal([1; 32]);
+    let theirs = fs.acting_for(someone);
+    theirs.link(file, ROOT, b"g").unwrap();
+    let changes = SetAttributes { permissions: Some(0o700), ..SetAttributes::default() };
+    theirs.setattr(&USER, file, &changes).unwrap();
+    theirs.open(file, OpenFlags { write: true, truncate: true, ..OpenFlags::default() }).unwrap();
+    let expected = [Some(0o750), Some(0o700), None, None];
+    assert_eq!(heard(), expected.map(|permissions| (someone, permissions)));
+    fs.unnoted().create(&USER, ROOT, b"own", 0o600).unwrap();
+    assert_eq!(heard(), [], "what the node keeps for itself concerns nobody");
+}
+
+#[test]
 fn events_of_many_threads_have_the_order_of_their_numbers() {
     let fs = mount();
     let (observer, receiver) = recorder(Mask::DATA);
@@ -104,9 +155,6 @@ fn who_is_too_slow_is_told_the_rest_out_of_the_journal() {
     impl Observer for Slow {
         fn mask(&self) -> Mask {
             Mask::LINK.union(Mask::UNLINK)
-        }
-        fn before(&self, _: &Intent<'_>) -> Verdict {
-            Verdict::Allow
         }
         fn after(&self, seq: Seq, event: &Event) {
             let _ = self.0.lock().recv();

@@ -5,7 +5,7 @@
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 use wasmtime::{Config, Engine, Store};
 
-use super::host::exports::blocktree::app::{events, http_handler};
+use super::host::exports::blocktree::app::{events, http_handler, policy};
 use super::host::{Everything, Host};
 
 const STACK_BYTES_MAX: usize = 1 << 20;
@@ -18,12 +18,14 @@ pub(super) struct Loaded {
     ready: InstancePre<Host>,
     events: Option<events::GuestIndices>,
     http: Option<http_handler::GuestIndices>,
+    policy: Option<policy::GuestIndices>,
 }
 
 /// What an instance exports of all that a node calls.
 pub(super) struct Exported {
     pub(super) events: Option<events::Guest>,
     pub(super) http: Option<http_handler::Guest>,
+    pub(super) policy: Option<policy::Guest>,
 }
 
 /// Compiles what an author packed.
@@ -68,11 +70,12 @@ fn loaded(
     let ready = linker.instantiate_pre(component)?;
     let events = events::GuestIndices::new(&ready).ok();
     let http = http_handler::GuestIndices::new(&ready).ok();
-    if events.is_none() && http.is_none() {
+    let policy = policy::GuestIndices::new(&ready).ok();
+    if events.is_none() && http.is_none() && policy.is_none() {
         return Err(wasmtime::Error::msg("the component exports nothing that a node calls"));
     }
     let memory_bytes = (memory_mib as usize) << 20;
-    Ok(Loaded { engine, memory_bytes, compiled, ready, events, http })
+    Ok(Loaded { engine, memory_bytes, compiled, ready, events, http, policy })
 }
 
 impl Loaded {
@@ -82,6 +85,7 @@ impl Loaded {
         Ok(Exported {
             events: self.events.as_ref().map(|events| events.load(&mut *store, &instance)).transpose()?,
             http: self.http.as_ref().map(|http| http.load(&mut *store, &instance)).transpose()?,
+            policy: self.policy.as_ref().map(|policy| policy.load(&mut *store, &instance)).transpose()?,
         })
     }
 }

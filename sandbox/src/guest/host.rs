@@ -339,7 +339,7 @@ fn entry(entry: ipc::Entry) -> types::Entry {
     types::Entry { name: entry.name, kind: kind(entry.kind) }
 }
 
-fn kind(kind: ipc::Kind) -> types::Kind {
+pub(super) fn kind(kind: ipc::Kind) -> types::Kind {
     match kind {
         ipc::Kind::File => types::Kind::File,
         ipc::Kind::Directory => types::Kind::Directory,

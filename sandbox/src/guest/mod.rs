@@ -1,7 +1,7 @@
 //! The layer inside an app's own process: it runs the code of one app, and can do nothing but ask the node.
 //!
 //! [`run`] is the process. `confine` takes away what it could do to the system, `code` gets the component to run,
-//! `host` and `http` are what the component imports, `node` asks the node for it, `clock` ends what takes too long.
+//! `host` and `http` are what the component imports, `policy` what it is asked, `node` asks the node for it, `clock` ends what takes too long.
 //!
 //! Invariants:
 //! 1. Nothing of the app is read, compiled or run before the process is confined.
@@ -13,6 +13,7 @@ mod confine;
 mod host;
 mod http;
 mod node;
+mod policy;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -24,7 +25,9 @@ use self::clock::Deadline;
 use self::code::Exported;
 use self::host::Host;
 use self::node::Node;
-use crate::ipc::{Channel, ChannelError, Code, Event, Failure, FromGuest, HttpRequest, ToGuest, Window};
+use crate::ipc::{
+    Channel, ChannelError, Code, Event, Failure, FromGuest, HttpRequest, Operation, ToGuest, Window,
+};
 
 /// What this process ends with when the node has gone, or wanted it to end.
 const ENDED: u8 = 0;
@@ -120,7 +123,7 @@ struct Running {
 }
 
 /// What a call of the app comes to: its own answer, if it did not trap.
-type Called = wasmtime::Result<Result<(), String>>;
+type Called<T> = wasmtime::Result<Result<T, String>>;
 
 impl App {
     fn serve(mut self, deadline: &Deadline) -> Result<(), ServeError> {
@@ -141,6 +144,12 @@ impl App {
                     let outcome = self.answer(request, limit, deadline);
                     self.check_node()?;
                     FromGuest::Served(outcome)
+                }
+                ToGuest::Judge { operation, milliseconds } => {
+                    let limit = Duration::from_millis(milliseconds.into());
+                    let outcome = self.judge(operation, limit, deadline);
+                    self.check_node()?;
+                    FromGuest::Judged(outcome)
                 }
                 _ => return Err(ServeError::Turn),
             };
@@ -181,19 +190,28 @@ impl App {
         })
     }
 
-    fn call(
+    fn judge(&mut self, operation: Operation, limit: Duration, deadline: &Deadline) -> Result<bool, Failure> {
+        self.call(limit, deadline, |Running { store, exported }| match &exported.policy {
+            Some(policy) => {
+                Ok(Ok(policy::is_allowed(policy.call_judge(store, &policy::operation(operation))?)))
+            }
+            None => Ok(Err("the app has no policy".to_owned())),
+        })
+    }
+
+    fn call<T>(
         &mut self,
         limit: Duration,
         deadline: &Deadline,
-        call: impl FnOnce(&mut Running) -> Called,
-    ) -> Result<(), Failure> {
+        call: impl FnOnce(&mut Running) -> Called<T>,
+    ) -> Result<T, Failure> {
         let _running = deadline.within(&self.code.engine, limit);
         let called = self.instance().and_then(|running| {
             running.store.set_epoch_deadline(1);
             call(running)
         });
         match called {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(value)) => Ok(value),
             Ok(Err(text)) => Err(Failure::Said(host::shortened(text))),
             Err(error) => {
                 // What trapped is in a state that nobody knows.

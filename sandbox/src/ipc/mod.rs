@@ -21,7 +21,7 @@ pub use window::Window;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// The version of these messages. Both sides are the same program, but perhaps not for ever.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// From the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub enum ToGuest {
     },
     /// An HTTP request; its body and the answer's go by requests of the app.
     Serve { request: HttpRequest, milliseconds: u32 },
+    /// May somebody do this?
+    Judge { operation: Operation, milliseconds: u32 },
     /// To the last request.
     Answer(Result<Reply, Error>),
 }
@@ -63,6 +65,28 @@ pub enum FromGuest {
     /// One outcome for each event, in order.
     Handled(Vec<Result<(), Failure>>),
     Served(Result<(), Failure>),
+    /// Whether it may be done.
+    Judged(Result<bool, Failure>),
+}
+
+/// What somebody is about to do below a grant; as in the WIT interface `policy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    Create(Subject),
+    Modify(Subject),
+    Remove(Subject),
+    /// Where it was, if that is below the same grant, and what it will be.
+    Rename(Option<String>, Subject),
+    Attributes(Subject),
+}
+
+/// What an operation is about, as it will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    pub grant: String,
+    pub path: String,
+    pub kind: Kind,
+    pub permissions: u32,
 }
 
 /// A name in lower case, and a value.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CallError;
-use super::grants::{Grant, Host, Powers};
+use super::grants::{Grant, Host, Otherwise, Powers};
 use super::registry::DeadLetter;
 use super::worker::Stats;
 use crate::limits::{MANIFEST_BYTES_MAX, PACKAGE_BYTES_MAX};
@@ -62,6 +62,8 @@ pub enum Power {
     Serve,
     /// To send requests to a host.
     Connect(Host),
+    /// To refuse what others want to do below its grants.
+    Policy(Otherwise),
 }
 
 impl Power {
@@ -69,6 +71,7 @@ impl Power {
     pub(super) fn check(&self, manifest: &Manifest) -> Result<(), CallError> {
         let (is_wanted, what) = match self {
             Self::Serve => (manifest.serve.is_some(), "to answer HTTP requests".to_owned()),
+            Self::Policy(_) => (manifest.policy.is_some(), "to refuse what others do".to_owned()),
             Self::Connect(Host { host, .. }) => (
                 manifest.connect.iter().any(|wanted| wanted.host == *host),
                 format!("to send requests to {host}"),
@@ -83,6 +86,7 @@ impl Power {
         match self {
             Self::Serve => powers.serves = true,
             Self::Connect(host) => powers.hosts.push(host.clone()),
+            Self::Policy(otherwise) => powers.policy = Some(*otherwise),
         }
     }
 
@@ -90,6 +94,7 @@ impl Power {
         match self {
             Self::Serve => powers.serves = false,
             Self::Connect(Host { host, .. }) => powers.hosts.retain(|one| one.host != *host),
+            Self::Policy(_) => powers.policy = None,
         }
     }
 }
@@ -98,6 +103,7 @@ impl Powers {
     /// Leaves what a version asks for.
     pub(super) fn narrow(&mut self, manifest: &Manifest) {
         self.serves &= manifest.serve.is_some();
+        self.policy = self.policy.filter(|_| manifest.policy.is_some());
         self.hosts.retain(|host| manifest.connect.iter().any(|wanted| wanted.host == host.host));
     }
 }

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use blocktree_vfs::events::{Actor, Entry, Event as Happened, Intent, Mask, Name, Observer, Seq, Verdict};
+use blocktree_vfs::events::{Actor, Entry, Event as Happened, Mask, Name, Observer, Seq};
 use blocktree_vfs::{Fs, Ino};
 use parking_lot::{Condvar, Mutex};
 
-use super::grants::{Grant, path_below};
+use super::grants::{Grant, names_below};
 use crate::ipc::Event;
 use crate::package::{FileEvent, Glob, Manifest, Trigger};
 
@@ -53,10 +53,6 @@ pub(super) struct Listener(pub(super) Arc<Wake>);
 impl Observer for Listener {
     fn mask(&self) -> Mask {
         Mask::LINK.union(Mask::UNLINK).union(Mask::RENAME).union(Mask::SETTLED).union(Mask::ATTRIBUTES)
-    }
-
-    fn before(&self, _: &Intent<'_>) -> Verdict {
-        Verdict::Allow
     }
 
     fn after(&self, _: Seq, _: &Happened) {
@@ -211,8 +207,9 @@ impl Feed {
         if let Some(known) = self.paths.get(&(top, directory)) {
             return known.clone();
         }
-        let path = match path_below(&self.fs, top, directory) {
-            Ok(path) => path,
+        let path = match names_below(&self.fs, top, directory) {
+            // Names that are no UTF-8 cannot be told.
+            Ok(names) => names.and_then(|names| String::from_utf8(names.join(&b'/')).ok()),
             // It is gone; where was it?
             Err(_) => match self.gone.get(&directory).cloned() {
                 Some((parent, own)) if parent != directory => self

@@ -44,8 +44,8 @@ pub(super) struct Files {
     fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
     grants: Grants,
-    /// For files that have no name yet.
-    unfinished: Folder,
+    /// For files that have no name yet; without it, no file can be made.
+    unfinished: Option<Folder>,
     open: BTreeMap<Handle, Open>,
     next: Handle,
 }
@@ -75,7 +75,12 @@ impl Place<'_> {
 }
 
 impl Files {
-    pub(super) fn new(fs: Arc<Fs>, kernel: Arc<dyn Kernel>, grants: Grants, unfinished: Folder) -> Self {
+    pub(super) fn new(
+        fs: Arc<Fs>,
+        kernel: Arc<dyn Kernel>,
+        grants: Grants,
+        unfinished: Option<Folder>,
+    ) -> Self {
         Self { fs, kernel, grants, unfinished, open: BTreeMap::new(), next: 1 }
     }
 
@@ -145,7 +150,8 @@ impl Files {
         // It is the directory's owner's, as if that had made it.
         let owner = Caller { uid: above.uid, gid: above.gid, pid: 0, umask: 0o022 };
         let name = format!("{}", self.next);
-        let file = self.unfinished.create_open(&name, owner).map_err(error)?;
+        let unfinished = self.unfinished.as_ref().ok_or(Error::NotGranted)?;
+        let file = unfinished.create_open(&name, owner).map_err(error)?;
         Ok(Open { file, grant, is_writable: true, is_changed: false, target: Some((name, path)) })
     }
 
@@ -194,7 +200,8 @@ impl Files {
         let open = self.handle(handle, Rights::ReadWrite)?;
         let (unfinished, path) = open.target.clone().ok_or(Error::Malformed)?;
         let place = self.place(&open.grant, Rights::ReadWrite, &path)?;
-        let (from, to) = (self.unfinished.ino(), place.parent());
+        let from = self.unfinished.as_ref().ok_or(Error::NotGranted)?.ino();
+        let to = place.parent();
         let name = place.name.as_bytes();
         self.fs.rename(from, unfinished.as_bytes(), to, name, RenameFlags::default()).map_err(error)?;
         self.kernel.forget_name(to, name);
@@ -223,9 +230,9 @@ impl Files {
             self.tell_kernel(open);
         }
         self.fs.release(open.file.ino(), None);
-        if let Some((name, _)) = &open.target {
+        if let (Some((name, _)), Some(unfinished)) = (&open.target, &self.unfinished) {
             // What fails here is removed when the app is started the next time.
-            let _ = self.unfinished.remove(name);
+            let _ = unfinished.remove(name);
         }
     }
 
@@ -323,7 +330,7 @@ fn nanoseconds(time: Time) -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(time.nanoseconds.into())
 }
 
-fn kind(kind: FileKind) -> Kind {
+pub(super) fn kind(kind: FileKind) -> Kind {
     match kind {
         FileKind::Regular => Kind::File,
         FileKind::Directory => Kind::Directory,

@@ -39,6 +39,15 @@ pub struct Powers {
     pub serves: bool,
     /// Send requests to these.
     pub hosts: Vec<Host>,
+    /// Refuse what others want to do below its grants.
+    pub policy: Option<Otherwise>,
+}
+
+/// What becomes of an operation for which an app that may refuse it gives no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Otherwise {
+    Refuse,
+    Allow,
 }
 
 /// A host that an app may send requests to.
@@ -77,35 +86,39 @@ pub(super) fn walk(fs: &Arc<Fs>, from: Ino, parts: &[&str]) -> Result<Option<Hel
     Ok(at)
 }
 
-/// A directory's path below a granted one, if it is there: `""` for that itself. Goes up by inode.
-pub(super) fn path_below(fs: &Arc<Fs>, top: Ino, directory: Ino) -> Result<Option<String>, FsError> {
-    let mut names: Vec<String> = Vec::new();
+/// The names that lead from a granted directory to another, if that is below it; none for that itself. Goes up by inode.
+pub(super) fn names_below(fs: &Arc<Fs>, top: Ino, directory: Ino) -> Result<Option<Vec<Vec<u8>>>, FsError> {
+    // First whether it is below at all, since names take longer.
+    let mut steps: Vec<(Held, Ino)> = Vec::new();
     let mut at = directory;
     while at != top {
-        if at == Fs::ROOT || names.len() > PATH_PARTS_MAX {
+        if at == Fs::ROOT {
             return Ok(None);
         }
+        if steps.len() > PATH_PARTS_MAX {
+            return Err(FsError::TooLarge);
+        }
         let above = Held::lookup(fs, at, b"..")?;
-        let Some(name) = name_of(fs, above.ino(), at)? else { return Ok(None) };
-        names.push(name);
-        at = above.ino();
+        let next = above.ino();
+        steps.push((above, at));
+        at = next;
     }
-    names.reverse();
-    Ok(Some(names.join("/")))
+    let names = steps.iter().rev().map(|(above, below)| name_of(fs, above.ino(), *below));
+    names.collect::<Result<_, _>>().map(Some)
 }
 
-/// The name of a directory in the one above it. `None` if it is no UTF-8 or has gone.
-fn name_of(fs: &Fs, above: Ino, directory: Ino) -> Result<Option<String>, FsError> {
+/// The name of a directory in the one above it.
+fn name_of(fs: &Fs, above: Ino, directory: Ino) -> Result<Vec<u8>, FsError> {
     let mut found = None;
     fs.readdir(above, 0, &mut |entry| {
         if entry.ino == directory && entry.kind == FileKind::Directory && !matches!(entry.name, b"." | b"..")
         {
-            found = std::str::from_utf8(entry.name).ok().map(str::to_owned);
+            found = Some(entry.name.to_owned());
             return false;
         }
         true
     })?;
-    Ok(found)
+    found.ok_or(FsError::NotFound)
 }
 
 /// What an app is told of a failure.

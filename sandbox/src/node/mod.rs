@@ -1,12 +1,14 @@
 //! The layer of the node: which apps there are, what each may do, and when it is called.
 //!
 //! [`Apps`] is all of them. `registry` is what the store keeps of them, `worker` one app at work, `process` its process,
-//! `feed` what it is called for, `files` and `grants` what it may do, `net` its HTTP, `call` what the owner's commands ask.
+//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `net` its HTTP, `policy` what it may refuse,
+//! `call` what the owner's commands ask.
 //!
 //! Invariants:
 //! 1. Nothing is installed but a package whose signature was verified, and nothing runs that was not verified again.
 //! 2. An app does to the store only what its grants allow at that moment. What it does is done in its own name.
-//! 3. Without an app that runs, nobody observes the tree, and no thread and no process is there.
+//! 3. Without an app that runs, nobody observes the tree, and no thread and no process is there. Nobody is asked before a
+//!    change until an app may refuse one.
 
 mod call;
 mod feed;
@@ -14,21 +16,23 @@ mod files;
 mod folder;
 mod grants;
 mod net;
+mod policy;
 mod process;
 mod registry;
+mod requests;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use blocktree_vfs::{FileKind, Fs, FsError};
+use blocktree_vfs::{FileKind, Fs, FsError, Observer};
 use parking_lot::Mutex;
 
 pub use call::{Answer, CALL_BYTES_MAX, Call, Choice, Details, Power, Summary};
 pub use files::Kernel;
-pub use grants::{Grant, Host, Powers};
+pub use grants::{Grant, Host, Otherwise, Powers};
 #[cfg(feature = "fuzzing")]
 pub use net::read_http;
 pub use process::Program;
@@ -38,8 +42,9 @@ pub use worker::Stats;
 use self::feed::{Listener, Wake};
 use self::folder::Held;
 use self::net::{Front, Net};
+use self::policy::{Gate, Judge};
 use self::registry::{Registry, State};
-use self::worker::{Setting, Worker};
+use self::worker::{Setting, Shared, Worker};
 use crate::package::{Manifest, Package, PackageError, Version, Wanted, is_name};
 
 /// How apps run. Without it they can be installed and looked at.
@@ -58,6 +63,8 @@ pub struct Apps {
     wake: Arc<Wake>,
     net: Arc<Net>,
     front: Option<Front>,
+    /// Once an app may refuse something.
+    gate: OnceLock<Arc<Gate>>,
     is_listening: AtomicBool,
     is_stopped: AtomicBool,
     running: Mutex<BTreeMap<String, Worker>>,
@@ -112,6 +119,7 @@ impl Apps {
             wake: Arc::default(),
             net: Arc::default(),
             front,
+            gate: OnceLock::new(),
             is_listening: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
             running: Mutex::default(),
@@ -135,7 +143,29 @@ impl Apps {
         let running = std::mem::take(&mut *self.running.lock());
         for (name, worker) in running {
             self.unroute(&name);
+            self.ungate(&name);
             worker.stop();
+        }
+    }
+
+    /// Starts to ask an app about what others do, if its owner lets it refuse that.
+    fn gate(&self, app: &registry::App, shared: &Arc<Shared>) -> Result<(), CallError> {
+        let Some(runner) = self.runner.as_ref().filter(|_| shared.powers.read().policy.is_some()) else {
+            return Ok(());
+        };
+        let gate = self.gate.get_or_init(|| {
+            let gate = Arc::new(Gate::new(&self.fs));
+            self.fs.observe(Arc::clone(&gate) as Arc<dyn Observer>);
+            gate
+        });
+        let (app, program, net) = (app.clone(), runner.program.clone(), Arc::clone(&self.net));
+        gate.add(Arc::new(Judge::start(&self.fs, app, program, net, Arc::clone(shared))?));
+        Ok(())
+    }
+
+    fn ungate(&self, name: &str) {
+        if let Some(gate) = self.gate.get() {
+            gate.remove(name);
         }
     }
 
@@ -156,7 +186,7 @@ impl Apps {
         }
         let worker = Worker::start(Setting {
             fs: Arc::clone(&self.fs),
-            app,
+            app: app.clone(),
             kernel: Arc::clone(&runner.kernel),
             program: runner.program.clone(),
             wake: Arc::clone(&self.wake),
@@ -168,6 +198,7 @@ impl Apps {
             if let Some(front) = &self.front {
                 front.routes.lock().insert(name.to_owned(), Arc::clone(&worker.shared));
             }
+            self.gate(&app, &worker.shared)?;
             running.insert(name.to_owned(), worker);
         }
         Ok(())
@@ -175,6 +206,7 @@ impl Apps {
 
     fn halt(&self, name: &str) {
         self.unroute(name);
+        self.ungate(name);
         let worker = self.running.lock().remove(name);
         if let Some(worker) = worker {
             worker.stop();
@@ -324,9 +356,13 @@ impl Apps {
         let mut state = app.state()?;
         change(&mut state);
         app.set_state(&state)?;
-        if let Some(worker) = self.running.lock().get(name) {
-            *worker.shared.grants.write() = state.grants;
-            *worker.shared.powers.write() = state.powers;
+        let running = self.running.lock();
+        let Some(worker) = running.get(name) else { return Ok(()) };
+        *worker.shared.grants.write() = state.grants;
+        let before = std::mem::replace(&mut *worker.shared.powers.write(), state.powers.clone());
+        if before.policy.is_some() != state.powers.policy.is_some() {
+            self.ungate(name);
+            self.gate(&app, &worker.shared)?;
         }
         Ok(())
     }

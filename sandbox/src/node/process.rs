@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::registry::{App, RegistryError};
 use crate::ipc::{
-    Channel, ChannelError, Code, Event, Failure, FromGuest, HttpRequest, Reply, Request, ToGuest, Window,
+    Channel, ChannelError, Code, Event, Failure, FromGuest, HttpRequest, Operation, Reply, Request, ToGuest,
+    Window,
 };
-use crate::package::Limits;
+use crate::package::{Limits, Package};
 
 /// How long compiling may take: a large component takes seconds on a busy machine.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(120);
@@ -48,19 +50,35 @@ pub(super) enum ProcessError {
 }
 
 /// What is to run.
-pub(super) struct Load<'a> {
-    pub(super) compiled: Option<Vec<u8>>,
+struct Load<'a> {
+    compiled: Option<Vec<u8>>,
     /// As the author packed it: asked for where what was compiled does not fit.
-    pub(super) component: &'a mut dyn FnMut() -> Option<Vec<u8>>,
-    pub(super) limits: Limits,
+    component: &'a mut dyn FnMut() -> Option<Vec<u8>>,
+    limits: Limits,
 }
 
 impl Process {
-    /// Starts the app, and compiles it where that has to be. The second answer is what it was compiled to.
-    pub(super) fn start(
+    /// Starts an installed app; what it was compiled to is kept.
+    pub(super) fn of(
+        app: &App,
         program: &Program,
-        mut load: Load<'_>,
-    ) -> Result<(Self, Option<Vec<u8>>), ProcessError> {
+        limits: Limits,
+    ) -> Result<Result<Self, ProcessError>, RegistryError> {
+        let mut component = || {
+            let package = app.package().ok()?;
+            Package::verify(&package).ok().map(|verified| verified.component().to_vec())
+        };
+        match Self::start(program, Load { compiled: app.compiled()?, component: &mut component, limits }) {
+            Ok((process, compiled)) => {
+                compiled.map_or(Ok(()), |compiled| app.set_compiled(&compiled))?;
+                Ok(Ok(process))
+            }
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// Starts the app, and compiles it where that has to be. The second answer is what it was compiled to.
+    fn start(program: &Program, mut load: Load<'_>) -> Result<(Self, Option<Vec<u8>>), ProcessError> {
         if let Some(compiled) = load.compiled.take() {
             let mut process = Self::spawn(program, load.limits)?;
             match process.load(Code::Compiled, &compiled, LOAD_TIME_MAX)? {
@@ -137,6 +155,20 @@ impl Process {
         let time = Duration::from_secs(self.limits.seconds.into());
         match self.ask(&ToGuest::Serve { request, milliseconds: self.milliseconds() }, time, answer)? {
             FromGuest::Served(outcome) => Ok(outcome),
+            _ => Err(ProcessError::Turn),
+        }
+    }
+
+    /// Asks the app whether somebody may do something; it has `time` for that.
+    pub(super) fn judge(
+        &mut self,
+        operation: Operation,
+        time: Duration,
+        answer: &mut dyn FnMut(Request, &Window) -> Result<Reply, crate::ipc::Error>,
+    ) -> Result<Result<bool, Failure>, ProcessError> {
+        let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        match self.ask(&ToGuest::Judge { operation, milliseconds }, time, answer)? {
+            FromGuest::Judged(outcome) => Ok(outcome),
             _ => Err(ProcessError::Turn),
         }
     }
@@ -237,6 +269,7 @@ mod tests {
         let more = said(&FromGuest::Handled(vec![Ok(()), Ok(())]));
         assert!(matches!(handled(&[more]), Err(ProcessError::Turn)), "outcomes of what it was not given");
         assert!(matches!(handled(&[said(&FromGuest::Served(Ok(())))]), Err(ProcessError::Turn)));
+        assert!(matches!(handled(&[said(&FromGuest::Judged(Ok(true)))]), Err(ProcessError::Turn)));
         assert!(matches!(handled(std::slice::from_ref(&ready)), Err(ProcessError::Turn)));
         let behind = [done.as_slice(), b"x"].concat();
         assert!(matches!(handled(&[behind]), Err(ProcessError::Channel(_))));

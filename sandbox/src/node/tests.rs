@@ -45,7 +45,7 @@ impl World {
         let acting = Arc::new(self.fs.acting_for(Actor::Principal(APP)));
         let folder = Folder::new(&self.fs, self.fs.make_system_directory().unwrap());
         let unfinished = folder.make_folder("unfinished").unwrap();
-        Files::new(acting, Arc::new(()), Arc::clone(&self.grants), unfinished)
+        Files::new(acting, Arc::new(()), Arc::clone(&self.grants), Some(unfinished))
     }
 
     fn put(&self, parent: Ino, name: &str, bytes: &[u8]) -> Ino {
@@ -221,6 +221,7 @@ fn manifest() -> Manifest {
         }],
         limits: Limits::default(),
         serve: None,
+        policy: None,
         connect: Vec::new(),
         files: Vec::new(),
     }

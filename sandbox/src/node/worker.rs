@@ -3,32 +3,29 @@
 //! 1. The cursor moves on only when all events before it were handled or given up. So an event comes at least once,
 //!    whatever ends meanwhile.
 //! 2. One message after the other: events of one file come in their order, and an app handles one at a time.
-//! 3. What the app asks for while it handles something is answered here, under its grants as they are at that moment.
+//! 3. What the app asks for while it handles something is answered here, by `requests`.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blocktree_vfs::Fs;
-use blocktree_vfs::events::{Actor, Seq};
+use blocktree_vfs::events::Seq;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::feed::{Feed, Wake};
-use super::files::{Files, Grants, Kernel};
+use super::files::{Grants, Kernel};
 use super::grants::Powers;
-use super::net::{Asked, Exchange, Fetches, Net};
-use super::process::{Load, Process, ProcessError, Program};
-use super::registry::{App, DeadLetter, Keys, RegistryError};
-use crate::ipc::{Data, Error, Event, Failure, Reply, Request, Window};
-use crate::limits::{
-    ATTEMPTS_MAX, DATA_BYTES_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX, INLINE_BYTES_MAX, LOG_LINE_BYTES_MAX,
-    LOG_LINES_PER_CALL_MAX,
-};
-use crate::package::{Limits, Package, Trigger};
+use super::net::{Exchange, Net};
+use super::process::{Process, ProcessError, Program};
+use super::registry::{App, DeadLetter, RegistryError};
+use super::requests::Requests;
+use crate::ipc::{Event, Failure};
+use crate::limits::{ATTEMPTS_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX};
+use crate::package::{Limits, Trigger};
 
 /// A process that had nothing to do for so long ends; the next event starts it again.
 const IDLE: Duration = Duration::from_secs(60);
@@ -49,6 +46,13 @@ pub struct Stats {
     pub failed_attempts: u64,
     pub given_up: u64,
     pub requests: u64,
+    /// Operations of others that it was asked about, those that it refused, and those for which there was no answer.
+    #[serde(default)]
+    pub judged: u64,
+    #[serde(default)]
+    pub refused: u64,
+    #[serde(default)]
+    pub unanswered: u64,
     pub process_starts: u64,
     /// In the app, its requests included.
     pub busy_us: u64,
@@ -58,13 +62,15 @@ pub struct Stats {
 
 /// What the node and the thread of an app share.
 pub(super) struct Shared {
+    /// Whom its changes are attributed to.
+    pub(super) actor: [u8; 32],
     pub(super) wake: Arc<Wake>,
     pub(super) grants: Grants,
     pub(super) powers: RwLock<Powers>,
     pub(super) stats: Mutex<Stats>,
     /// HTTP requests that wait.
     waiting: Mutex<VecDeque<Exchange>>,
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// The thread of a running app.
@@ -87,6 +93,7 @@ impl Worker {
     pub(super) fn start(setting: Setting) -> Result<Self, RegistryError> {
         let state = setting.app.state()?;
         let shared = Arc::new(Shared {
+            actor: state.actor(),
             wake: Arc::clone(&setting.wake),
             grants: Arc::new(RwLock::new(state.grants.clone())),
             powers: RwLock::new(state.powers.clone()),
@@ -94,7 +101,7 @@ impl Worker {
             waiting: Mutex::default(),
             stop: Arc::default(),
         });
-        let mut work = Work::new(setting, state.actor(), Arc::clone(&shared))?;
+        let mut work = Work::new(setting, Arc::clone(&shared))?;
         let name = format!("app-{}", work.app.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || work.run());
         match thread {
@@ -138,7 +145,7 @@ impl Shared {
         }
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
@@ -177,20 +184,12 @@ struct Work {
     cursor: Seq,
     /// As it is written down.
     saved: Seq,
-    files: Files,
-    keys: Keys,
-    net: Arc<Net>,
-    fetches: Fetches,
-    /// The HTTP request that it answers.
-    exchange: Option<Exchange>,
+    requests: Requests,
     process: Option<Process>,
-    /// Lines for the log, and how many the app may still write in this call.
-    lines: String,
-    lines_left: u32,
 }
 
 impl Work {
-    fn new(setting: Setting, actor: [u8; 32], shared: Arc<Shared>) -> Result<Self, RegistryError> {
+    fn new(setting: Setting, shared: Arc<Shared>) -> Result<Self, RegistryError> {
         let Setting { fs, app, kernel, program, net, .. } = setting;
         let manifest = app.manifest()?;
         let timers = manifest.triggers.iter().filter_map(|trigger| match trigger {
@@ -201,25 +200,17 @@ impl Work {
             Trigger::Files { .. } => None,
         });
         let cursor = app.cursor()?.unwrap_or_else(|| fs.store().newest());
-        let acting = Arc::new(fs.acting_for(Actor::Principal(actor)));
-        let files = Files::new(acting, kernel, Arc::clone(&shared.grants), app.unfinished()?);
         Ok(Self {
             timers: timers.collect(),
-            feed: Feed::new(&fs, actor, &manifest),
+            feed: Feed::new(&fs, shared.actor, &manifest),
             limits: manifest.limits,
-            keys: app.keys()?,
-            net,
-            fetches: Fetches::default(),
-            exchange: None,
-            files,
+            requests: Requests::new(&fs, &app, kernel, net, Arc::clone(&shared))?,
             app,
             program,
             shared,
             cursor,
             saved: cursor,
             process: None,
-            lines: String::new(),
-            lines_left: 0,
         })
     }
 
@@ -292,7 +283,7 @@ impl Work {
             self.serve(exchange)?;
         }
         if is_work {
-            self.flush_log()?;
+            self.requests.flush_log()?;
         }
         Ok(is_work)
     }
@@ -301,12 +292,12 @@ impl Work {
         // If it does not start, that stands in its log, and the client is told that nobody answers.
         let Ok(mut process) = self.running()? else { return Ok(()) };
         let begun = Instant::now();
-        self.lines_left = LOG_LINES_PER_CALL_MAX;
+        self.requests.begin();
         let request = exchange.request().clone();
         let what = format!("{} {}", request.method, request.path);
-        self.exchange = Some(exchange);
-        let served = process.serve(request, &mut |request, window| self.answer(request, window));
-        let exchange = self.exchange.take();
+        self.requests.exchange = Some(exchange);
+        let served = process.serve(request, &mut |request, window| self.requests.answer(request, window));
+        let exchange = self.requests.exchange.take();
         self.shared.stats.lock().busy_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.process = Some(process);
         let failure = match served {
@@ -323,7 +314,7 @@ impl Work {
                 format!("its process ended: {error}")
             }
         };
-        self.note("error", &format!("{what}: {failure}"));
+        self.requests.note("error", &format!("{what}: {failure}"));
         Ok(())
     }
 
@@ -343,18 +334,18 @@ impl Work {
                     self.give_up(event, reason)?;
                     break;
                 }
-                self.note("retry", &format!("{}: {reason}", shown(event)));
+                self.requests.note("retry", &format!("{}: {reason}", shown(event)));
                 self.sleep(pause);
                 pause *= 4;
                 outcome =
                     self.call(std::slice::from_ref(event))?.pop().unwrap_or(Err("no outcome".to_owned()));
             }
         }
-        self.flush_log()
+        self.requests.flush_log()
     }
 
     fn give_up(&mut self, event: &Event, reason: String) -> Result<(), RegistryError> {
-        self.note("given up", &format!("{}: {reason}", shown(event)));
+        self.requests.note("given up", &format!("{}: {reason}", shown(event)));
         self.shared.stats.lock().given_up += 1;
         let letter = DeadLetter { time: seconds(), event: event.clone(), reason };
         self.app.add_dead_letter(letter)
@@ -375,8 +366,10 @@ impl Work {
             Err(error) => return Ok(all(error.to_string())),
         };
         let begun = Instant::now();
-        self.lines_left = LOG_LINES_PER_CALL_MAX;
-        let handled = process.handle(events.to_vec(), &mut |request, window| self.answer(request, window));
+        self.requests.begin();
+        let requests = &mut self.requests;
+        let handled =
+            process.handle(events.to_vec(), &mut |request, window| requests.answer(request, window));
         let mut stats = self.shared.stats.lock();
         stats.busy_us += u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(match handled {
@@ -404,148 +397,31 @@ impl Work {
     }
 
     fn start(&mut self) -> Result<Result<Process, ProcessError>, RegistryError> {
-        let app = self.app.clone();
-        let mut component = || {
-            let package = app.package().ok()?;
-            Package::verify(&package).ok().map(|verified| verified.component().to_vec())
-        };
-        let load = Load { compiled: self.app.compiled()?, component: &mut component, limits: self.limits };
-        match Process::start(&self.program, load) {
-            Ok((process, compiled)) => {
-                if let Some(compiled) = compiled {
-                    self.app.set_compiled(&compiled)?;
-                }
+        let started = Process::of(&self.app, &self.program, self.limits)?;
+        match &started {
+            Ok(process) => {
                 let mut stats = self.shared.stats.lock();
                 stats.process_starts += 1;
                 stats.process = process.id();
-                Ok(Ok(process))
             }
-            Err(error) => {
-                self.note("error", &format!("it does not start: {error}"));
-                Ok(Err(error))
-            }
+            Err(error) => self.requests.note("error", &format!("it does not start: {error}")),
         }
+        Ok(started)
     }
 
     fn end_process(&mut self) {
         // Before it is waited for: afterwards the number may be somebody else's.
         self.shared.stats.lock().process = 0;
         self.process = None;
-        self.files.close_all();
-        self.fetches.close_all();
-    }
-
-    fn answer(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
-        self.shared.stats.lock().requests += 1;
-        let files = &mut self.files;
-        match request {
-            Request::Open { grant, path, how } => files.open(grant, path, how),
-            Request::Read { handle, offset, length } => outgoing(files.read(handle, offset, length)?, window),
-            Request::Write { handle, offset, data } => files.write(handle, offset, &incoming(data, window)?),
-            Request::Resize { handle, size } => files.resize(handle, size),
-            Request::StatOpen { handle } => files.stat_open(handle),
-            Request::Sync { handle } => files.sync(handle),
-            Request::Finish { handle } => files.finish(handle),
-            Request::Close { handle } => files.close(handle),
-            Request::CloseAll => {
-                files.close_all();
-                self.fetches.close_all();
-                Ok(Reply::Done)
-            }
-            Request::Stat { grant, path } => files.stat(&grant, &path),
-            Request::List { grant, path, after } => files.list(&grant, &path, after),
-            Request::Rename { grant, path, new_path } => files.rename(&grant, &path, &new_path),
-            Request::Remove { grant, path } => files.remove(&grant, &path),
-            Request::MakeDirectory { grant, path } => files.make_directory(&grant, &path),
-            Request::KeyGet { key } => match self.keys.get(&key)? {
-                Some(value) => outgoing(value, window),
-                None => Ok(Reply::NoData),
-            },
-            Request::KeySet { key, value } => {
-                let value = incoming(value, window)?;
-                self.keys.set(&key, &value).map(|()| Reply::Done)
-            }
-            Request::KeyDelete { key } => self.keys.delete(&key).map(|()| Reply::Done),
-            Request::Keys { prefix, after } => {
-                let (keys, is_last) = self.keys.list(&prefix, after.as_deref())?;
-                Ok(Reply::Keys { keys, is_last })
-            }
-            Request::Log { level, text } => {
-                if self.lines_left == 0 {
-                    return Err(Error::TooLarge);
-                }
-                self.lines_left -= 1;
-                self.note(&format!("{level:?}").to_lowercase(), &text);
-                Ok(Reply::Done)
-            }
-            Request::BodyRead
-            | Request::Respond { .. }
-            | Request::BodyWrite { .. }
-            | Request::Fetch { .. }
-            | Request::FetchRead { .. }
-            | Request::FetchClose { .. } => self.answer_http(request, window),
-        }
-    }
-
-    fn answer_http(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
-        let exchange = self.exchange.as_mut().ok_or(Error::NotGranted);
-        match request {
-            Request::BodyRead => outgoing(exchange?.read()?, window),
-            Request::Respond { status, headers } => exchange?.respond(status, headers).map(|()| Reply::Done),
-            Request::BodyWrite { data } => exchange?.write(incoming(data, window)?).map(|()| Reply::Done),
-            Request::Fetch { method, url, headers, body } => {
-                let asked = Asked { method, url, headers, body: incoming(body, window)? };
-                let powers = self.shared.powers.read().clone();
-                self.fetches.send(&self.net, &powers, &asked, &self.shared.stop)
-            }
-            Request::FetchRead { handle } => outgoing(self.fetches.read(handle)?, window),
-            Request::FetchClose { handle } => self.fetches.close(handle),
-            _ => Err(Error::Malformed),
-        }
-    }
-
-    /// Adds a line to the log. What an app writes stays one line, and shows no control character to a terminal.
-    fn note(&mut self, what: &str, text: &str) {
-        let text: String = text.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
-        let mut end = text.len().min(LOG_LINE_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let _ = writeln!(self.lines, "{} {what}: {}", seconds(), &text[..end]);
-    }
-
-    fn flush_log(&mut self) -> Result<(), RegistryError> {
-        if self.lines.is_empty() {
-            return Ok(());
-        }
-        self.app.log(&std::mem::take(&mut self.lines))
+        self.requests.end();
     }
 }
 
-fn seconds() -> u64 {
+pub(super) fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn outgoing(bytes: Vec<u8>, window: &Window) -> Result<Reply, Error> {
-    if bytes.len() <= INLINE_BYTES_MAX {
-        return Ok(Reply::Data(Data::Inline(bytes)));
-    }
-    window.put(&bytes).map_err(|_| Error::Failed)?;
-    Ok(Reply::Data(Data::Window(bytes.len() as u32)))
-}
-
-/// A copy: the sandbox may change what is in the window at any time.
-fn incoming(data: Data, window: &Window) -> Result<Vec<u8>, Error> {
-    match data {
-        Data::Inline(bytes) => Ok(bytes),
-        Data::Window(length) if length as usize <= DATA_BYTES_MAX => {
-            window.get(length as usize).map_err(|_| Error::Failed)
-        }
-        Data::Window(_) => Err(Error::TooLarge),
-    }
-}
-
-fn told(failure: &Failure) -> String {
+pub(super) fn told(failure: &Failure) -> String {
     match failure {
         Failure::Said(text) => text.clone(),
         Failure::Trapped(text) => format!("it trapped: {text}"),

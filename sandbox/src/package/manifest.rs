@@ -13,7 +13,7 @@ use crate::limits::{
 };
 
 /// What owners write in place of a grant's name for other things than folders.
-const RESERVED: &[&str] = &["http"];
+const RESERVED: &[&str] = &["http", "policy", "policy-fail-open"];
 
 /// The only format of manifests so far.
 pub const FORMAT: u32 = 1;
@@ -35,7 +35,10 @@ pub struct Manifest {
     pub limits: Limits,
     /// That it answers HTTP requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serve: Option<Serve>,
+    pub serve: Option<Reason>,
+    /// That it may refuse what others want to do below its grants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Reason>,
     /// Hosts that it sends requests to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connect: Vec<Connect>,
@@ -105,10 +108,10 @@ impl Default for Limits {
     }
 }
 
-/// An app that asks to answer HTTP requests.
+/// Something that an app asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Serve {
+pub struct Reason {
     /// What for, in plain words.
     pub reason: String,
 }
@@ -234,6 +237,9 @@ impl Manifest {
         self.check_grants()?;
         self.check_triggers()?;
         self.check_network()?;
+        if let Some(Reason { reason }) = &self.policy {
+            check_text("the reason to refuse operations", reason)?;
+        }
         let Limits { memory_mib, seconds } = self.limits;
         if !(1..=MEMORY_MIB_MAX).contains(&memory_mib) || !(1..=SECONDS_MAX).contains(&seconds) {
             return Err(ManifestError::Limit);
@@ -260,7 +266,7 @@ impl Manifest {
     }
 
     fn check_network(&self) -> Result<(), ManifestError> {
-        if let Some(Serve { reason }) = &self.serve {
+        if let Some(Reason { reason }) = &self.serve {
             check_text("the reason to answer requests", reason)?;
         }
         if self.connect.len() > HOSTS_MAX {
@@ -351,8 +357,11 @@ impl Manifest {
                 Some(_) => {}
             }
         }
-        if let (Some(Serve { reason }), None) = (&self.serve, &before.serve) {
+        if let (Some(Reason { reason }), None) = (&self.serve, &before.serve) {
             wider.push(format!("to answer HTTP requests: {reason}"));
+        }
+        if let (Some(Reason { reason }), None) = (&self.policy, &before.policy) {
+            wider.push(format!("to refuse what others do: {reason}"));
         }
         let is_new = |one: &&Connect| !before.connect.iter().any(|old| old.host == one.host);
         for Connect { host, reason } in self.connect.iter().filter(is_new) {

@@ -25,7 +25,7 @@ pub use glob::{Glob, GlobError};
 pub use host::host_of;
 pub(crate) use manifest::is_name;
 pub use manifest::{
-    Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Rights, Serve, Trigger,
+    Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Reason, Rights, Trigger,
     Version, Wanted,
 };
 pub use project::{PROJECT_FILE, Project, ProjectError, componentize};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Connect, FORMAT, Limits, Manifest, PackageError, Serve, Trigger, Version, Wanted, pack};
+use super::{Connect, FORMAT, Limits, Manifest, PackageError, Reason, Trigger, Version, Wanted, pack};
 use crate::limits::PACKAGE_BYTES_MAX;
 
 pub const PROJECT_FILE: &str = "app.toml";
@@ -31,7 +31,8 @@ pub struct Project {
     pub triggers: Vec<Trigger>,
     #[serde(default)]
     pub limits: Limits,
-    pub serve: Option<Serve>,
+    pub serve: Option<Reason>,
+    pub policy: Option<Reason>,
     #[serde(default)]
     pub connect: Vec<Connect>,
 }
@@ -80,6 +81,7 @@ impl Project {
             triggers: self.triggers.clone(),
             limits: self.limits,
             serve: self.serve.clone(),
+            policy: self.policy.clone(),
             connect: self.connect.clone(),
             files: Vec::new(),
         };

@@ -22,6 +22,7 @@ fn manifest() -> Manifest {
         }],
         limits: Limits::default(),
         serve: None,
+        policy: None,
         connect: Vec::new(),
         files: Vec::new(),
     }

@@ -37,7 +37,7 @@ impl Fs {
         let inode = self.writable_file(ino)?;
         let moves = matches!(mode, FallocateMode::CollapseRange | FallocateMode::InsertRange);
         let range = Range { start: offset, end: if moves { u64::MAX } else { end } };
-        self.events.announce(Mask::DATA, || Intent::Data { ino, range })?;
+        self.announce(Mask::DATA, || Intent::Data { ino, range })?;
         let _guard = inode.lock()?;
         match mode {
             FallocateMode::Allocate { .. } => check_mutable(&inode)?,

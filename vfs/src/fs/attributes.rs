@@ -31,12 +31,15 @@ impl Fs {
 
     pub(super) fn set(&self, inode: &Arc<Inode>, changes: &SetAttributes) -> Result<()> {
         let ino = inode.ino;
-        let mask = if changes.size.is_some() { Mask::DATA } else { Mask::ATTRIBUTES };
-        let range = Range { start: changes.size.unwrap_or(0), end: u64::MAX };
-        self.events.announce(mask, || match mask {
-            Mask::DATA => Intent::Data { ino, range },
-            _ => Intent::Attributes { ino },
-        })?;
+        let range = changes.size.map(|start| Range { start, end: u64::MAX });
+        if let Some(range) = range {
+            self.announce(Mask::MODIFY, || Intent::Modify { ino })?;
+            self.announce(Mask::DATA, || Intent::Data { ino, range })?;
+        }
+        let permissions = changes.permissions;
+        if permissions.is_some() || changes.uid.is_some() || changes.gid.is_some() {
+            self.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino, permissions })?;
+        }
         let _guard = inode.lock()?;
         check_set(inode, changes)?;
         let mut change = self.change()?;
@@ -76,9 +79,9 @@ impl Fs {
             Some(ctime) => chosen(ctime, now)?,
             None => now,
         };
-        change.commit(match mask {
-            Mask::DATA => Happened::Data { inode, range },
-            _ => Happened::Attributes { inode },
+        change.commit(match range {
+            Some(range) => Happened::Data { inode, range },
+            None => Happened::Attributes { inode },
         })?;
         Ok(())
     }

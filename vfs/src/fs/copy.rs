@@ -45,7 +45,7 @@ impl Fs {
             return Err(FsError::Invalid("ranges of one file that overlap"));
         }
         let range = Range { start: target_offset, end: target_offset + length };
-        self.events.announce(Mask::DATA, || Intent::Data { ino: target, range })?;
+        self.announce(Mask::DATA, || Intent::Data { ino: target, range })?;
         let _guards = lock_all(&[&from, &to])?;
         check_unrestricted(&to)?;
         let length = length.min(from.attributes().size.saturating_sub(source_offset));

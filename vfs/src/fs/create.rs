@@ -92,8 +92,13 @@ impl Fs {
         if name == b"." || name == b".." {
             return Err(FsError::Exists);
         }
-        self.events.announce(Mask::LINK, || Intent::Link { parent, name, ino: None })?;
         let directory = self.inode(parent)?;
+        self.announce(Mask::LINK, || {
+            // A default ACL takes the umask's place.
+            let masked = if directory.attributes().has_default_acl { 0 } else { caller.umask };
+            let permissions = new.permissions & !masked;
+            Intent::Link { parent, name, ino: None, kind: new.kind, permissions }
+        })?;
         let _guard = directory.lock().map_err(gone)?;
         let above = live_directory(&directory)?;
         let position = self.place(&directory, name)?.free()?;

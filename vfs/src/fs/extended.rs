@@ -53,7 +53,11 @@ impl Fs {
         if value.len() > XATTR_VALUE_BYTES_MAX {
             return Err(FsError::AttributeTooBig);
         }
-        self.events.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino })?;
+        self.announce(Mask::ATTRIBUTES, || {
+            // An access ACL brings a mode with it.
+            let acl = (name == NAME_ACCESS).then(|| Acl::decode(value).ok()).flatten();
+            Intent::Attributes { ino, permissions: acl.map(|acl| acl.mode()) }
+        })?;
         let inode = self.inode(ino)?;
         let _guard = inode.lock()?;
         check_unrestricted(&inode)?;
@@ -85,7 +89,7 @@ impl Fs {
 
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         check_attribute_name(name)?;
-        self.events.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino })?;
+        self.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino, permissions: None })?;
         let inode = self.inode(ino)?;
         let _guard = inode.lock()?;
         check_unrestricted(&inode)?;

@@ -23,7 +23,7 @@ impl Fs {
     }
 
     pub fn set_file_flags(&self, ino: Ino, flags: FileFlags) -> Result<()> {
-        self.events.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino })?;
+        self.announce(Mask::ATTRIBUTES, || Intent::Attributes { ino, permissions: None })?;
         let inode = self.inode(ino)?;
         can_have_flags(&inode)?;
         let _guard = inode.lock()?;

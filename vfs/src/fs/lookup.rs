@@ -10,7 +10,7 @@ use crate::events::{Intent, Mask, Range};
 use crate::inode::{Inode, Unused};
 use crate::layout::{Attributes, Entry, FileKind};
 use crate::lock::LockOwner;
-use crate::{FsError, Ino, Result, SetAttributes, Stat};
+use crate::{FsError, Ino, Name, Result, SetAttributes, Stat};
 
 /// How often a lookup starts again when entry and inode do not fit, before that is believed to be damage.
 const LOOKUP_ATTEMPTS: usize = 16;
@@ -45,6 +45,11 @@ impl Fs {
             }
         }
         Err(FsError::Malformed { ino: parent, what: "an entry leads to no inode" })
+    }
+
+    /// A name that an inode has, if one is known: of several the one that was seen last.
+    pub fn known_name(&self, ino: Ino) -> Result<Option<Name>> {
+        Ok(self.inode(ino)?.place().clone())
     }
 
     /// The directory that a directory is in; the one at the top is in itself.
@@ -97,8 +102,8 @@ impl Fs {
             check_open(&inode, flags)?;
         }
         if flags.write {
-            self.events
-                .announce(Mask::DATA, || Intent::Data { ino, range: Range { start: 0, end: u64::MAX } })?;
+            self.announce(Mask::MODIFY, || Intent::Modify { ino })?;
+            self.announce(Mask::DATA, || Intent::Data { ino, range: Range::ALL })?;
         }
         if flags.truncate && kind == FileKind::Regular {
             let changes = SetAttributes {

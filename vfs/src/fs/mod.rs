@@ -57,7 +57,7 @@ use parking_lot::Mutex;
 use crate::Ino;
 use crate::directory::NameHash;
 use crate::error::{FsError, Result};
-use crate::events::Hub;
+use crate::events::{Hub, Intent, Mask};
 use crate::ids::IdMap;
 use crate::inode::InodeTable;
 use crate::journal::{Actor, Journal};
@@ -115,6 +115,14 @@ impl Fs {
 
     pub(crate) fn without_notes(self) -> Self {
         Self { is_unnoted: true, ..self }
+    }
+
+    /// Asks those who may object to what is about to be done.
+    fn announce<'a>(&self, mask: Mask, intent: impl FnOnce() -> Intent<'a>) -> Result<()> {
+        match self.is_unnoted {
+            true => Ok(()),
+            false => self.events.announce(self.actor, mask, intent),
+        }
     }
 }
 

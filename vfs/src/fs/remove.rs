@@ -10,7 +10,7 @@ use crate::directory::{check_name, delete, put};
 use crate::events::{Intent, Mask};
 use crate::inode::{Inode, lock_all};
 use crate::journal::Happened;
-use crate::layout::{Entry, FileKind, ITEM_ENTRY, LINKS_MAX};
+use crate::layout::{Attributes, Entry, FileKind, ITEM_ENTRY, LINKS_MAX};
 use crate::{FsError, Ino, Result, Stat};
 
 impl Fs {
@@ -21,8 +21,9 @@ impl Fs {
             return Err(FsError::Exists);
         }
         let (parent, name) = (new_parent, new_name);
-        self.events.announce(Mask::LINK, || Intent::Link { parent, name, ino: Some(ino) })?;
         let inode = self.inode(ino)?;
+        let Attributes { kind, permissions, .. } = inode.attributes();
+        self.announce(Mask::LINK, || Intent::Link { parent, name, ino: Some(ino), kind, permissions })?;
         // Before, so that one that has no name yet does not end meanwhile.
         if !self.inodes.count_lookup(&inode) {
             return Err(FsError::NotFound);
@@ -90,7 +91,7 @@ impl Fs {
     }
 
     fn remove(&self, parent: Ino, name: &[u8], directories: bool) -> Result<()> {
-        self.events.announce(Mask::UNLINK, || Intent::Unlink { parent, name })?;
+        self.announce(Mask::UNLINK, || Intent::Unlink { parent, name })?;
         let above = self.inode(parent)?;
         loop {
             live_directory(&above)?;

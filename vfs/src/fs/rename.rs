@@ -49,7 +49,8 @@ impl Fs {
         if flags.whiteout.is_some() && flags.exchange {
             return Err(FsError::Invalid("WHITEOUT with EXCHANGE"));
         }
-        self.events.announce(Mask::RENAME, || Intent::Rename { parent, name, new_parent, new_name })?;
+        let exchange = flags.exchange;
+        self.announce(Mask::RENAME, || Intent::Rename { parent, name, new_parent, new_name, exchange })?;
         let source = self.inode(parent)?;
         let target = self.inode(new_parent)?;
         let _shape = (parent != new_parent).then(|| self.tree_shape.lock());

@@ -16,7 +16,7 @@ impl Fs {
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], flags: WriteFlags) -> Result<usize> {
         let inode = self.writable_file(ino)?;
         let range = Range { start: offset, end: offset.saturating_add(bytes.len() as u64) };
-        self.events.announce(Mask::DATA, || Intent::Data { ino, range })?;
+        self.announce(Mask::DATA, || Intent::Data { ino, range })?;
         let _guard = inode.lock()?;
         check_write(&inode, offset, flags)?;
         self.write_locked(&inode, offset, bytes, flags)?;
@@ -27,7 +27,7 @@ impl Fs {
     pub fn append(&self, ino: Ino, bytes: &[u8], flags: WriteFlags) -> Result<u64> {
         let inode = self.writable_file(ino)?;
         let range = Range { start: inode.attributes().size, end: u64::MAX };
-        self.events.announce(Mask::DATA, || Intent::Data { ino, range })?;
+        self.announce(Mask::DATA, || Intent::Data { ino, range })?;
         let _guard = inode.lock()?;
         let offset = inode.attributes().size;
         check_write(&inode, offset, flags)?;

@@ -1,7 +1,7 @@
 //! Does what files below the grant `box` say, one command a line, and logs what came of it: how tests see what an app
 //! can do, and what becomes of one that misbehaves.
 
-wit_bindgen::generate!({ path: "../../wit", world: "service" });
+wit_bindgen::generate!({ path: "../../wit", world: "everything" });
 
 use blocktree::app::http_client;
 use blocktree::app::http_exchange::Exchange;
@@ -9,7 +9,7 @@ use blocktree::app::log::Level;
 use blocktree::app::types::Error;
 use blocktree::app::{clock, files, kv, log, random};
 use exports::blocktree::app::events::{Event, Guest};
-use exports::blocktree::app::http_handler;
+use exports::blocktree::app::{http_handler, policy};
 
 struct Probe;
 export!(Probe);
@@ -134,6 +134,32 @@ fn fetch(method: &str, url: &str) -> Result<(u16, Vec<u8>), http_client::Failure
             return Ok((response.status(), bytes));
         }
         bytes.extend(part);
+    }
+}
+
+impl policy::Guest for Probe {
+    /// Does what the name of the file says.
+    fn judge(operation: policy::Operation) -> policy::Verdict {
+        use policy::Operation;
+        let (what, about) = match &operation {
+            Operation::Create(about) => ("create", about),
+            Operation::Modify(about) => ("modify", about),
+            Operation::Remove(about) => ("remove", about),
+            Operation::Rename(renamed) => ("rename", &renamed.to),
+            Operation::Attributes(about) => ("attributes", about),
+        };
+        let name = about.path.rsplit('/').next().unwrap_or_default();
+        if let Some(command) = name.strip_prefix("judge-") {
+            let words: Vec<&str> = command.split('+').collect();
+            let outcome = run(&words).unwrap_or_default();
+            say(&format!("judged {command} -> {outcome}"));
+        }
+        let old = match &operation {
+            Operation::Rename(renamed) => format!(" from {:?}", renamed.old_path),
+            _ => String::new(),
+        };
+        say(&format!("asked {what} {} {:o}{old}", about.path, about.permissions));
+        if name.starts_with(what) { policy::Verdict::Refuse } else { policy::Verdict::Allow }
     }
 }
 

@@ -1,0 +1,210 @@
+//! What an app asks for while it is called. Each request is answered under its grants as they are at that moment.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use blocktree_vfs::Fs;
+use blocktree_vfs::events::Actor;
+
+use super::files::{Files, Kernel};
+use super::net::{Asked, Exchange, Fetches, Net};
+use super::registry::{App, Keys, RegistryError};
+use super::worker::{Shared, seconds};
+use crate::ipc::{Data, Error, How, Reply, Request, Window};
+use crate::limits::{DATA_BYTES_MAX, INLINE_BYTES_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL_MAX};
+
+/// What the node has and keeps for one process of an app.
+pub(super) struct Requests {
+    app: App,
+    shared: Arc<Shared>,
+    files: Files,
+    keys: Keys,
+    net: Arc<Net>,
+    fetches: Fetches,
+    /// The HTTP request that it answers.
+    pub(super) exchange: Option<Exchange>,
+    /// Nothing but looking is allowed.
+    looks_only: bool,
+    /// Lines for the log, and how many the app may still write in this call.
+    lines: String,
+    lines_left: u32,
+}
+
+impl Requests {
+    /// For an app that works.
+    pub(super) fn new(
+        fs: &Arc<Fs>,
+        app: &App,
+        kernel: Arc<dyn Kernel>,
+        net: Arc<Net>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, RegistryError> {
+        let unfinished = Some(app.unfinished()?);
+        let acting = Arc::new(fs.acting_for(Actor::Principal(shared.actor)));
+        let files = Files::new(acting, kernel, Arc::clone(&shared.grants), unfinished);
+        Self::of(files, app, net, shared, false)
+    }
+
+    /// For an app that is asked for its opinion: it may read, and change nothing. So it never waits for anybody whom the
+    /// question keeps waiting.
+    pub(super) fn looking(
+        fs: &Arc<Fs>,
+        app: &App,
+        net: Arc<Net>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, RegistryError> {
+        let acting = Arc::new(fs.acting_for(Actor::Principal(shared.actor)));
+        let files = Files::new(acting, Arc::new(()), Arc::clone(&shared.grants), None);
+        Self::of(files, app, net, shared, true)
+    }
+
+    fn of(
+        files: Files,
+        app: &App,
+        net: Arc<Net>,
+        shared: Arc<Shared>,
+        looks_only: bool,
+    ) -> Result<Self, RegistryError> {
+        let (keys, fetches) = (app.keys()?, Fetches::default());
+        let app = app.clone();
+        let (exchange, lines) = (None, String::new());
+        Ok(Self { app, shared, files, keys, net, fetches, exchange, looks_only, lines, lines_left: 0 })
+    }
+
+    /// A call of the app begins.
+    pub(super) fn begin(&mut self) {
+        self.lines_left = LOG_LINES_PER_CALL_MAX;
+    }
+
+    /// Its process has ended.
+    pub(super) fn end(&mut self) {
+        self.files.close_all();
+        self.fetches.close_all();
+    }
+
+    /// Answers a request.
+    pub(super) fn answer(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
+        self.shared.stats.lock().requests += 1;
+        if self.looks_only && !is_look(&request) {
+            return Err(Error::NotGranted);
+        }
+        let files = &mut self.files;
+        match request {
+            Request::Open { grant, path, how } => files.open(grant, path, how),
+            Request::Read { handle, offset, length } => outgoing(files.read(handle, offset, length)?, window),
+            Request::Write { handle, offset, data } => files.write(handle, offset, &incoming(data, window)?),
+            Request::Resize { handle, size } => files.resize(handle, size),
+            Request::StatOpen { handle } => files.stat_open(handle),
+            Request::Sync { handle } => files.sync(handle),
+            Request::Finish { handle } => files.finish(handle),
+            Request::Close { handle } => files.close(handle),
+            Request::CloseAll => {
+                files.close_all();
+                self.fetches.close_all();
+                Ok(Reply::Done)
+            }
+            Request::Stat { grant, path } => files.stat(&grant, &path),
+            Request::List { grant, path, after } => files.list(&grant, &path, after),
+            Request::Rename { grant, path, new_path } => files.rename(&grant, &path, &new_path),
+            Request::Remove { grant, path } => files.remove(&grant, &path),
+            Request::MakeDirectory { grant, path } => files.make_directory(&grant, &path),
+            Request::KeyGet { key } => match self.keys.get(&key)? {
+                Some(value) => outgoing(value, window),
+                None => Ok(Reply::NoData),
+            },
+            Request::KeySet { key, value } => {
+                let value = incoming(value, window)?;
+                self.keys.set(&key, &value).map(|()| Reply::Done)
+            }
+            Request::KeyDelete { key } => self.keys.delete(&key).map(|()| Reply::Done),
+            Request::Keys { prefix, after } => {
+                let (keys, is_last) = self.keys.list(&prefix, after.as_deref())?;
+                Ok(Reply::Keys { keys, is_last })
+            }
+            Request::Log { level, text } => {
+                if self.lines_left == 0 {
+                    return Err(Error::TooLarge);
+                }
+                self.lines_left -= 1;
+                self.note(&format!("{level:?}").to_lowercase(), &text);
+                Ok(Reply::Done)
+            }
+            Request::BodyRead
+            | Request::Respond { .. }
+            | Request::BodyWrite { .. }
+            | Request::Fetch { .. }
+            | Request::FetchRead { .. }
+            | Request::FetchClose { .. } => self.answer_http(request, window),
+        }
+    }
+
+    fn answer_http(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
+        let exchange = self.exchange.as_mut().ok_or(Error::NotGranted);
+        match request {
+            Request::BodyRead => outgoing(exchange?.read()?, window),
+            Request::Respond { status, headers } => exchange?.respond(status, headers).map(|()| Reply::Done),
+            Request::BodyWrite { data } => exchange?.write(incoming(data, window)?).map(|()| Reply::Done),
+            Request::Fetch { method, url, headers, body } => {
+                let asked = Asked { method, url, headers, body: incoming(body, window)? };
+                let powers = self.shared.powers.read().clone();
+                self.fetches.send(&self.net, &powers, &asked, &self.shared.stop)
+            }
+            Request::FetchRead { handle } => outgoing(self.fetches.read(handle)?, window),
+            Request::FetchClose { handle } => self.fetches.close(handle),
+            _ => Err(Error::Malformed),
+        }
+    }
+
+    /// Adds a line to the log. What an app writes stays one line, and shows no control character to a terminal.
+    pub(super) fn note(&mut self, what: &str, text: &str) {
+        let text: String = text.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
+        let mut end = text.len().min(LOG_LINE_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let _ = writeln!(self.lines, "{} {what}: {}", seconds(), &text[..end]);
+    }
+
+    pub(super) fn flush_log(&mut self) -> Result<(), RegistryError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.app.log(&std::mem::take(&mut self.lines))
+    }
+}
+
+/// Whether a request changes nothing, and waits for nobody.
+fn is_look(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Open { how: How::Read, .. }
+            | Request::Read { .. }
+            | Request::StatOpen { .. }
+            | Request::Close { .. }
+            | Request::CloseAll
+            | Request::Stat { .. }
+            | Request::List { .. }
+            | Request::KeyGet { .. }
+            | Request::Keys { .. }
+            | Request::Log { .. }
+    )
+}
+
+fn outgoing(bytes: Vec<u8>, window: &Window) -> Result<Reply, Error> {
+    if bytes.len() <= INLINE_BYTES_MAX {
+        return Ok(Reply::Data(Data::Inline(bytes)));
+    }
+    window.put(&bytes).map_err(|_| Error::Failed)?;
+    Ok(Reply::Data(Data::Window(bytes.len() as u32)))
+}
+
+/// A copy: the sandbox may change what is in the window at any time.
+fn incoming(data: Data, window: &Window) -> Result<Vec<u8>, Error> {
+    match data {
+        Data::Inline(bytes) => Ok(bytes),
+        Data::Window(length) if length as usize <= DATA_BYTES_MAX => {
+            window.get(length as usize).map_err(|_| Error::Failed)
+        }
+        Data::Window(_) => Err(Error::TooLarge),
+    }
+}
