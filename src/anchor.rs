@@ -5,14 +5,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use blocktree_engine::anchor::{Anchor, AnchorStatus, FileAnchor};
+use blocktree_engine::anchor::{Anchor, AnchorStatus, CountedAnchor, FileAnchor};
+use blocktree_engine::device::Device;
+use blocktree_engine::limits::COUNTER_SECONDS;
 use blocktree_engine::{Credential, OpenError, OpenOptions, Store};
 
-use blocktree_engine::device::Device;
-
 use crate::system;
+use crate::tpm::TpmCounter;
 
+const COUNTER_INTERVAL: Duration = Duration::from_secs(COUNTER_SECONDS);
 const VARIABLE: &str = "BLOCKTREE_ANCHOR_DIR";
 const ROOT_FOLDER: &str = "/var/lib/blocktree/anchors";
 
@@ -26,21 +29,27 @@ pub(crate) enum Choice {
     Nowhere,
     /// This file; or, of a folder, the store's own file in it.
     At(PathBuf),
+    /// This file, together with a counter of the TPM.
+    Counted(PathBuf),
 }
 
 impl Choice {
     /// The anchor; `None` where there is to be none, or no place for one.
     pub(crate) fn anchor(&self) -> Option<Arc<dyn Anchor>> {
-        let anchor = match self {
+        // Whoever uses it later may stand elsewhere.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Some(match self {
             Self::Nowhere => return None,
-            Self::Usual => FileAnchor::in_folder(usual_folder()?),
-            // Whoever uses it later may stand elsewhere.
-            Self::At(path) => {
-                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                if path.is_dir() { FileAnchor::in_folder(path) } else { FileAnchor::at(path) }
-            }
-        };
-        Some(Arc::new(anchor))
+            Self::Usual => Arc::new(FileAnchor::in_folder(usual_folder()?)),
+            Self::At(path) if path.is_dir() => Arc::new(FileAnchor::in_folder(absolute(path))),
+            Self::At(path) => Arc::new(FileAnchor::at(absolute(path))),
+            Self::Counted(path) => Arc::new(CountedAnchor::at(absolute(path), TpmCounter, COUNTER_INTERVAL)),
+        })
+    }
+
+    /// Somebody relies on it: it must work.
+    pub(crate) fn is_named(&self) -> bool {
+        matches!(self, Self::At(_) | Self::Counted(_))
     }
 }
 

@@ -17,7 +17,7 @@ use blocktree_vfs::Fs;
 use blocktree_vfs::fuse::{self, Ending, Locks, MountHandle, MountOptions};
 use tracing_subscriber::EnvFilter;
 
-use crate::anchor::{self, Choice};
+use crate::anchor;
 use crate::commands::{DAMAGE_ADVICE, open_failed, open_volume};
 use crate::failure::{FAILED, Result};
 use crate::mount_options::Options;
@@ -144,7 +144,7 @@ fn check_anchor(settings: &Settings, store: &Store) -> Result<Option<String>> {
     let status = store.anchor();
     let options = &settings.options;
     let failure = status.as_ref().and_then(|status| status.failure.as_ref().map(|why| (&status.place, why)));
-    if let (Choice::At(_), Some((place, why))) = (&options.anchor, failure) {
+    if let Some((place, why)) = failure.filter(|_| options.anchor.is_named()) {
         return Err(anyhow!("the rollback anchor {place} cannot be kept: {why}; name another file").into());
     }
     let notice = anchor::notice(status.as_ref(), &options.anchor, options.read_only);

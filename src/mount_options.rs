@@ -193,8 +193,12 @@ impl Options {
             }
             ("http", Some(value)) if !value.is_empty() => self.http = Some(loopback(text(name, value)?)?),
             ("anchor", Some(b"none")) => self.anchor = Choice::Nowhere,
-            ("anchor", Some(value)) if !value.is_empty() => {
-                self.anchor = Choice::At(OsString::from_vec(value.to_vec()).into());
+            ("anchor", Some(value)) if !value.is_empty() && value != b"tpm:" => {
+                let path = |value: &[u8]| OsString::from_vec(value.to_vec()).into();
+                self.anchor = match value.strip_prefix(b"tpm:") {
+                    Some(file) => Choice::Counted(path(file)),
+                    None => Choice::At(path(value)),
+                };
             }
             ("accept_rollback", None) => self.accept_rollback = true,
             (
@@ -351,6 +355,7 @@ mod tests {
         let anchored = parse("anchor=/a\\,b,accept_rollback");
         assert_eq!((&anchored.anchor, anchored.accept_rollback), (&Choice::At("/a,b".into()), true));
         assert_eq!(Options::parse(std::slice::from_ref(&anchored.passed_on)).unwrap(), anchored);
+        assert_eq!(parse("anchor=tpm:/a").anchor, Choice::Counted("/a".into()));
     }
 
     #[test]
@@ -395,6 +400,7 @@ mod tests {
             "passphrase_from=secret",
             "passphrase_from",
             "anchor=",
+            "anchor=tpm:",
             "principal=",
             "root=12",
             "subtree=x",

@@ -136,6 +136,8 @@ pub const PUNCH_EXTENTS_MAX: usize = 8 * RECLAIM_STEP;
 pub const ANCHORS_MAX: usize = 64;
 /// An anchor is told of a new head at most this often while a store is in use.
 pub const ANCHOR_SECONDS: u64 = 10;
+/// A counter that wears out is incremented at most this often while a store is in use, beside once at either end.
+pub const COUNTER_SECONDS: u64 = 3600;
 
 /// The journal keeps the newest of its items: so many bytes with their keys, but no more than this share of the store.
 pub const JOURNAL_BYTES_MAX: u64 = 32 << 20;

@@ -135,6 +135,7 @@ fn real() -> BTreeMap<String, Drawn> {
             salt,
         }
     );
+    layout!(map, CountedAnchorHeader { magic, version, index, value, store_id, root_principal, now, next });
     layout!(map, TpmFileHeader { magic, version, pcrs, flags, public_bytes, private_bytes });
     layout!(map, BackupClear { store_id, root_principal, time_ns, set, needed, share, reserved });
     layout!(map, BackupSecrets { store_id, owner_key, structure_key, root_seeds, check });
@@ -285,6 +286,7 @@ fn magic_numbers_are_as_drawn() {
         ACCESS_MAGIC,
         SealedFileHeader::MAGIC,
         TpmFileHeader::MAGIC,
+        CountedAnchorHeader::MAGIC,
     ];
     let others = [RECORD_MAGIC.as_slice(), &NODE_MAGIC.to_le_bytes()];
     for magic in slots.iter().map(|magic| &magic[..]).chain(others) {

@@ -42,6 +42,8 @@ Mount options:
   http=ADDRESS:PORT            answer HTTP requests for apps at this address of this machine
   anchor=FILE, anchor=none     where this machine remembers how far the store had come, so that an older copy of it
                                is noticed; or nowhere
+  anchor=tpm:FILE              the same in a file that counts only with a counter of the TPM, so that an older copy
+                               of that file is noticed too; the first time, with accept_rollback
   accept_rollback              as --accept-rollback
   writeback, no_writeback      let the kernel collect writes (the default), or pass each on at once
   unit=4k|8k|16k|32k|64k|128k  how much of a new file has one hash, where its directory says nothing of it

@@ -13,9 +13,6 @@ use crate::passphrase::{obtain, obtain_another};
 use crate::private_file;
 use crate::tpm::{self, PIN_BYTES_MAX, SECRET_BYTES_MAX, Tpm};
 
-/// Which PCRs are asked for where nobody says: 7 is the state of Secure Boot, which updates of a kernel leave alone.
-const PCRS: &str = "7";
-
 /// Let a TPM keep passphrases.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -28,7 +25,7 @@ pub(crate) enum Command {
         /// A new file for what the TPM makes of it
         file: PathBuf,
         /// PCRs that must be as they are now, such as 7 or 0,2,7; none: do not ask for any
-        #[arg(long, value_name = "LIST", default_value = PCRS, value_parser = parse_pcrs)]
+        #[arg(long, value_name = "LIST", default_value = "7", value_parser = parse_pcrs)]
         pcrs: u32,
         /// Ask for a PIN too; where it comes from, --new-passphrase-file and -from say
         #[arg(long)]
@@ -40,7 +37,7 @@ pub(crate) enum Command {
     },
     /// Forget what a TPM keeps in a file; the store keeps its passphrase
     Remove {
-        /// The file that `tpm enroll` made
+        /// The file that `tpm enroll` made, or an anchor's, whose counter goes with it
         file: PathBuf,
     },
 }
@@ -93,7 +90,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             print(&format!("The TPM keeps the passphrase: --passphrase-from tpm:{file}\n"))?;
         }
         Command::Remove { file } => {
-            tpm::read(file)?;
+            tpm::forget(file)?;
             std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
     }

@@ -5,6 +5,8 @@
 //!    manager nobody else frees it.
 //! 2. A secret crosses the bus encrypted, under a session that is salted with the storage key.
 
+mod counter;
+
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, anyhow};
@@ -78,7 +80,7 @@ impl Tpm {
                     context.policy_get_digest(session)
                 })?;
             let public = sealed_object(policy, has_pin)?;
-            context.execute_with_nullauth_session(|context| {
+            salted(context, storage, |context| {
                 context.create(storage, public, auth, Some(secret), None, None)
             })
         });
@@ -143,6 +145,36 @@ fn flushing<T>(
     result.and_then(|value| flushed.map(|()| value))
 }
 
+/// Starts a session whose parameters are encrypted; with a salt, also for those who listen from its start on.
+fn start_session(
+    context: &mut Context,
+    salt: Option<KeyHandle>,
+    kind: SessionType,
+) -> TpmResult<AuthSession> {
+    let cipher = SymmetricDefinition::AES_128_CFB;
+    let session = context.start_auth_session(salt, None, None, kind, cipher, HashingAlgorithm::Sha256)?;
+    let session = session.ok_or(Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
+    if kind != SessionType::Trial {
+        let (attributes, mask) =
+            SessionAttributesBuilder::new().with_encrypt(true).with_decrypt(true).build();
+        context.tr_sess_set_attributes(session, attributes, mask)?;
+    }
+    Ok(session)
+}
+
+/// Runs `work` with a session that nobody on the way to the TPM can read, nor change anything in unnoticed where it
+/// knows an authorisation.
+fn salted<T>(
+    context: &mut Context,
+    storage: KeyHandle,
+    work: impl FnOnce(&mut Context) -> TpmResult<T>,
+) -> TpmResult<T> {
+    let session = start_session(context, Some(storage), SessionType::Hmac)?;
+    flushing(context, SessionHandle::from(session).into(), |context| {
+        context.execute_with_session(Some(session), work)
+    })
+}
+
 /// Runs `work` with a session in which the policy of a sealed secret was carried out.
 fn with_policy<T>(
     context: &mut Context,
@@ -152,15 +184,8 @@ fn with_policy<T>(
     has_pin: bool,
     work: impl FnOnce(&mut Context, PolicySession) -> TpmResult<T>,
 ) -> TpmResult<T> {
-    let cipher = SymmetricDefinition::AES_128_CFB;
-    let session = context.start_auth_session(salt, None, None, kind, cipher, HashingAlgorithm::Sha256)?;
-    let session = session.ok_or(Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
+    let session = start_session(context, salt, kind)?;
     flushing(context, SessionHandle::from(session).into(), |context| {
-        let (attributes, mask) =
-            SessionAttributesBuilder::new().with_encrypt(true).with_decrypt(true).build();
-        if kind == SessionType::Policy {
-            context.tr_sess_set_attributes(session, attributes, mask)?;
-        }
         let policy = PolicySession::try_from(session)?;
         if !pcrs.is_empty() {
             // Without a digest, the TPM takes the values that the PCRs have.
@@ -225,21 +250,28 @@ fn sealed_object(policy: Digest, has_pin: bool) -> TpmResult<Public> {
         .build()
 }
 
-/// What a TPM's error means here.
-fn explain(error: Error) -> anyhow::Error {
-    let kind = match error {
+fn kind(error: &Error) -> Option<Tss2ResponseCodeKind> {
+    match error {
         Error::Tss2Error(code) => code.kind(),
         Error::WrapperError(_) => None,
-    };
-    match kind {
+    }
+}
+
+/// What a TPM's error means here.
+fn explain(error: Error) -> anyhow::Error {
+    match kind(&error) {
         Some(Tss2ResponseCodeKind::AuthFail) => anyhow!("wrong PIN"),
-        Some(Tss2ResponseCodeKind::PolicyFail) => anyhow!(
-            "the machine did not start as it did when this was made: a PCR has another value. Use the passphrase, and \
-             enroll the TPM anew if that is meant"
-        ),
-        Some(Tss2ResponseCodeKind::Lockout) => anyhow!(
-            "the TPM is locked, because too many PINs were wrong. Use the passphrase, or wait until it takes PINs again"
-        ),
+        Some(Tss2ResponseCodeKind::BadAuth) => {
+            anyhow!(
+                "the TPM asks for a password that Blocktree does not have, such as one of its owner hierarchy"
+            )
+        }
+        Some(Tss2ResponseCodeKind::PolicyFail) => {
+            anyhow!("the machine did not start as it did when this was made: a PCR has another value")
+        }
+        Some(Tss2ResponseCodeKind::Lockout) => {
+            anyhow!("the TPM is locked, because too many PINs were wrong; it takes PINs again after a while")
+        }
         Some(Tss2ResponseCodeKind::Integrity) => {
             anyhow!("it is another TPM's, or this one was cleared since")
         }

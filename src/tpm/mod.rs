@@ -1,23 +1,29 @@
 //! Secrets that a TPM keeps: it gives them out only on this machine, and only while what it measured of the machine's start
-//! is as it was, or to who knows a PIN.
+//! is as it was, or to who knows a PIN. And what it counts: `counter`.
 //!
 //! `device` talks to the TPM, with the feature `tpm`. Without it, everything here says that this program has no support for
 //! TPMs.
 
+mod counter;
 #[cfg(feature = "tpm")]
 mod device;
 
 use std::path::Path;
 
 use anyhow::Context as _;
+use blocktree_engine::anchor::CountedFile;
 use blocktree_engine::identity::TpmFile;
 use blocktree_engine::limits::SEALED_FILE_BYTES_MAX;
 use zeroize::Zeroizing;
 
 use crate::private_file;
 
+pub(crate) use counter::TpmCounter;
 #[cfg(feature = "tpm")]
 pub(crate) use device::Tpm;
+
+/// PCR 7, the state of Secure Boot, which updates of a kernel leave alone.
+pub(crate) const PCRS_USUAL: u32 = 1 << 7;
 
 /// The longest PIN, in bytes: what a TPM's SHA-256 object takes.
 pub(crate) const PIN_BYTES_MAX: usize = 32;
@@ -40,10 +46,20 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<TpmFile> {
     TpmFile::parse(&bytes).with_context(|| format!("{} is of no use", path.display()))
 }
 
+/// Has the TPM forget what it keeps beside a file, which is an anchor's counter if anything.
+pub(crate) fn forget(path: &Path) -> anyhow::Result<()> {
+    let bytes = private_file::read(path, SEALED_FILE_BYTES_MAX)?;
+    match CountedFile::parse(&bytes) {
+        Ok(file) => Tpm::open()?.remove_counter(file.counter.index),
+        Err(_) => read(path).map(drop),
+    }
+}
+
 /// What the TPM kept in a file.
 pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let mut tpm = Tpm::open()?;
-    tpm.unseal(file, pin).with_context(|| format!("the TPM does not open {}", path.display()))
+    let what = || format!("the TPM does not open {} (use the passphrase)", path.display());
+    tpm.unseal(file, pin).with_context(what)
 }
 
 /// A program without support for TPMs.
@@ -72,6 +88,22 @@ mod none {
         }
 
         pub(crate) fn unseal(&mut self, _: &TpmFile, _: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+            match *self {}
+        }
+
+        pub(crate) fn create_counter(&mut self, _: &[u8]) -> anyhow::Result<u32> {
+            match *self {}
+        }
+
+        pub(crate) fn read_counter(&mut self, _: u32, _: &[u8]) -> anyhow::Result<u64> {
+            match *self {}
+        }
+
+        pub(crate) fn increment_counter(&mut self, _: u32, _: &[u8]) -> anyhow::Result<u64> {
+            match *self {}
+        }
+
+        pub(crate) fn remove_counter(&mut self, _: u32) -> anyhow::Result<()> {
             match *self {}
         }
     }

@@ -63,7 +63,7 @@ impl Anchor for FileAnchor {
 }
 
 /// Replaces a file as a whole: whatever happens, the old or the new one is there.
-fn replace(path: &Path, make_folder: bool, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, make_folder: bool, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if make_folder {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

@@ -2,7 +2,7 @@
 //!
 //! A signature cannot show that an old image is old. Whoever holds the disk can put back yesterday's copy, and all of
 //! it verifies. An [`Anchor`] remembers a head, and a store that does not contain it is refused. [`FileAnchor`] keeps
-//! it in a file on the machine that mounts; a TPM or peers can implement the same trait.
+//! it in a file on the machine that mounts; a [`CountedAnchor`] binds such a file to a counter that nobody can set back.
 //!
 //! Invariants:
 //! 1. An anchor is told of a head only after the superblock that names it is durable: no crash makes it know more than
@@ -12,6 +12,7 @@
 //! 3. An anchor also knows to which root principal the store belongs. That never changes: a store of the same id that
 //!    belongs to another is refused, whatever is to be accepted.
 
+mod counted;
 mod file;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use std::io;
 
 use crate::crypto::{Hash, PrincipalId};
 
+pub use counted::{CountedAnchor, CountedFile, Counter, CounterPlace};
 pub use file::FileAnchor;
 
 /// The last record of a checkpoint. Its hash covers every record before it.
@@ -49,6 +51,11 @@ pub trait Anchor: fmt::Debug + Send + Sync {
 
     /// Remembers this in place of what it knew. Durable when it returns, and never in between.
     fn write(&self, anchored: &Anchored) -> Result<(), AnchorError>;
+
+    /// The store is closed: no other head follows for now. What was put off is done before this returns.
+    fn finish(&self) -> Result<(), AnchorError> {
+        Ok(())
+    }
 }
 
 /// Why an anchor does not answer.
@@ -60,6 +67,17 @@ pub enum AnchorError {
     Write(#[source] io::Error),
     #[error("it is damaged ({0})")]
     Damaged(&'static str),
+    #[error("there is none yet, or it was taken away")]
+    Missing,
+    #[error(
+        "it is an older copy of itself, with which an older copy of the store may have come: it is for the value {file} of \
+         its counter, which is at {counter}"
+    )]
+    Older { file: u64, counter: u64 },
+    #[error("it is for the value {file} of its counter, which is at {counter}: that is another counter")]
+    SetBack { file: u64, counter: u64 },
+    #[error("its counter does not answer: {0}")]
+    Counter(String),
 }
 
 /// The store on the disk is not what the anchor remembers, nor what became of that.

@@ -3,6 +3,7 @@
 use blake3::IncrementCounter;
 use blake3::platform::Platform;
 
+use super::Secret;
 use crate::limits::SECTOR_BYTES;
 
 /// A 32-byte BLAKE3 hash.
@@ -20,6 +21,11 @@ pub fn tagged_hash(context: &str, parts: &[&[u8]]) -> Hash {
         hasher.update(part);
     });
     *hasher.finalize().as_bytes()
+}
+
+/// What only who has the key can compute of `bytes`. The key is for nothing else.
+pub(crate) fn keyed_hash(key: &Secret, bytes: &[u8]) -> Hash {
+    *blake3::keyed_hash(key.bytes(), bytes).as_bytes()
 }
 
 /// Bytes as people read them.

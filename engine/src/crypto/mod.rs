@@ -23,8 +23,8 @@ mod stretch;
 mod vault;
 
 pub use certificate::{Certificate, CertificateError, Chain, Revocation, Rights, Terms};
-pub(crate) use hash::from_hexadecimal;
 pub use hash::{Hash, hash, hash_sectors, hash_units, hexadecimal, tagged_hash};
+pub(crate) use hash::{from_hexadecimal, keyed_hash};
 pub use keyslot::{KeySlotError, seal_keyslot, seal_rootslot, unseal_keyslot, unseal_rootslot};
 pub use sealed::{open_item, open_key, seal_item, wrap_key};
 pub use sealedbox::{Purpose, open_sealed, seal_to};

@@ -27,7 +27,7 @@ pub use journal::{JournalBytes, decode_notes, encode_note, put_number, take_numb
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
 pub use keyslot::{KeySlotHeader, KeySlotSecrets, RootSlotHeader, RootSlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
-pub use portable::{BackupClear, BackupSecrets, SealedFileHeader, TpmFileHeader};
+pub use portable::{BackupClear, BackupSecrets, CountedAnchorHeader, SealedFileHeader, TpmFileHeader};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{AnchorBytes, Layout, SUPERBLOCK_MAGIC, Superblock};

@@ -4,6 +4,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::AnchorBytes;
+
 /// The head of a file of keys. A clear part follows, then the sealed one (nonce, ciphertext, tag), whose seal also covers
 /// all before it, and a check sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -78,4 +80,28 @@ const _: () = assert!(size_of::<TpmFileHeader>() == 28);
 
 impl TpmFileHeader {
     pub const MAGIC: [u8; 8] = *b"BTTPMKEY";
+}
+
+/// The head of an anchor's file that counts together with a TPM's counter. The counter's key follows, as the file that
+/// [`TpmFileHeader`] begins, and a keyed hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct CountedAnchorHeader {
+    pub magic: [u8; 8],
+    pub version: U32,
+    /// Where in the TPM's non-volatile memory the counter is.
+    pub index: U32,
+    /// The value of the counter at which `now` counts.
+    pub value: U64,
+    pub store_id: [u8; 16],
+    /// To whom the store belongs; all zero where that is not known.
+    pub root_principal: [u8; 32],
+    pub now: AnchorBytes,
+    /// What counts at the next value; all zero where nothing does.
+    pub next: AnchorBytes,
+}
+const _: () = assert!(size_of::<CountedAnchorHeader>() == 168);
+
+impl CountedAnchorHeader {
+    pub const MAGIC: [u8; 8] = *b"BTCOUNTD";
 }

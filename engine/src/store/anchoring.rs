@@ -98,12 +98,23 @@ impl Anchoring {
                     (Some(head), Some(Instant::now()), Some(head.seq));
             }
             // It may know the new head or the old one: both are named from now on.
-            Err(error) => {
-                let text = describe(&error);
-                tracing::warn!("the rollback anchor {} is not told any more: {text}", self.status.place);
-                self.status.failure = Some(text);
-            }
+            Err(error) => self.fail(&error),
         }
+    }
+
+    /// The store is closed.
+    pub(super) fn finish(&mut self) {
+        let finished =
+            self.anchor.as_ref().filter(|_| self.status.failure.is_none()).map(|anchor| anchor.finish());
+        if let Some(Err(error)) = finished {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&mut self, error: &AnchorError) {
+        let text = describe(error);
+        tracing::warn!("the rollback anchor {} is not told any more: {text}", self.status.place);
+        self.status.failure = Some(text);
     }
 
     /// What a superblock says.

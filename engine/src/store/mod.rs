@@ -432,6 +432,7 @@ impl Store {
             closed => closed,
         };
         self.core.poisoned.store(true, Ordering::Release);
+        self.core.anchoring.lock().finish();
         closed
     }
 }

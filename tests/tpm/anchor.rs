@@ -1,0 +1,197 @@
+//! An anchor's file that counts only with a counter of the TPM.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::{Mount, Place, Ran, can_mount, finish, program};
+use crate::swtpm::Tpm;
+
+const ACCEPT: &[&str] = &["--accept-rollback"];
+
+/// A store with an anchor on another disk, and a TPM.
+struct Setting {
+    place: Place,
+    tpm: Tpm,
+}
+
+impl Setting {
+    /// The store has been mounted once.
+    fn new() -> Self {
+        let setting = Self { place: Place::empty(), tpm: Tpm::new() };
+        finish(&mut setting.place.on_store(&["init"], &["--size", "40M"])).ok();
+        setting.refused(&["--accept-rollback", "there is none yet"]);
+        setting.write("first", ACCEPT);
+        setting
+    }
+
+    fn file(&self) -> PathBuf {
+        self.place.path("anchor")
+    }
+
+    fn try_mount(&self, arguments: &[&str]) -> Result<Mount, Ran> {
+        let mut command = self.tpm.command(&["mount", "-o"]);
+        command.arg(format!("anchor=tpm:{}", self.file().display()));
+        command.arg(self.place.store()).arg(self.place.mountpoint());
+        command.args(self.place.passphrase_arguments()).args(arguments);
+        Mount::attempt(&mut command, self.place.mountpoint())
+    }
+
+    /// Mounts and writes a file.
+    #[track_caller]
+    fn write(&self, name: &str, arguments: &[&str]) {
+        let mount = self.try_mount(arguments).unwrap_or_else(|ran| panic!("{ran:?}"));
+        fs::write(mount.path(name), name).unwrap();
+        mount.umount();
+    }
+
+    #[track_caller]
+    fn refused(&self, says: &[&str]) {
+        let before = self.copies();
+        match self.try_mount(&[]) {
+            Ok(_mount) => panic!("mounted, although: {says:?}"),
+            Err(ran) => drop(ran.failed(1, says)),
+        }
+        assert!(self.copies() == before, "who is refused changes nothing");
+    }
+
+    /// The disk with the store, and the one with the anchor's file.
+    fn copies(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        (fs::read(self.volume()).unwrap(), fs::read(self.file()).ok())
+    }
+
+    fn put_back(&self, (store, anchor): &(Vec<u8>, Option<Vec<u8>>)) {
+        fs::write(self.volume(), store).unwrap();
+        fs::write(self.file(), anchor.as_ref().unwrap()).unwrap();
+    }
+
+    fn volume(&self) -> PathBuf {
+        self.place.store().join("volume")
+    }
+
+    /// How many places of the TPM's memory are in use.
+    fn places(&self) -> usize {
+        self.tpm.tool("tpm2_getcap", &["handles-nv-index"]).lines().count()
+    }
+}
+
+#[test]
+fn an_older_copy_of_store_and_anchor_together_is_refused() {
+    if !can_mount() {
+        return;
+    }
+    let mut setting = Setting::new();
+    let older = setting.copies();
+    setting.write("second", &[]);
+    setting.tpm.restart();
+    setting.write("third", &[]);
+    let newest = setting.copies();
+
+    // The anchor's file alone, the store alone, and both.
+    setting.put_back(&(newest.0.clone(), older.1.clone()));
+    setting.refused(&["older copy of itself", "--accept-rollback"]);
+    setting.put_back(&(older.0.clone(), newest.1.clone()));
+    setting.refused(&["the store is not what", "older", "--accept-rollback"]);
+    setting.put_back(&older);
+    setting.refused(&["older copy of itself", "--accept-rollback"]);
+    fs::remove_file(setting.file()).unwrap();
+    setting.refused(&["taken away", "--accept-rollback"]);
+    setting.put_back(&newest);
+    setting.write("fourth", &[]);
+
+    // On purpose. The counter of the file that was given up is free again.
+    setting.put_back(&older);
+    setting.write("another future", ACCEPT);
+    setting.write("and on", &[]);
+    assert_eq!(setting.places(), 1);
+    setting.put_back(&newest);
+    setting.refused(&["--accept-rollback"]);
+}
+
+#[test]
+fn a_crash_and_a_machine_that_starts_as_ever_are_no_reason_to_refuse() {
+    if !can_mount() {
+        return;
+    }
+    let mut setting = Setting::new();
+    for name in ["a", "b"] {
+        let mount = setting.try_mount(&[]).unwrap_or_else(|ran| panic!("{ran:?}"));
+        fs::write(mount.path(name), name).unwrap();
+        fs::File::open(mount.path(name)).unwrap().sync_all().unwrap();
+        mount.signal("KILL");
+        drop(mount);
+        setting.tpm.restart();
+    }
+    setting.write("c", &[]);
+    // Who only reads counts nothing.
+    let file = fs::read(setting.file()).unwrap();
+    drop(setting.try_mount(&["-o", "ro"]).unwrap_or_else(|ran| panic!("{ran:?}")));
+    assert_eq!(fs::read(setting.file()).unwrap(), file);
+    setting.write("d", &[]);
+}
+
+#[test]
+fn a_tpm_that_is_missing_cleared_or_another_is_told_and_can_be_replaced() {
+    if !can_mount() {
+        return;
+    }
+    let mut setting = Setting::new();
+    setting.tpm.extend_pcr(7);
+    setting.refused(&["a PCR has another value", "--accept-rollback"]);
+    setting.tpm.restart();
+    setting.write("as ever", &[]);
+
+    setting.tpm.stop();
+    setting.refused(&["cannot talk to the TPM", "--accept-rollback"]);
+    // Accepting needs a TPM that counts from then on; or another anchor.
+    match setting.try_mount(ACCEPT) {
+        Ok(_mount) => panic!("nothing would notice an older copy"),
+        Err(ran) => drop(ran.failed(1, &["cannot be kept", "cannot talk to the TPM"])),
+    }
+    setting.place.mount_with(&["-o", "anchor=none"]).umount();
+
+    setting.tpm.restart();
+    setting.tpm.clear();
+    setting.refused(&["another TPM's, or this one was cleared", "--accept-rollback"]);
+    setting.write("cleared", ACCEPT);
+    setting.tpm = Tpm::new();
+    setting.refused(&["another TPM's, or this one was cleared", "--accept-rollback"]);
+    setting.write("another", ACCEPT);
+    setting.write("and on", &[]);
+}
+
+#[test]
+fn files_that_are_none_change_nothing_and_a_counter_is_removed() {
+    if !can_mount() {
+        return;
+    }
+    let setting = Setting::new();
+    let whole = fs::read(setting.file()).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    // Of the parts that have no check sum of their own: the value, and the check itself.
+    for bytes in [&whole[..50], b"", b"blocktree anchor 1\n", &flipped(16), &flipped(whole.len() - 1)] {
+        fs::write(setting.file(), bytes).unwrap();
+        setting.refused(&["anchor", "damaged"]);
+    }
+    // Of where the counter is: another place of the TPM is left alone, whatever is accepted.
+    setting.tpm.tool("tpm2_nvdefine", &["0x01800001", "-s", "8", "-a", "authread|authwrite"]);
+    let mut elsewhere = whole.clone();
+    elsewhere[12..16].copy_from_slice(&0x0180_0001_u32.to_le_bytes());
+    fs::write(setting.file(), &elsewhere).unwrap();
+    setting.refused(&["damaged"]);
+    let forget = |setting: &Setting| finish(setting.tpm.command(&["tpm", "remove"]).arg(setting.file()));
+    forget(&setting).failed(1, &["no counter of Blocktree's"]);
+    assert_eq!(setting.places(), 2);
+
+    fs::write(setting.file(), &whole).unwrap();
+    setting.write("all is well", &[]);
+    forget(&setting).ok();
+    assert_eq!(setting.places(), 1);
+    assert!(!setting.file().exists());
+    let mut nowhere = program();
+    nowhere.args(["mount", "-o", "anchor=tpm:"]).arg(setting.place.store()).arg(setting.place.mountpoint());
+    finish(nowhere.args(setting.place.passphrase_arguments())).failed(2, &["anchor needs a value"]);
+}

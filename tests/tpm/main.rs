@@ -1,0 +1,9 @@
+//! What a TPM does for stores, each with a software TPM of its own: `sealed` is the passphrase that it keeps, `anchor` the
+//! counter by which older copies are noticed.
+#![cfg(feature = "tpm")]
+
+mod anchor;
+mod sealed;
+#[path = "../support/mod.rs"]
+mod support;
+mod swtpm;
