@@ -115,6 +115,8 @@ pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 pub const KDF_PASSES_MAX: u32 = 64;
 /// A file of keys that people carry is never longer.
 pub const SEALED_FILE_BYTES_MAX: usize = 4096;
+/// Ways in which a machine may start before its TPM gives a secret out.
+pub const APPROVALS_MAX: usize = 16;
 /// Nor a request for a right.
 pub const CAP_REQUEST_BYTES_MAX: usize = 8192;
 

@@ -1,17 +1,23 @@
 //! `blocktree tpm`: passphrases that a TPM keeps, so that a machine opens its store by itself and a stolen disk does not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use blocktree_engine::crypto::Approver;
 use blocktree_engine::device::Access;
+use blocktree_engine::identity::{Approval, Approvals};
 use blocktree_engine::{OpenOptions, Store};
 
 use super::{open_failed, open_volume, print};
 use crate::cli::{NewPassphraseSource, PassphraseSource};
 use crate::failure::{Failure, Result};
-use crate::passphrase::{obtain, obtain_another};
+use crate::passphrase::{Passphrase, obtain, obtain_another};
 use crate::private_file;
-use crate::tpm::{self, PIN_BYTES_MAX, SECRET_BYTES_MAX, Tpm};
+use crate::store_key::parse_id;
+use crate::tpm::{self, PIN_BYTES_MAX, PcrValues, SECRET_BYTES_MAX, Tpm};
+
+/// How many PCRs a TPM has.
+const PCRS: u32 = 24;
 
 /// Let a TPM keep passphrases.
 #[derive(Debug, clap::Subcommand)]
@@ -34,6 +40,18 @@ pub(crate) enum Command {
         passphrase: PassphraseSource,
         #[command(flatten)]
         new_passphrase: NewPassphraseSource,
+    },
+    /// Approve how the machine starts now, or will: the TPM gives the passphrase out then, too
+    Approve {
+        /// The store, which is not mounted
+        store: PathBuf,
+        /// The file that `tpm enroll` made for it
+        file: PathBuf,
+        /// A value of SHA-256 that a PCR will have, such as 7=1f3d...; may be repeated; those not named: as they are now
+        #[arg(long = "pcr", value_name = "NUMBER=VALUE", value_parser = parse_pcr_value)]
+        pcrs: Vec<(u32, [u8; 32])>,
+        #[command(flatten)]
+        passphrase: PassphraseSource,
     },
     /// Forget what a TPM keeps in a file; the store keeps its passphrase
     Remove {
@@ -61,17 +79,13 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             }
             // Before asking for the passphrase.
             let mut tpm = Tpm::open()?;
-            let device = open_volume(store, Access::ReadOnly)?;
-            let secret = obtain(passphrase.source().as_ref(), store, false)?;
+            let (secret, approver) = open(store, passphrase)?;
             if secret.len() > SECRET_BYTES_MAX {
                 return Err(anyhow!(
                     "a TPM keeps at most {SECRET_BYTES_MAX} bytes; choose a shorter passphrase"
                 )
                 .into());
             }
-            let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
-            let opened = Store::open(device, &secret, &options).map_err(|error| open_failed(error, store))?;
-            opened.close().context("cannot close the store")?;
             let pin = match pin {
                 true => Some(obtain_another(new_passphrase.source().as_ref(), file, true)?),
                 false => None,
@@ -80,7 +94,15 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 return Err(anyhow!("a PIN has at most {PIN_BYTES_MAX} bytes").into());
             }
             let pin = pin.as_ref().map(|pin| pin.as_slice());
-            let sealed = tpm.seal(&secret, *pcrs, pin)?;
+            let approvals = match *pcrs {
+                0 => None,
+                pcrs => {
+                    let mut approvals = Approvals { approver: *approver.public(), signed: Vec::new() };
+                    approve(&mut tpm, pcrs, &PcrValues::new(), &approver, &mut approvals)?;
+                    Some(approvals)
+                }
+            };
+            let sealed = tpm.seal(&secret, *pcrs, pin, approvals)?;
             let back = tpm.unseal(&sealed, pin.unwrap_or_default());
             if back.context("the TPM does not give back what it was given")? != secret {
                 return Err(anyhow!("the TPM gives back something else than it was given").into());
@@ -88,6 +110,24 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             private_file::write_new(file, &sealed.to_bytes())?;
             let file = file.display();
             print(&format!("The TPM keeps the passphrase: --passphrase-from tpm:{file}\n"))?;
+        }
+        Command::Approve { store, file, pcrs, passphrase } => {
+            let mut sealed = tpm::read(file)?;
+            let Some(approvals) = &mut sealed.approvals else {
+                return Err(anyhow!("{} asks for no PCR that could be approved", file.display()).into());
+            };
+            let named: PcrValues = pcrs.iter().copied().collect();
+            if let Some(other) = named.keys().find(|pcr| sealed.pcrs & 1 << **pcr == 0) {
+                return Err(Failure::usage(format!("{} does not ask for PCR {other}", file.display())));
+            }
+            let mut tpm = Tpm::open()?;
+            let (_, approver) = open(store, passphrase)?;
+            if approvals.approver != *approver.public() {
+                let (file, store) = (file.display(), store.display());
+                return Err(anyhow!("{file} was made for another store than {store}").into());
+            }
+            approve(&mut tpm, sealed.pcrs, &named, &approver, approvals)?;
+            private_file::replace(file, &sealed.to_bytes())?;
         }
         Command::Remove { file } => {
             tpm::forget(file)?;
@@ -97,13 +137,46 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
     Ok(0)
 }
 
+/// A store's passphrase, with which it opens, and the key that approves for it.
+fn open(store: &Path, passphrase: &PassphraseSource) -> Result<(Passphrase, Approver)> {
+    let device = open_volume(store, Access::ReadOnly)?;
+    let secret = obtain(passphrase.source().as_ref(), store, false)?;
+    let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
+    let opened = Store::open(device, &secret, &options).map_err(|error| open_failed(error, store))?;
+    let key = opened.derived_key("blocktree TPM approver v1");
+    opened.close().context("cannot close the store")?;
+    let key = key.ok_or_else(|| anyhow!("the passphrase gives no owner key"))?;
+    Ok((secret, Approver::from_secret(&key)))
+}
+
+fn approve(
+    tpm: &mut Tpm,
+    pcrs: u32,
+    named: &PcrValues,
+    approver: &Approver,
+    approvals: &mut Approvals,
+) -> anyhow::Result<()> {
+    let policy = tpm.policy_of(pcrs, named).context("the TPM does not say how the machine started")?;
+    approvals.add(Approval { policy, signature: approver.sign(&policy) });
+    Ok(())
+}
+
+/// `7=` and 64 hexadecimal digits.
+fn parse_pcr_value(text: &str) -> std::result::Result<(u32, [u8; 32]), String> {
+    let parse = || {
+        let (number, value) = text.split_once('=')?;
+        Some((number.parse().ok().filter(|number| *number < PCRS)?, parse_id(value).ok()?))
+    };
+    parse().ok_or_else(|| "a number from 0 to 23, =, and 64 hexadecimal digits".to_owned())
+}
+
 /// `7`, `0,2,7`, or `none`.
 fn parse_pcrs(text: &str) -> std::result::Result<u32, String> {
     if text == "none" {
         return Ok(0);
     }
     let bit =
-        |number: &str| number.parse::<u32>().ok().filter(|number| *number < 24).map(|number| 1 << number);
+        |number: &str| number.parse::<u32>().ok().filter(|number| *number < PCRS).map(|number| 1 << number);
     let bits: Option<Vec<u32>> = text.split(',').map(bit).collect();
     bits.map(|bits| bits.iter().fold(0, |all, bit| all | bit))
         .ok_or_else(|| "numbers from 0 to 23 between commas, or none".to_owned())
@@ -120,6 +193,11 @@ mod tests {
         assert_eq!(parse_pcrs("none"), Ok(0));
         for text in ["", "24", "-1", "7,", "x"] {
             assert!(parse_pcrs(text).is_err(), "{text}");
+        }
+        let digits = "0a".repeat(32);
+        assert_eq!(parse_pcr_value(&format!("7={digits}")), Ok((7, [10; 32])));
+        for text in ["7", "7=0a", &format!("24={digits}"), &digits] {
+            assert!(parse_pcr_value(text).is_err(), "{text}");
         }
     }
 }

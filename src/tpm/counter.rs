@@ -14,7 +14,7 @@ impl Counter for TpmCounter {
         let key = Secret::random();
         let make = || {
             let mut tpm = Tpm::open()?;
-            let sealed = tpm.seal(key.bytes(), PCRS_USUAL, None)?;
+            let sealed = tpm.seal(key.bytes(), PCRS_USUAL, None, None)?;
             Ok(CounterPlace { index: tpm.create_counter(auth(&key).bytes())?, key: sealed })
         };
         make().map_err(refused)

@@ -6,11 +6,12 @@
 //! 2. A secret crosses the bus encrypted, under a session that is salted with the storage key.
 
 mod counter;
+mod policy;
 
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::identity::TpmFile;
+use blocktree_engine::identity::{Approvals, TpmFile};
 use tss_esapi::attributes::{ObjectAttributesBuilder, SessionAttributesBuilder};
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
 use tss_esapi::constants::{PropertyTag, SessionType};
@@ -18,18 +19,17 @@ use tss_esapi::handles::{KeyHandle, ObjectHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
-use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Auth, Digest, EccPoint, KeyedHashScheme, PcrSelectionList, PcrSelectionListBuilder, PcrSlot, Private,
-    Public, PublicBuilder, PublicEccParametersBuilder, PublicKeyedHashParameters, SensitiveData,
-    SymmetricDefinition, SymmetricDefinitionObject,
+    Auth, Digest, EccPoint, KeyedHashScheme, Private, Public, PublicBuilder, PublicEccParametersBuilder,
+    PublicKeyedHashParameters, SensitiveData, SymmetricDefinition, SymmetricDefinitionObject,
 };
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 use tss_esapi::{Context, Error};
 use zeroize::Zeroizing;
 
-use super::Status;
+use super::{PcrValues, Status};
 
 /// Where the TPM is, as its libraries name it: `device:/dev/tpmrm0`, `swtpm:host=127.0.0.1,port=2321`.
 const VARIABLE: &str = "BLOCKTREE_TPM";
@@ -68,17 +68,20 @@ impl Tpm {
         })
     }
 
-    /// Has the TPM keep `secret`, and give it out while these PCRs (a bit each) are as they are now, to who knows the PIN.
-    pub(crate) fn seal(&mut self, secret: &[u8], pcrs: u32, pin: Option<&[u8]>) -> anyhow::Result<TpmFile> {
+    /// Has the TPM keep `secret`, and give it out to who knows the PIN, while these PCRs (a bit each) are as was approved; if
+    /// nobody approves, as they are now.
+    pub(crate) fn seal(
+        &mut self,
+        secret: &[u8],
+        pcrs: u32,
+        pin: Option<&[u8]>,
+        approvals: Option<Approvals>,
+    ) -> anyhow::Result<TpmFile> {
         let secret = SensitiveData::try_from(secret.to_vec()).map_err(explain)?;
         let auth = pin.map(|pin| Auth::try_from(pin.to_vec())).transpose().map_err(explain)?;
-        let selection = selection(pcrs).map_err(explain)?;
         let sealed = self.below_storage_key(|context, storage| {
             let has_pin = auth.is_some();
-            let policy =
-                with_policy(context, None, SessionType::Trial, &selection, has_pin, |context, session| {
-                    context.policy_get_digest(session)
-                })?;
+            let policy = policy::demanded(context, pcrs, has_pin, approvals.as_ref())?;
             let public = sealed_object(policy, has_pin)?;
             salted(context, storage, |context| {
                 context.create(storage, public, auth, Some(secret), None, None)
@@ -86,14 +89,13 @@ impl Tpm {
         });
         let sealed = sealed.map_err(explain).context("the TPM does not keep the secret")?;
         let public = sealed.out_public.marshall().map_err(explain)?;
-        Ok(TpmFile { pcrs, has_pin: pin.is_some(), public, private: sealed.out_private.to_vec() })
+        Ok(TpmFile { pcrs, has_pin: pin.is_some(), public, private: sealed.out_private.to_vec(), approvals })
     }
 
     pub(crate) fn unseal(&mut self, file: &TpmFile, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let public = Public::unmarshall(&file.public).map_err(explain)?;
         let private = Private::try_from(file.private.clone()).map_err(explain)?;
         let auth = Auth::try_from(pin.to_vec()).map_err(explain)?;
-        let selection = selection(file.pcrs).map_err(explain)?;
         let secret = self.below_storage_key(|context, storage| {
             let object =
                 context.execute_with_nullauth_session(|context| context.load(storage, private, public))?;
@@ -101,22 +103,35 @@ impl Tpm {
                 if file.has_pin {
                     context.tr_set_auth(object.into(), auth)?;
                 }
-                let key = Some(storage);
-                with_policy(
-                    context,
-                    key,
-                    SessionType::Policy,
-                    &selection,
-                    file.has_pin,
-                    |context, session| {
-                        let session = Some(AuthSession::from(session));
-                        context.execute_with_session(session, |context| context.unseal(object.into()))
-                    },
-                )
+                policy::fulfilled(context, storage, file, |context, session| {
+                    let session = Some(AuthSession::from(session));
+                    context.execute_with_session(session, |context| context.unseal(object.into()))
+                })
             })
         });
         let secret = secret.map_err(explain)?;
         Ok(Zeroizing::new(secret.value().to_vec()))
+    }
+
+    /// What an approver signs: the policy that these PCRs have now; those that are named with a value, with that.
+    pub(crate) fn policy_of(&mut self, pcrs: u32, named: &PcrValues) -> anyhow::Result<[u8; 32]> {
+        let mut values = Vec::new();
+        for pcr in (0..32).filter(|pcr| pcrs & 1 << pcr != 0) {
+            match named.get(&pcr) {
+                Some(value) => values.extend_from_slice(value),
+                None => values.extend_from_slice(self.pcr(pcr)?.value()),
+            }
+        }
+        let values = policy::sha256(&mut self.0, &values).map_err(explain)?;
+        let policy = policy::measured(&mut self.0, pcrs, values).map_err(explain)?;
+        policy.value().try_into().context("the TPM makes no policy of SHA-256")
+    }
+
+    fn pcr(&mut self, pcr: u32) -> anyhow::Result<Digest> {
+        let wanted = policy::selection(1 << pcr).map_err(explain)?;
+        let read = self.0.execute_without_session(|context| context.pcr_read(wanted));
+        let (_, _, values) = read.map_err(explain)?;
+        values.value().first().cloned().with_context(|| format!("the TPM has no PCR {pcr} of SHA-256"))
     }
 
     /// With the storage key, which is the same each time: it is made from the owner hierarchy's seed.
@@ -173,40 +188,6 @@ fn salted<T>(
     flushing(context, SessionHandle::from(session).into(), |context| {
         context.execute_with_session(Some(session), work)
     })
-}
-
-/// Runs `work` with a session in which the policy of a sealed secret was carried out.
-fn with_policy<T>(
-    context: &mut Context,
-    salt: Option<KeyHandle>,
-    kind: SessionType,
-    pcrs: &PcrSelectionList,
-    has_pin: bool,
-    work: impl FnOnce(&mut Context, PolicySession) -> TpmResult<T>,
-) -> TpmResult<T> {
-    let session = start_session(context, salt, kind)?;
-    flushing(context, SessionHandle::from(session).into(), |context| {
-        let policy = PolicySession::try_from(session)?;
-        if !pcrs.is_empty() {
-            // Without a digest, the TPM takes the values that the PCRs have.
-            context.policy_pcr(policy, Digest::default(), pcrs.clone())?;
-        }
-        if has_pin {
-            context.policy_auth_value(policy)?;
-        }
-        work(context, policy)
-    })
-}
-
-fn selection(pcrs: u32) -> TpmResult<PcrSelectionList> {
-    let slots = (0..32).map(|slot| 1 << slot).filter(|bit| pcrs & bit != 0);
-    let slots = slots.map(PcrSlot::try_from).collect::<TpmResult<Vec<_>>>()?;
-    let builder = PcrSelectionListBuilder::new();
-    if slots.is_empty() {
-        builder.build()
-    } else {
-        builder.with_selection(HashingAlgorithm::Sha256, &slots).build()
-    }
 }
 
 fn storage_key() -> TpmResult<Public> {
@@ -267,7 +248,12 @@ fn explain(error: Error) -> anyhow::Error {
             )
         }
         Some(Tss2ResponseCodeKind::PolicyFail) => {
-            anyhow!("the machine did not start as it did when this was made: a PCR has another value")
+            anyhow!(
+                "the machine did not start as it did when this was made: a PCR has a value that was not approved"
+            )
+        }
+        Some(Tss2ResponseCodeKind::Signature) => {
+            anyhow!("an approval of a PCR's value is not signed by who may approve it")
         }
         Some(Tss2ResponseCodeKind::Lockout) => {
             anyhow!("the TPM is locked, because too many PINs were wrong; it takes PINs again after a while")

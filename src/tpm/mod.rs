@@ -8,6 +8,7 @@ mod counter;
 #[cfg(feature = "tpm")]
 mod device;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -29,6 +30,9 @@ pub(crate) const PCRS_USUAL: u32 = 1 << 7;
 pub(crate) const PIN_BYTES_MAX: usize = 32;
 /// The longest secret, in bytes: what a TPM seals.
 pub(crate) const SECRET_BYTES_MAX: usize = 128;
+
+/// Values that PCRs of the SHA-256 bank are to have.
+pub(crate) type PcrValues = BTreeMap<u32, [u8; 32]>;
 
 /// What a TPM says of itself.
 pub(crate) struct Status {
@@ -66,10 +70,10 @@ pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<
 #[cfg(not(feature = "tpm"))]
 mod none {
     use anyhow::bail;
-    use blocktree_engine::identity::TpmFile;
+    use blocktree_engine::identity::{Approvals, TpmFile};
     use zeroize::Zeroizing;
 
-    use super::Status;
+    use super::{PcrValues, Status};
 
     /// Nobody has one.
     pub(crate) enum Tpm {}
@@ -83,7 +87,17 @@ mod none {
             match *self {}
         }
 
-        pub(crate) fn seal(&mut self, _: &[u8], _: u32, _: Option<&[u8]>) -> anyhow::Result<TpmFile> {
+        pub(crate) fn seal(
+            &mut self,
+            _: &[u8],
+            _: u32,
+            _: Option<&[u8]>,
+            _: Option<Approvals>,
+        ) -> anyhow::Result<TpmFile> {
+            match *self {}
+        }
+
+        pub(crate) fn policy_of(&mut self, _: u32, _: &PcrValues) -> anyhow::Result<[u8; 32]> {
             match *self {}
         }
 

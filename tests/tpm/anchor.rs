@@ -136,7 +136,7 @@ fn a_tpm_that_is_missing_cleared_or_another_is_told_and_can_be_replaced() {
     }
     let mut setting = Setting::new();
     setting.tpm.extend_pcr(7);
-    setting.refused(&["a PCR has another value", "--accept-rollback"]);
+    setting.refused(&["a PCR has a value that was not approved", "--accept-rollback"]);
     setting.tpm.restart();
     setting.write("as ever", &[]);
 

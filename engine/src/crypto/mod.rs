@@ -11,6 +11,7 @@
 //! 3. Whether a tag fits is compared in constant time, by the libraries that open what is sealed. Hashes and signatures
 //!    are of public bytes.
 
+mod approver;
 mod certificate;
 mod hash;
 mod keyslot;
@@ -22,6 +23,7 @@ mod sign;
 mod stretch;
 mod vault;
 
+pub use approver::{Approver, ApproverPublic};
 pub use certificate::{Certificate, CertificateError, Chain, Revocation, Rights, Terms};
 pub use hash::{Hash, hash, hash_sectors, hash_units, hexadecimal, tagged_hash};
 pub(crate) use hash::{from_hexadecimal, keyed_hash};

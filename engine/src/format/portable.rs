@@ -71,7 +71,7 @@ pub struct TpmFileHeader {
     pub version: U32,
     /// Which PCRs of the SHA-256 bank must be as they were, a bit each.
     pub pcrs: U32,
-    /// Bits: 1 a PIN is needed.
+    /// Bits: 1 a PIN is needed, 2 an approver and what it signed follow.
     pub flags: U32,
     pub public_bytes: U32,
     pub private_bytes: U32,

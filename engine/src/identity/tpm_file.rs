@@ -1,45 +1,91 @@
 //! A secret that one TPM keeps, in a file: what that TPM made of it, and what it asks for before it gives it out.
 //!
 //! Only the TPM that made it can open it. All that is in the file may be known to anybody.
+//!
+//! The TPM asks for certain values of its PCRs. They are in the object itself and fixed; or it names a key, the approver,
+//! and the file has that key's signatures of policies, one for each way in which the machine may start.
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::crypto::tagged_hash;
+use crate::crypto::{ApproverPublic, tagged_hash};
 use crate::format::{FORMAT_VERSION, Malformed, OTHER_VERSION, TpmFileHeader, malformed};
-use crate::limits::SEALED_FILE_BYTES_MAX;
+use crate::limits::{APPROVALS_MAX, SEALED_FILE_BYTES_MAX};
 
 const WHAT: &str = "TPM file";
 const CHECK_BYTES: usize = 32;
 const PIN: u32 = 1;
+const APPROVED: u32 = 2;
 
 /// A secret that is sealed to a TPM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TpmFile {
-    /// The PCRs of the SHA-256 bank that must be as they were, a bit each.
+    /// The PCRs of the SHA-256 bank that must be as they were, or as was approved, a bit each.
     pub pcrs: u32,
     /// A PIN is needed.
     pub has_pin: bool,
     /// The object as the TPM writes it: TPMT_PUBLIC and TPM2B_PRIVATE's buffer.
     pub public: Vec<u8>,
     pub private: Vec<u8>,
+    /// Who says which values of the PCRs are right; `None`: those of the time when it was sealed.
+    pub approvals: Option<Approvals>,
+}
+
+/// Policies that a key signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approvals {
+    pub approver: ApproverPublic,
+    /// The newest last.
+    pub signed: Vec<Approval>,
+}
+
+/// A policy that was approved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Approval {
+    /// The digest that PolicyPCR makes of the values.
+    pub policy: [u8; 32],
+    /// The approver's, r and s, of `policy`.
+    pub signature: [u8; 64],
+}
+
+impl Approvals {
+    pub fn find(&self, policy: &[u8]) -> Option<&Approval> {
+        self.signed.iter().find(|approval| approval.policy == policy)
+    }
+
+    /// Where there is no room, the oldest makes room.
+    pub fn add(&mut self, approval: Approval) {
+        self.signed.retain(|signed| signed.policy != approval.policy);
+        if self.signed.len() >= APPROVALS_MAX {
+            self.signed.remove(0);
+        }
+        self.signed.push(approval);
+    }
 }
 
 impl TpmFile {
     pub fn to_bytes(&self) -> Vec<u8> {
+        let pin = if self.has_pin { PIN } else { 0 };
+        let approved = if self.approvals.is_some() { APPROVED } else { 0 };
         let header = TpmFileHeader {
             magic: TpmFileHeader::MAGIC,
             version: FORMAT_VERSION.into(),
             pcrs: self.pcrs.into(),
-            flags: if self.has_pin { PIN } else { 0 }.into(),
+            flags: (pin | approved).into(),
             public_bytes: (self.public.len() as u32).into(),
             private_bytes: (self.private.len() as u32).into(),
         };
         let mut file = [header.as_bytes(), &self.public, &self.private].concat();
+        if let Some(approvals) = &self.approvals {
+            file.extend_from_slice(&approvals.approver);
+            file.extend_from_slice(approvals.signed.as_bytes());
+        }
         file.extend_from_slice(&check_sum(&file));
         file
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        const DAMAGED: Malformed = malformed(WHAT, "it is damaged or cut off");
         let Ok((header, rest)) = TpmFileHeader::read_from_prefix(bytes) else {
             return Err(malformed(WHAT, "it is too short"));
         };
@@ -49,20 +95,36 @@ impl TpmFile {
         if header.version.get() != FORMAT_VERSION {
             return Err(malformed(WHAT, OTHER_VERSION));
         }
-        let [public, private] = [header.public_bytes, header.private_bytes].map(|bytes| bytes.get() as usize);
-        let length = public.checked_add(private).and_then(|length| length.checked_add(CHECK_BYTES));
-        let is_whole = length == Some(rest.len()) && bytes.len() <= SEALED_FILE_BYTES_MAX;
-        let (all, check) = bytes.split_at(bytes.len() - CHECK_BYTES.min(bytes.len()));
-        if !is_whole || check != check_sum(all) || header.flags.get() & !PIN != 0 {
-            return Err(malformed(WHAT, "it is damaged or cut off"));
+        let (all, check) = bytes.split_last_chunk().ok_or(DAMAGED)?;
+        let flags = header.flags.get();
+        if bytes.len() > SEALED_FILE_BYTES_MAX || *check != check_sum(all) || flags & !(PIN | APPROVED) != 0 {
+            return Err(DAMAGED);
         }
+        let rest = rest.len().checked_sub(CHECK_BYTES).map(|length| &rest[..length]).ok_or(DAMAGED)?;
+        let (public, rest) = rest.split_at_checked(header.public_bytes.get() as usize).ok_or(DAMAGED)?;
+        let (private, rest) = rest.split_at_checked(header.private_bytes.get() as usize).ok_or(DAMAGED)?;
+        let approvals = if flags & APPROVED != 0 {
+            Some(parse_approvals(rest).ok_or(DAMAGED)?)
+        } else if rest.is_empty() {
+            None
+        } else {
+            return Err(DAMAGED);
+        };
         Ok(Self {
             pcrs: header.pcrs.get(),
-            has_pin: header.flags.get() & PIN != 0,
-            public: rest[..public].to_vec(),
-            private: rest[public..public + private].to_vec(),
+            has_pin: flags & PIN != 0,
+            public: public.to_vec(),
+            private: private.to_vec(),
+            approvals,
         })
     }
+}
+
+fn parse_approvals(bytes: &[u8]) -> Option<Approvals> {
+    let (approver, rest) = bytes.split_first_chunk()?;
+    let signed = <[Approval]>::ref_from_bytes(rest).ok()?;
+    let is_few = signed.len() <= APPROVALS_MAX;
+    is_few.then(|| Approvals { approver: *approver, signed: signed.to_vec() })
 }
 
 fn check_sum(bytes: &[u8]) -> [u8; CHECK_BYTES] {
@@ -73,17 +135,38 @@ fn check_sum(bytes: &[u8]) -> [u8; CHECK_BYTES] {
 mod tests {
     use super::*;
 
+    fn file(approvals: Option<usize>) -> TpmFile {
+        let approval = |number| Approval { policy: [number as u8; 32], signature: [9; 64] };
+        let approvals = approvals
+            .map(|count| Approvals { approver: [5; 64], signed: (0..count).map(approval).collect() });
+        TpmFile { pcrs: 0x80, has_pin: true, public: vec![1; 78], private: vec![2; 190], approvals }
+    }
+
     #[test]
     fn what_is_written_is_read_and_damage_is_noticed() {
-        let file = TpmFile { pcrs: 0x80, has_pin: true, public: vec![1; 78], private: vec![2; 190] };
-        let bytes = file.to_bytes();
-        assert_eq!(TpmFile::parse(&bytes), Ok(file));
-        for at in 0..bytes.len() {
-            assert!(TpmFile::parse(&bytes[..at]).is_err(), "cut at {at}");
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1;
-            assert!(TpmFile::parse(&flipped).is_err(), "byte {at}");
+        for file in [file(None), file(Some(0)), file(Some(2)), file(Some(APPROVALS_MAX))] {
+            let bytes = file.to_bytes();
+            assert_eq!(TpmFile::parse(&bytes), Ok(file));
+            for at in 0..bytes.len() {
+                assert!(TpmFile::parse(&bytes[..at]).is_err(), "cut at {at}");
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1;
+                assert!(TpmFile::parse(&flipped).is_err(), "byte {at}");
+            }
+            assert!(TpmFile::parse(&[&bytes[..], b"x"].concat()).is_err());
         }
-        assert!(TpmFile::parse(&[&bytes[..], b"x"].concat()).is_err());
+        assert!(TpmFile::parse(&file(Some(APPROVALS_MAX + 1)).to_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_oldest_approval_makes_room() {
+        let mut approvals = file(Some(APPROVALS_MAX)).approvals.unwrap();
+        let new = Approval { policy: [200; 32], signature: [1; 64] };
+        approvals.add(new);
+        approvals.add(new);
+        assert_eq!(approvals.signed.len(), APPROVALS_MAX);
+        assert_eq!(approvals.find(&new.policy), Some(&new));
+        assert_eq!(approvals.find(&[0; 32]), None);
+        assert!(approvals.find(&[1; 32]).is_some());
     }
 }

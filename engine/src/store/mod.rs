@@ -420,6 +420,11 @@ impl Store {
         self.core.reclaim_all()
     }
 
+    /// A key for one purpose, named by `context`, that whoever holds the owner key can make again; `None` for others.
+    pub fn derived_key(&self, context: &str) -> Option<Secret> {
+        self.core.keys.owner.as_ref().map(|owner| owner.derive(context))
+    }
+
     /// Makes everything durable, writes a checkpoint, if it may, and ends the background work. A second call does nothing.
     pub fn close(&self) -> Result<()> {
         self.background.stop(&self.core);

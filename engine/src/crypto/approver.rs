@@ -1,0 +1,78 @@
+//! Keys whose signatures a TPM can verify: ECDSA over P-256 with SHA-256 (FIPS 186-5), since TPMs know no Ed25519.
+
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+
+use super::Secret;
+
+/// A point: x and y, 32 bytes each, with the most significant one first.
+pub type ApproverPublic = [u8; 64];
+
+/// A key that is made again from a secret each time that it is needed.
+#[derive(Debug)]
+pub struct Approver {
+    pair: EcdsaKeyPair,
+    public: ApproverPublic,
+}
+
+impl Approver {
+    /// The key that follows from a secret that is for nothing else.
+    pub fn from_secret(secret: &Secret) -> Self {
+        // About one in 2³² secrets is no key of this curve; the next one is derived from it.
+        let mut secret = secret.clone();
+        loop {
+            match Self::from_scalar(&secret) {
+                Some(approver) => return approver,
+                None => secret = secret.derive("blocktree approver again v1"),
+            }
+        }
+    }
+
+    fn from_scalar(scalar: &Secret) -> Option<Self> {
+        let private = PrivateKey::from_private_key(&ECDH_P256, scalar.bytes()).ok()?;
+        let point = private.compute_public_key().ok()?;
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair =
+            EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar.bytes(), point.as_ref()).ok()?;
+        // Uncompressed: a byte of 4 stands before x and y.
+        let public = point.as_ref().strip_prefix(&[4])?.try_into().ok()?;
+        Some(Self { pair, public })
+    }
+
+    pub fn public(&self) -> &ApproverPublic {
+        &self.public
+    }
+
+    /// r and s, 32 bytes each.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let signature = self.pair.sign(&SystemRandom::new(), message).expect("a key signs any bytes");
+        signature.as_ref().try_into().expect("r and s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+
+    use super::*;
+
+    #[test]
+    fn the_same_secret_gives_the_same_key() {
+        let secret = Secret::random();
+        let (one, other) = (Approver::from_secret(&secret), Approver::from_secret(&secret));
+        assert_eq!(one.public(), other.public());
+        let point = [&[4], &one.public()[..]].concat();
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
+        assert!(key.verify(b"policy", &other.sign(b"policy")).is_ok());
+        assert!(key.verify(b"another", &other.sign(b"policy")).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_is_no_key_leads_to_one() {
+        // The order of the curve is below this.
+        let secret = Secret::new([0xff; 32]);
+        assert!(Approver::from_scalar(&secret).is_none());
+        Approver::from_secret(&secret);
+    }
+}
