@@ -24,6 +24,10 @@ impl Tpm {
 
     /// As when the machine is started anew: the PCRs are as at first.
     pub(crate) fn restart(&mut self) {
+        // As an operating system does at its end: otherwise the TPM takes it for an attempt to guess a PIN.
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.tool("tpm2_shutdown", &["--clear"]);
+        }
         self.stop();
         self.process = start(&self.state, self.port);
     }
