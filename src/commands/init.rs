@@ -3,18 +3,21 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
-use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::{VolumeError, create_volume};
+use anyhow::{Context as _, anyhow, bail};
+use blocktree_engine::crypto::{KdfCost, random};
+use blocktree_engine::device::{Device, VolumeError, create_volume};
 use blocktree_engine::limits::SECTOR_BYTES;
-use blocktree_engine::{CreateOptions, OpenOptions, Store};
+use blocktree_engine::{CreateOptions, OpenOptions, Store, read_master_keys};
 use blocktree_vfs::Fs;
+use zeroize::Zeroizing;
 
+use super::key::write_backup;
 use super::{print, refuse_if_mounted};
 use crate::anchor::Choice;
-use crate::cli::{PassphraseSource, parse_size};
+use crate::cli::{BackupPassphraseSource, PassphraseSource, parse_size};
 use crate::failure::Result;
-use crate::passphrase::obtain;
+use crate::passphrase::{Passphrase, obtain, obtain_another};
+use crate::tpm::{APPROVER_CONTEXT, PCRS_USUAL, Tpm, enroll};
 use crate::{signature, size, system};
 
 /// Make a new store.
@@ -30,6 +33,15 @@ pub(crate) struct Arguments {
     size: Option<u64>,
     #[command(flatten)]
     passphrase: PassphraseSource,
+    /// Have the TPM keep a random passphrase, in this new file; commands take it with --passphrase-from tpm:FILE
+    #[arg(long, value_name = "FILE", requires = "backup")]
+    #[arg(conflicts_with_all = ["passphrase_file", "passphrase_from"])]
+    tpm: Option<PathBuf>,
+    /// With --tpm: write a backup of the keys into this new file, for when the TPM is lost
+    #[arg(long, value_name = "FILE", requires = "tpm")]
+    backup: Option<PathBuf>,
+    #[command(flatten)]
+    backup_passphrase: BackupPassphraseSource,
     /// Overwrite what is on a block device
     #[arg(long)]
     force: bool,
@@ -39,20 +51,78 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let path = &arguments.store;
     refuse_if_mounted(path)?;
     refuse_what_is_there(path, arguments.force)?;
-    let passphrase = obtain(arguments.passphrase.source().as_ref(), path, true)?;
+    // Before asking for anything, and before making anything.
+    let keeper = Keeper::of(arguments)?;
+    let passphrase = match &keeper {
+        Some(_) => random_passphrase(),
+        None => obtain(arguments.passphrase.source().as_ref(), path, true)?,
+    };
     let volume = create_volume(path, arguments.size).map_err(explain)?;
     let options = CreateOptions { capacity_sectors: volume.capacity_sectors, kdf: KdfCost::STANDARD };
     let open_options = OpenOptions { anchor: Choice::Usual.anchor(), ..OpenOptions::default() };
     let made = Store::create_with(volume.device.clone(), &passphrase, &options, &open_options)
         .map_err(anyhow::Error::from)
-        .and_then(format);
+        .and_then(format)
+        .and_then(|()| keeper.map_or(Ok(()), |keeper| keeper.keep(&*volume.device, &passphrase)));
     if let Err(error) = made {
         volume.discard();
         return Err(error.context(format!("cannot make a store in {}", path.display())).into());
     }
     let capacity = size::display(volume.capacity_sectors * SECTOR_BYTES as u64);
     print(&format!("Made the store {}, for up to {capacity}.\n", path.display()))?;
+    if let (Some(file), Some(backup)) = (&arguments.tpm, &arguments.backup) {
+        let (file, backup) = (file.display(), backup.display());
+        print(&format!(
+            "The TPM keeps its passphrase: --passphrase-from tpm:{file}\n\
+             Nobody else knows it: without the TPM, the keys are in {backup} alone.\n"
+        ))?;
+    }
     Ok(0)
+}
+
+/// What keeps a store's keys where people have no passphrase for it: the TPM, and a backup.
+struct Keeper<'a> {
+    tpm: Tpm,
+    file: &'a Path,
+    backup: &'a Path,
+    backup_passphrase: Passphrase,
+}
+
+impl<'a> Keeper<'a> {
+    fn of(arguments: &'a Arguments) -> anyhow::Result<Option<Self>> {
+        let (Some(file), Some(backup)) = (&arguments.tpm, &arguments.backup) else { return Ok(None) };
+        for file in [file, backup] {
+            if file.exists() {
+                bail!("{} exists already; choose another name", file.display());
+            }
+        }
+        let tpm = Tpm::open()?;
+        let backup_passphrase = obtain_another(arguments.backup_passphrase.source().as_ref(), backup, true)?;
+        Ok(Some(Self { tpm, file, backup, backup_passphrase }))
+    }
+
+    /// Makes both files, or none.
+    fn keep(mut self, device: &dyn Device, passphrase: &[u8]) -> anyhow::Result<()> {
+        let keys = read_master_keys(device, passphrase).context("cannot read its keys")?;
+        let approver = keys.owner.derive(APPROVER_CONTEXT);
+        write_backup(&keys, &[self.backup.to_owned()], None, Some(&self.backup_passphrase))?;
+        let enrolled = enroll(&mut self.tpm, self.file, passphrase, PCRS_USUAL, None, &approver);
+        if enrolled.is_err() {
+            let _ = std::fs::remove_file(self.backup);
+        }
+        enrolled
+    }
+}
+
+/// One that nobody needs to type: 256 bits.
+fn random_passphrase() -> Passphrase {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random = Zeroizing::new(random::<32>());
+    // Text, since what reads passphrases takes a newline at the end for none of it.
+    let digits = random.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let mut passphrase = Passphrase::new(Vec::with_capacity(64));
+    passphrase.extend(digits.map(|digit| DIGITS[usize::from(digit)]));
+    passphrase
 }
 
 /// Makes the root directory, which belongs to the caller, and makes it all durable.

@@ -250,7 +250,7 @@ fn let_root_in(
     granted.context("cannot let the root key open the store")
 }
 
-fn write_backup(
+pub(super) fn write_backup(
     keys: &MasterKeys,
     files: &[PathBuf],
     split: Option<Split>,
@@ -312,7 +312,7 @@ impl Backup {
     /// The keys that it holds, or, of words, those that the root's key opens in the store.
     fn open(&self, device: &dyn Device, store: &Path) -> anyhow::Result<MasterKeys> {
         if self.words.is_empty() {
-            return self.open_files();
+            return open_backup(&self.files, self.passphrase.source().as_ref());
         }
         let lists = self.words.iter().map(|file| read_words(file)).collect::<anyhow::Result<Vec<_>>>()?;
         let root = root_from_words(&lists).context("cannot make a root key of these words")?;
@@ -327,28 +327,29 @@ impl Backup {
             anyhow::Error::from(error).context(what)
         })
     }
+}
 
-    fn open_files(&self) -> anyhow::Result<MasterKeys> {
-        let mut files = Vec::new();
-        for path in &self.files {
-            let bytes = private_file::read(path, SEALED_FILE_BYTES_MAX)?;
-            let file = BackupFile::parse(&bytes);
-            files.push((path, file.with_context(|| format!("{} is of no use", path.display()))?));
-        }
-        let mut parts = Vec::new();
-        for (path, file) in &files {
-            let passphrase = match file.is_protected() {
-                true => obtain_another(self.passphrase.source().as_ref(), path, false)?,
-                false => Passphrase::default(),
-            };
-            let part = file.open(&passphrase);
-            parts.push(part.with_context(|| format!("cannot open the backup {}", path.display()))?);
-        }
-        combine(&parts).with_context(|| match self.files.as_slice() {
-            [file] => format!("cannot use the backup {}", file.display()),
-            _ => "cannot put these shares of a backup together".to_owned(),
-        })
+/// The keys in a backup's file, or in as many shares as are needed.
+pub(super) fn open_backup(paths: &[PathBuf], source: Option<&Source>) -> anyhow::Result<MasterKeys> {
+    let mut files = Vec::new();
+    for path in paths {
+        let bytes = private_file::read(path, SEALED_FILE_BYTES_MAX)?;
+        let file = BackupFile::parse(&bytes);
+        files.push((path, file.with_context(|| format!("{} is of no use", path.display()))?));
     }
+    let mut parts = Vec::new();
+    for (path, file) in &files {
+        let passphrase = match file.is_protected() {
+            true => obtain_another(source, path, false)?,
+            false => Passphrase::default(),
+        };
+        let part = file.open(&passphrase);
+        parts.push(part.with_context(|| format!("cannot open the backup {}", path.display()))?);
+    }
+    combine(&parts).with_context(|| match paths {
+        [file] => format!("cannot use the backup {}", file.display()),
+        _ => "cannot put these shares of a backup together".to_owned(),
+    })
 }
 
 fn read_words(path: &Path) -> anyhow::Result<Zeroizing<String>> {

@@ -1,20 +1,21 @@
 //! `blocktree tpm`: passphrases that a TPM keeps, so that a machine opens its store by itself and a stolen disk does not.
 
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::crypto::Approver;
+use blocktree_engine::crypto::{Approver, Secret};
 use blocktree_engine::device::Access;
-use blocktree_engine::identity::{Approval, Approvals};
 use blocktree_engine::{OpenOptions, Store};
 
+use super::key::open_backup;
 use super::{open_failed, open_volume, print};
-use crate::cli::{NewPassphraseSource, PassphraseSource};
+use crate::cli::{BackupPassphraseSource, NewPassphraseSource, PassphraseSource};
 use crate::failure::{Failure, Result};
 use crate::passphrase::{Passphrase, obtain, obtain_another};
 use crate::private_file;
 use crate::store_key::parse_id;
-use crate::tpm::{self, PIN_BYTES_MAX, PcrValues, SECRET_BYTES_MAX, Tpm};
+use crate::tpm::{self, APPROVER_CONTEXT, PIN_BYTES_MAX, PcrValues, SECRET_BYTES_MAX, Tpm, approve, enroll};
 
 /// How many PCRs a TPM has.
 const PCRS: u32 = 24;
@@ -50,6 +51,11 @@ pub(crate) enum Command {
         /// A value of SHA-256 that a PCR will have, such as 7=1f3d...; may be repeated; those not named: as they are now
         #[arg(long = "pcr", value_name = "NUMBER=VALUE", value_parser = parse_pcr_value)]
         pcrs: Vec<(u32, [u8; 32])>,
+        /// Take the owner key from this backup instead of the store
+        #[arg(long, value_name = "BACKUP", conflicts_with_all = ["passphrase_file", "passphrase_from"])]
+        backup: Option<PathBuf>,
+        #[command(flatten)]
+        backup_passphrase: BackupPassphraseSource,
         #[command(flatten)]
         passphrase: PassphraseSource,
     },
@@ -94,24 +100,11 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 return Err(anyhow!("a PIN has at most {PIN_BYTES_MAX} bytes").into());
             }
             let pin = pin.as_ref().map(|pin| pin.as_slice());
-            let approvals = match *pcrs {
-                0 => None,
-                pcrs => {
-                    let mut approvals = Approvals { approver: *approver.public(), signed: Vec::new() };
-                    approve(&mut tpm, pcrs, &PcrValues::new(), &approver, &mut approvals)?;
-                    Some(approvals)
-                }
-            };
-            let sealed = tpm.seal(&secret, *pcrs, pin, approvals)?;
-            let back = tpm.unseal(&sealed, pin.unwrap_or_default());
-            if back.context("the TPM does not give back what it was given")? != secret {
-                return Err(anyhow!("the TPM gives back something else than it was given").into());
-            }
-            private_file::write_new(file, &sealed.to_bytes())?;
+            enroll(&mut tpm, file, &secret, *pcrs, pin, &approver)?;
             let file = file.display();
             print(&format!("The TPM keeps the passphrase: --passphrase-from tpm:{file}\n"))?;
         }
-        Command::Approve { store, file, pcrs, passphrase } => {
+        Command::Approve { store, file, pcrs, backup, backup_passphrase, passphrase } => {
             let mut sealed = tpm::read(file)?;
             let Some(approvals) = &mut sealed.approvals else {
                 return Err(anyhow!("{} asks for no PCR that could be approved", file.display()).into());
@@ -121,7 +114,14 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 return Err(Failure::usage(format!("{} does not ask for PCR {other}", file.display())));
             }
             let mut tpm = Tpm::open()?;
-            let (_, approver) = open(store, passphrase)?;
+            let secret = match backup {
+                Some(backup) => {
+                    let keys = open_backup(slice::from_ref(backup), backup_passphrase.source().as_ref())?;
+                    keys.owner.derive(APPROVER_CONTEXT)
+                }
+                None => open(store, passphrase)?.1,
+            };
+            let approver = Approver::from_secret(&secret);
             if approvals.approver != *approver.public() {
                 let (file, store) = (file.display(), store.display());
                 return Err(anyhow!("{file} was made for another store than {store}").into());
@@ -137,28 +137,15 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
     Ok(0)
 }
 
-/// A store's passphrase, with which it opens, and the key that approves for it.
-fn open(store: &Path, passphrase: &PassphraseSource) -> Result<(Passphrase, Approver)> {
+/// A store's passphrase, with which it opens, and the secret from which its approver follows.
+fn open(store: &Path, passphrase: &PassphraseSource) -> Result<(Passphrase, Secret)> {
     let device = open_volume(store, Access::ReadOnly)?;
     let secret = obtain(passphrase.source().as_ref(), store, false)?;
     let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
     let opened = Store::open(device, &secret, &options).map_err(|error| open_failed(error, store))?;
-    let key = opened.derived_key("blocktree TPM approver v1");
+    let approver = opened.derived_key(APPROVER_CONTEXT);
     opened.close().context("cannot close the store")?;
-    let key = key.ok_or_else(|| anyhow!("the passphrase gives no owner key"))?;
-    Ok((secret, Approver::from_secret(&key)))
-}
-
-fn approve(
-    tpm: &mut Tpm,
-    pcrs: u32,
-    named: &PcrValues,
-    approver: &Approver,
-    approvals: &mut Approvals,
-) -> anyhow::Result<()> {
-    let policy = tpm.policy_of(pcrs, named).context("the TPM does not say how the machine started")?;
-    approvals.add(Approval { policy, signature: approver.sign(&policy) });
-    Ok(())
+    Ok((secret, approver.ok_or_else(|| anyhow!("the passphrase gives no owner key"))?))
 }
 
 /// `7=` and 64 hexadecimal digits.

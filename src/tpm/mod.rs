@@ -7,6 +7,7 @@
 mod counter;
 #[cfg(feature = "tpm")]
 mod device;
+mod enrolment;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +23,7 @@ use crate::private_file;
 pub(crate) use counter::TpmCounter;
 #[cfg(feature = "tpm")]
 pub(crate) use device::Tpm;
+pub(crate) use enrolment::{APPROVER_CONTEXT, approve, enroll};
 
 /// PCR 7, the state of Secure Boot, which updates of a kernel leave alone.
 pub(crate) const PCRS_USUAL: u32 = 1 << 7;
@@ -62,7 +64,12 @@ pub(crate) fn forget(path: &Path) -> anyhow::Result<()> {
 /// What the TPM kept in a file.
 pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let mut tpm = Tpm::open()?;
-    let what = || format!("the TPM does not open {} (use the passphrase)", path.display());
+    let what = || {
+        format!(
+            "the TPM does not open {} (use the passphrase, or see `blocktree tpm approve --help`)",
+            path.display()
+        )
+    };
     tpm.unseal(file, pin).with_context(what)
 }
 

@@ -1,8 +1,9 @@
-//! What a TPM does for stores, each with a software TPM of its own: `sealed` is the passphrase that it keeps, `anchor` the
-//! counter by which older copies are noticed.
+//! What a TPM does for stores, each with a software TPM of its own: `sealed` is the passphrase that it keeps, `init`
+//! a store that has no other, `anchor` the counter by which older copies are noticed.
 #![cfg(feature = "tpm")]
 
 mod anchor;
+mod init;
 mod sealed;
 #[path = "../support/mod.rs"]
 mod support;
