@@ -9,18 +9,19 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::past_the_end;
-use crate::limits::SECTOR_BYTES;
+use crate::limits::{REQUEST_BYTES_MAX, SECTOR_BYTES};
 
 pub(super) struct HostFile {
     file: File,
     is_block_device: bool,
     is_writable: bool,
+    preferred_sectors: u64,
     sectors: AtomicU64,
     growing: Mutex<()>,
     _lock: Option<Lock>,
@@ -47,10 +48,12 @@ impl HostFile {
         let is_block_device = file.metadata()?.file_type().is_block_device();
         let sectors = AtomicU64::new(length_sectors(&file)?);
         let is_writable = is_writable(&file)?;
+        let preferred_sectors = preferred_sectors(&file, is_block_device);
         Ok(Self {
             file,
             is_block_device,
             is_writable,
+            preferred_sectors,
             sectors,
             growing: Mutex::new(()),
             _lock: lock.map(Lock),
@@ -116,6 +119,11 @@ impl HostFile {
         Ok(())
     }
 
+    /// See [`Device::preferred_sectors`](super::Device::preferred_sectors).
+    pub(super) fn preferred_sectors(&self) -> u64 {
+        self.preferred_sectors
+    }
+
     /// How many sectors the host has room for.
     pub(super) fn room(&self) -> u64 {
         if self.is_block_device {
@@ -123,6 +131,23 @@ impl HostFile {
         }
         free_bytes(&self.file).unwrap_or(0) / SECTOR_BYTES as u64
     }
+}
+
+/// What the block device or the file's filesystem says of itself, where that is whole sectors and not longer than a
+/// request.
+fn preferred_sectors(file: &File, is_block_device: bool) -> u64 {
+    /// `_IO(0x12, 121)` of `linux/fs.h`: the optimal size of I/O in bytes, 0 where a device has none.
+    const BLKIOOPT: libc::Ioctl = 0x1279;
+    let bytes = if is_block_device {
+        let mut bytes: libc::c_uint = 0;
+        // SAFETY: the call writes one unsigned int, to one of ours.
+        let result = unsafe { libc::ioctl(file.as_raw_fd(), BLKIOOPT, &raw mut bytes) };
+        if result == 0 { u64::from(bytes) } else { 0 }
+    } else {
+        file.metadata().map_or(0, |metadata| metadata.blksize())
+    };
+    let is_usable = bytes.is_multiple_of(SECTOR_BYTES as u64) && bytes <= REQUEST_BYTES_MAX as u64;
+    if is_usable { (bytes / SECTOR_BYTES as u64).max(1) } else { 1 }
 }
 
 /// Whole sectors of a file or block device.

@@ -74,6 +74,12 @@ pub trait Device: Send + Sync {
         0
     }
 
+    /// It likes long writes best that begin at a multiple of this many sectors, such as a stripe of a RAID or a record of the
+    /// filesystem below.
+    fn preferred_sectors(&self) -> u64 {
+        1
+    }
+
     /// Memory that this device reads and writes fastest. Its contents are undefined but initialised.
     fn buffer(&self, sectors: usize) -> SectorBuf {
         SectorBuf::heap(sectors)

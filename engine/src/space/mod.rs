@@ -262,7 +262,8 @@ impl Space {
         }
     }
 
-    /// Allocates data sectors in runs of at most `run_max`. Together they are as many as were asked for.
+    /// Allocates data sectors in runs of at most `run_max`. Together they are as many as were asked for. Long ones begin
+    /// where the device prefers it, while free space allows that.
     /// The caller holds a promise for them, which this uses up.
     pub(crate) fn allocate(&mut self, sectors: u64, run_max: u64) -> Result<Vec<Run>, TableError> {
         assert!(sectors <= self.promised && sectors <= self.free);
@@ -271,12 +272,17 @@ impl Space {
         let mut partial = self.is_scarce()?;
         let mut run_min = if partial { 1 } else { LONG_RUN.min(sectors) };
         let mut looked_at = 0;
+        let preferred = self.device.preferred_sectors();
         while missing > 0 {
+            let wanted = missing.min(run_max);
+            // What this leaves free, small writes take.
+            if wanted >= preferred && run_min > 1 {
+                self.data_cursor = self.data_cursor.next_multiple_of(preferred);
+            }
             let index = (self.data_cursor / REGION_SECTORS) as usize;
             let worth_it = self.regions.get(index).is_some_and(|region| {
                 u64::from(region.free) >= run_min && !(region.fragmented && run_min == LONG_RUN)
             });
-            let wanted = missing.min(run_max);
             let found = match (worth_it, partial) {
                 (true, true) => self.find_partial(index, self.data_cursor, wanted)?,
                 (true, false) => self.find(index, self.data_cursor, wanted, run_min)?,
@@ -590,8 +596,10 @@ pub(crate) fn reserve(layout: Layout, index: u64, volume_sectors: u64) -> Run {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
-    use crate::device::MemoryDevice;
+    use crate::device::{Completion, MemoryDevice, Read, Write};
 
     const SECTORS: u64 = 192 * 256;
 
@@ -609,6 +617,62 @@ mod tests {
             }
         }
         space
+    }
+
+    struct Striped(MemoryDevice, u64);
+
+    impl Device for Striped {
+        fn sectors(&self) -> u64 {
+            self.0.sectors()
+        }
+
+        fn read(&self, reads: &mut [Read<'_>]) -> io::Result<()> {
+            self.0.read(reads)
+        }
+
+        fn write(&self, writes: Vec<Write>) -> Completion {
+            self.0.write(writes)
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            self.0.flush()
+        }
+
+        fn grow(&self, sectors: u64) -> io::Result<()> {
+            self.0.grow(sectors)
+        }
+
+        fn preferred_sectors(&self) -> u64 {
+            self.1
+        }
+    }
+
+    #[test]
+    fn long_runs_begin_where_the_device_prefers_and_nothing_is_lost() {
+        // A record of 128 KiB, and a stripe of three times 64 KiB.
+        for preferred in [32, 48] {
+            let layout = Layout::for_capacity(SECTORS);
+            let device = Arc::new(Striped(MemoryDevice::new(SECTORS), preferred));
+            let mut space = Space::load(device, Table::empty(), layout, SECTORS, SECTORS).unwrap();
+            space.promised = space.free;
+            let mut last = 0;
+            for step in 0..300 {
+                let short = space.allocate(1 + step % 7, 256).unwrap();
+                assert!(short[0].sector < last + 8 || last == 0, "short runs need no edge");
+                let runs = space.allocate(preferred * (1 + step % 3), 256).unwrap();
+                let (first, end) =
+                    (runs[0].sector, runs.iter().map(|run| run.sector + run.sectors).max().unwrap());
+                let begins_region =
+                    (first - space.reserve((first / REGION_SECTORS) as usize).sector) < REGION_SECTORS / 4;
+                assert!(first.is_multiple_of(preferred) || begins_region, "{step}: {runs:?}");
+                last = end;
+            }
+            // Full to the last sector, whatever was skipped.
+            let left = space.free;
+            let runs = space.allocate(left, 256).unwrap();
+            assert_eq!(runs.iter().map(|run| run.sectors).sum::<u64>(), left);
+            assert_eq!(space.free, 0);
+        }
     }
 
     #[test]

@@ -132,6 +132,10 @@ impl Device for UringDevice {
         self.host.room()
     }
 
+    fn preferred_sectors(&self) -> u64 {
+        self.host.preferred_sectors()
+    }
+
     fn buffer(&self, sectors: usize) -> SectorBuf {
         match &self.arena {
             Some(arena) => SectorBuf::from_arena(arena, sectors),
