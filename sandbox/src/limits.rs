@@ -29,6 +29,8 @@ pub const PATH_BYTES_MAX: usize = 4096;
 pub const PATH_PARTS_MAX: usize = 128;
 /// Files that an app has open at once.
 pub const HANDLES_MAX: usize = 64;
+/// Locks that an app has at once.
+pub const LOCKS_MAX: usize = 64;
 /// Entries of one page of a directory.
 pub const ENTRIES_PER_PAGE: usize = 100;
 const _: () = assert!(ENTRIES_PER_PAGE * (255 + 16) <= INLINE_BYTES_MAX);

@@ -6,6 +6,7 @@ mod support;
 mod hostile;
 mod http;
 mod life;
+mod locks;
 mod notes;
 mod policy;
 mod site;

@@ -6,7 +6,7 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use super::http::OpenExchange;
 use super::node::Node;
 use crate::ipc::{self, Data, Handle, How, Reply, Request};
-use crate::limits::{DATA_BYTES_MAX, HANDLES_MAX, LOG_LINE_BYTES_MAX, PATH_BYTES_MAX};
+use crate::limits::{DATA_BYTES_MAX, HANDLES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, PATH_BYTES_MAX};
 
 wasmtime::component::bindgen!({
     path: "wit",
@@ -14,12 +14,13 @@ wasmtime::component::bindgen!({
     imports: { default: trappable },
     with: {
         "blocktree:app/files.file": OpenFile,
+        "blocktree:app/locks.lock": TakenLock,
         "blocktree:app/http-exchange.exchange": super::http::OpenExchange,
         "blocktree:app/http-client.response": super::http::OpenResponse,
     },
 });
 
-use self::blocktree::app::{clock, files, kv, log, random, types};
+use self::blocktree::app::{clock, files, kv, locks, log, random, types};
 use self::exports::blocktree::app::events;
 use self::types::Error;
 
@@ -42,6 +43,13 @@ pub(super) struct Host {
 #[allow(unreachable_pub, reason = "the bindings re-export it")]
 pub struct OpenFile(Handle);
 
+/// A lock that the node keeps for the app.
+#[allow(unreachable_pub, reason = "the bindings re-export it")]
+pub struct TakenLock {
+    handle: Handle,
+    token: u64,
+}
+
 impl Host {
     pub(super) fn new(node: Node, memory_bytes: usize) -> Self {
         let limits = StoreLimitsBuilder::new()
@@ -52,7 +60,7 @@ impl Host {
             .instances(INSTANCES_MAX)
             .build();
         let mut table = ResourceTable::new();
-        table.set_max_capacity(2 * HANDLES_MAX);
+        table.set_max_capacity(2 * HANDLES_MAX + LOCKS_MAX);
         Self { node, limits, table, exchange: 0, began: std::time::Instant::now() }
     }
 
@@ -212,10 +220,42 @@ impl files::HostFile for Host {
         self.ask_to(Request::Finish { handle })
     }
 
+    fn fence(
+        &mut self,
+        file: Resource<OpenFile>,
+        grant: String,
+        path: String,
+        token: u64,
+    ) -> wasmtime::Result<Result<(), Error>> {
+        let handle = self.handle(&file)?;
+        self.ask_to(Request::Fence { handle, grant, path, token })
+    }
+
     fn drop(&mut self, file: Resource<OpenFile>) -> wasmtime::Result<()> {
         let OpenFile(handle) = self.table.delete(file)?;
         // What the node says to it changes nothing.
         let _ = self.node.ask_to(Request::Close { handle });
+        Ok(())
+    }
+}
+
+impl locks::Host for Host {
+    fn take(&mut self, grant: String, path: String) -> wasmtime::Result<Result<Resource<TakenLock>, Error>> {
+        match self.node.ask(Request::Lock { grant, path }) {
+            Ok(Reply::Locked { handle, token }) => Ok(Ok(self.table.push(TakenLock { handle, token })?)),
+            other => Ok(Err(unexpected(other))),
+        }
+    }
+}
+
+impl locks::HostLock for Host {
+    fn token(&mut self, lock: Resource<TakenLock>) -> wasmtime::Result<u64> {
+        Ok(self.table.get(&lock)?.token)
+    }
+
+    fn drop(&mut self, lock: Resource<TakenLock>) -> wasmtime::Result<()> {
+        let TakenLock { handle, .. } = self.table.delete(lock)?;
+        let _ = self.node.ask_to(Request::Unlock { handle });
         Ok(())
     }
 }

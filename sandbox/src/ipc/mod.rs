@@ -157,6 +157,13 @@ pub enum Request {
     Finish {
         handle: Handle,
     },
+    /// Change this file only while a lock has this number.
+    Fence {
+        handle: Handle,
+        grant: String,
+        path: String,
+        token: u64,
+    },
     Close {
         handle: Handle,
     },
@@ -183,6 +190,13 @@ pub enum Request {
     MakeDirectory {
         grant: String,
         path: String,
+    },
+    Lock {
+        grant: String,
+        path: String,
+    },
+    Unlock {
+        handle: Handle,
     },
     KeyGet {
         key: String,
@@ -232,6 +246,10 @@ pub enum Reply {
     Handle(Handle),
     Data(Data),
     NoData,
+    Locked {
+        handle: Handle,
+        token: u64,
+    },
     Stat(Stat),
     Entries {
         entries: Vec<Entry>,

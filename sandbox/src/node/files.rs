@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blocktree_vfs::{Caller, FileKind, Fs, FsError, Ino, RenameFlags, Stat, Time, WriteFlags};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::folder::{self, Folder, Held};
 use super::grants::{Grant, error, parts, walk};
+use super::locks::{self, Locks, Table};
 use crate::ipc::{self, Entry, Error, Handle, How, Kind, Reply};
 use crate::limits::{DATA_BYTES_MAX, ENTRIES_PER_PAGE, HANDLES_MAX};
 use crate::package::Rights;
@@ -44,6 +45,7 @@ pub(super) struct Files {
     fs: Arc<Fs>,
     kernel: Arc<dyn Kernel>,
     grants: Grants,
+    locks: Arc<Locks>,
     /// For files that have no name yet; without it, no file can be made.
     unfinished: Option<Folder>,
     open: BTreeMap<Handle, Open>,
@@ -59,6 +61,8 @@ struct Open {
     is_changed: bool,
     /// Of a new file: its name in the app's folder, and where it goes.
     target: Option<(String, String)>,
+    /// The lock, and its number, under which alone it is changed.
+    fence: Option<(locks::Place, u64)>,
 }
 
 /// A directory, held or the granted one itself, and a name in it.
@@ -79,9 +83,10 @@ impl Files {
         fs: Arc<Fs>,
         kernel: Arc<dyn Kernel>,
         grants: Grants,
+        locks: Arc<Locks>,
         unfinished: Option<Folder>,
     ) -> Self {
-        Self { fs, kernel, grants, unfinished, open: BTreeMap::new(), next: 1 }
+        Self { fs, kernel, grants, locks, unfinished, open: BTreeMap::new(), next: 1 }
     }
 
     /// The granted directory, if the grant holds and allows that.
@@ -134,7 +139,7 @@ impl Files {
                     return Err(Error::NotAFile);
                 }
                 folder::open(&self.fs, file.ino(), is_writable).map_err(error)?;
-                Open { file, grant, is_writable, is_changed: false, target: None }
+                Open { file, grant, is_writable, is_changed: false, target: None, fence: None }
             }
             How::Create => self.create(grant, path)?,
         };
@@ -152,7 +157,14 @@ impl Files {
         let name = format!("{}", self.next);
         let unfinished = self.unfinished.as_ref().ok_or(Error::NotGranted)?;
         let file = unfinished.create_open(&name, owner).map_err(error)?;
-        Ok(Open { file, grant, is_writable: true, is_changed: false, target: Some((name, path)) })
+        Ok(Open {
+            file,
+            grant,
+            is_writable: true,
+            is_changed: false,
+            target: Some((name, path)),
+            fence: None,
+        })
     }
 
     pub(super) fn read(&self, handle: Handle, offset: u64, length: u32) -> Result<Vec<u8>, Error> {
@@ -163,8 +175,34 @@ impl Files {
         Ok(bytes)
     }
 
+    /// What an app means by the name of a lock.
+    pub(super) fn lock_place(&self, grant: &str, path: &str) -> Result<locks::Place, Error> {
+        let place = self.place(grant, Rights::ReadWrite, path)?;
+        Ok((place.parent(), place.name.to_owned()))
+    }
+
+    pub(super) fn fence(&mut self, handle: Handle, place: locks::Place, token: u64) -> Result<Reply, Error> {
+        self.handle(handle, Rights::ReadWrite)?;
+        drop(self.locks.under(&place, token)?);
+        if let Some(open) = self.open.get_mut(&handle) {
+            open.fence = Some((place, token));
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Held while a file is changed that has a fence.
+    fn fenced<'a>(
+        locks: &'a Locks,
+        fence: &Option<(locks::Place, u64)>,
+    ) -> Result<Option<RwLockReadGuard<'a, Table>>, Error> {
+        fence.as_ref().map(|(place, token)| locks.under(place, *token)).transpose()
+    }
+
     pub(super) fn write(&mut self, handle: Handle, offset: u64, bytes: &[u8]) -> Result<Reply, Error> {
-        let ino = self.handle(handle, Rights::ReadWrite)?.file.ino();
+        let locks = Arc::clone(&self.locks);
+        let open = self.handle(handle, Rights::ReadWrite)?;
+        let _held = Self::fenced(&locks, &open.fence)?;
+        let ino = open.file.ino();
         self.fs
             .write(ino, offset, bytes, WriteFlags { kill_privileges: true, ..WriteFlags::default() })
             .map_err(error)?;
@@ -173,7 +211,10 @@ impl Files {
     }
 
     pub(super) fn resize(&mut self, handle: Handle, size: u64) -> Result<Reply, Error> {
-        let ino = self.handle(handle, Rights::ReadWrite)?.file.ino();
+        let locks = Arc::clone(&self.locks);
+        let open = self.handle(handle, Rights::ReadWrite)?;
+        let _held = Self::fenced(&locks, &open.fence)?;
+        let ino = open.file.ino();
         folder::resize(&self.fs, ino, size).map_err(error)?;
         self.changed(handle);
         Ok(Reply::Done)
@@ -197,7 +238,9 @@ impl Files {
     }
 
     pub(super) fn finish(&mut self, handle: Handle) -> Result<Reply, Error> {
+        let locks = Arc::clone(&self.locks);
         let open = self.handle(handle, Rights::ReadWrite)?;
+        let _held = Self::fenced(&locks, &open.fence)?;
         let (unfinished, path) = open.target.clone().ok_or(Error::Malformed)?;
         let place = self.place(&open.grant, Rights::ReadWrite, &path)?;
         let from = self.unfinished.as_ref().ok_or(Error::NotGranted)?.ino();

@@ -1,8 +1,8 @@
 //! The layer of the node: which apps there are, what each may do, and when it is called.
 //!
 //! [`Apps`] is all of them. `registry` is what the store keeps of them, `worker` one app at work, `process` its process,
-//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `net` its HTTP, `policy` what it may refuse,
-//! `call` what the owner's commands ask.
+//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `locks` what it may lock, `net` its HTTP, `policy` what it
+//! may refuse, `call` what the owner's commands ask.
 //!
 //! Invariants:
 //! 1. Nothing is installed but a package whose signature was verified, and nothing runs that was not verified again.
@@ -15,6 +15,7 @@ mod feed;
 mod files;
 mod folder;
 mod grants;
+mod locks;
 mod net;
 mod policy;
 mod process;
@@ -41,9 +42,11 @@ pub use worker::Stats;
 
 use self::feed::{Listener, Wake};
 use self::folder::Held;
+use self::locks::Locks;
 use self::net::{Front, Net};
 use self::policy::{Gate, Judge};
 use self::registry::{Registry, State};
+use self::requests::Requests;
 use self::worker::{Setting, Shared, Worker};
 use crate::package::{Manifest, Package, PackageError, Version, Wanted, is_name};
 
@@ -62,6 +65,7 @@ pub struct Apps {
     runner: Option<Runner>,
     wake: Arc<Wake>,
     net: Arc<Net>,
+    locks: Arc<Locks>,
     front: Option<Front>,
     /// Once an app may refuse something.
     gate: OnceLock<Arc<Gate>>,
@@ -118,6 +122,7 @@ impl Apps {
             runner,
             wake: Arc::default(),
             net: Arc::default(),
+            locks: Arc::new(Locks::new(fs)),
             front,
             gate: OnceLock::new(),
             is_listening: AtomicBool::new(false),
@@ -158,8 +163,10 @@ impl Apps {
             self.fs.observe(Arc::clone(&gate) as Arc<dyn Observer>);
             gate
         });
-        let (app, program, net) = (app.clone(), runner.program.clone(), Arc::clone(&self.net));
-        gate.add(Arc::new(Judge::start(&self.fs, app, program, net, Arc::clone(shared))?));
+        let (app, program, shared) = (app.clone(), runner.program.clone(), Arc::clone(shared));
+        let (net, locks) = (Arc::clone(&self.net), Arc::clone(&self.locks));
+        let requests = Requests::looking(&self.fs, &app, net, locks, Arc::clone(&shared))?;
+        gate.add(Arc::new(Judge::start(app, program, requests, shared)?));
         Ok(())
     }
 
@@ -191,6 +198,7 @@ impl Apps {
             program: runner.program.clone(),
             wake: Arc::clone(&self.wake),
             net: Arc::clone(&self.net),
+            locks: Arc::clone(&self.locks),
         })?;
         let mut running = self.running.lock();
         // A call may have come in between.

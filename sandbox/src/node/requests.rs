@@ -1,5 +1,6 @@
 //! What an app asks for while it is called. Each request is answered under its grants as they are at that moment.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -7,11 +8,14 @@ use blocktree_vfs::Fs;
 use blocktree_vfs::events::Actor;
 
 use super::files::{Files, Kernel};
+use super::locks::{Locks, Place};
 use super::net::{Asked, Exchange, Fetches, Net};
 use super::registry::{App, Keys, RegistryError};
 use super::worker::{Shared, seconds};
-use crate::ipc::{Data, Error, How, Reply, Request, Window};
-use crate::limits::{DATA_BYTES_MAX, INLINE_BYTES_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL_MAX};
+use crate::ipc::{Data, Error, Handle, How, Reply, Request, Window};
+use crate::limits::{
+    DATA_BYTES_MAX, INLINE_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL_MAX,
+};
 
 /// What the node has and keeps for one process of an app.
 pub(super) struct Requests {
@@ -21,6 +25,10 @@ pub(super) struct Requests {
     keys: Keys,
     net: Arc<Net>,
     fetches: Fetches,
+    locks: Arc<Locks>,
+    /// Those that it has.
+    taken: BTreeMap<Handle, (Place, u64)>,
+    next_lock: Handle,
     /// The HTTP request that it answers.
     pub(super) exchange: Option<Exchange>,
     /// Nothing but looking is allowed.
@@ -37,12 +45,13 @@ impl Requests {
         app: &App,
         kernel: Arc<dyn Kernel>,
         net: Arc<Net>,
+        locks: Arc<Locks>,
         shared: Arc<Shared>,
     ) -> Result<Self, RegistryError> {
         let unfinished = Some(app.unfinished()?);
         let acting = Arc::new(fs.acting_for(Actor::Principal(shared.actor)));
-        let files = Files::new(acting, kernel, Arc::clone(&shared.grants), unfinished);
-        Self::of(files, app, net, shared, false)
+        let files = Files::new(acting, kernel, Arc::clone(&shared.grants), Arc::clone(&locks), unfinished);
+        Self::of(files, app, net, locks, shared, false)
     }
 
     /// For an app that is asked for its opinion: it may read, and change nothing. So it never waits for anybody whom the
@@ -51,24 +60,40 @@ impl Requests {
         fs: &Arc<Fs>,
         app: &App,
         net: Arc<Net>,
+        locks: Arc<Locks>,
         shared: Arc<Shared>,
     ) -> Result<Self, RegistryError> {
         let acting = Arc::new(fs.acting_for(Actor::Principal(shared.actor)));
-        let files = Files::new(acting, Arc::new(()), Arc::clone(&shared.grants), None);
-        Self::of(files, app, net, shared, true)
+        let files = Files::new(acting, Arc::new(()), Arc::clone(&shared.grants), Arc::clone(&locks), None);
+        Self::of(files, app, net, locks, shared, true)
     }
 
     fn of(
         files: Files,
         app: &App,
         net: Arc<Net>,
+        locks: Arc<Locks>,
         shared: Arc<Shared>,
         looks_only: bool,
     ) -> Result<Self, RegistryError> {
         let (keys, fetches) = (app.keys()?, Fetches::default());
         let app = app.clone();
-        let (exchange, lines) = (None, String::new());
-        Ok(Self { app, shared, files, keys, net, fetches, exchange, looks_only, lines, lines_left: 0 })
+        let (taken, exchange, lines) = (BTreeMap::new(), None, String::new());
+        Ok(Self {
+            app,
+            shared,
+            files,
+            keys,
+            net,
+            fetches,
+            locks,
+            taken,
+            next_lock: 1,
+            exchange,
+            looks_only,
+            lines,
+            lines_left: 0,
+        })
     }
 
     /// A call of the app begins.
@@ -76,10 +101,17 @@ impl Requests {
         self.lines_left = LOG_LINES_PER_CALL_MAX;
     }
 
-    /// Its process has ended.
+    /// Its process, or its instance, has ended.
     pub(super) fn end(&mut self) {
         self.files.close_all();
         self.fetches.close_all();
+        for (place, token) in std::mem::take(&mut self.taken).into_values() {
+            self.locks.release(&place, token);
+        }
+    }
+
+    pub(super) fn has_locks(&self) -> bool {
+        !self.taken.is_empty()
     }
 
     /// Answers a request.
@@ -99,8 +131,27 @@ impl Requests {
             Request::Finish { handle } => files.finish(handle),
             Request::Close { handle } => files.close(handle),
             Request::CloseAll => {
-                files.close_all();
-                self.fetches.close_all();
+                self.end();
+                Ok(Reply::Done)
+            }
+            Request::Fence { handle, grant, path, token } => {
+                let place = files.lock_place(&grant, &path)?;
+                files.fence(handle, place, token)
+            }
+            Request::Lock { grant, path } => {
+                if self.taken.len() >= LOCKS_MAX {
+                    return Err(Error::TooLarge);
+                }
+                let place = files.lock_place(&grant, &path)?;
+                let token = self.locks.take(place.clone(), &self.shared, grant)?;
+                let handle = self.next_lock;
+                self.next_lock = self.next_lock.wrapping_add(1);
+                self.taken.insert(handle, (place, token));
+                Ok(Reply::Locked { handle, token })
+            }
+            Request::Unlock { handle } => {
+                let (place, token) = self.taken.remove(&handle).ok_or(Error::NotFound)?;
+                self.locks.release(&place, token);
                 Ok(Reply::Done)
             }
             Request::Stat { grant, path } => files.stat(&grant, &path),

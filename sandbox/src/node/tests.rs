@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::files::{Files, Grants};
 use super::folder::Folder;
 use super::grants::Grant;
+use super::locks::Locks;
 use super::registry::{DeadLetter, Registry, State};
 use crate::ipc::{Error, Event, Handle, How, Reply};
 use crate::limits::{DEAD_LETTERS_MAX, HANDLES_MAX, LOG_BYTES_MAX, VALUE_BYTES_MAX};
@@ -45,7 +46,13 @@ impl World {
         let acting = Arc::new(self.fs.acting_for(Actor::Principal(APP)));
         let folder = Folder::new(&self.fs, self.fs.make_system_directory().unwrap());
         let unfinished = folder.make_folder("unfinished").unwrap();
-        Files::new(acting, Arc::new(()), Arc::clone(&self.grants), Some(unfinished))
+        Files::new(
+            acting,
+            Arc::new(()),
+            Arc::clone(&self.grants),
+            Arc::new(Locks::new(&self.fs)),
+            Some(unfinished),
+        )
     }
 
     fn put(&self, parent: Ino, name: &str, bytes: &[u8]) -> Ino {

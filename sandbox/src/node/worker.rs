@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::feed::{Feed, Wake};
 use super::files::{Grants, Kernel};
 use super::grants::Powers;
+use super::locks::Locks;
 use super::net::{Exchange, Net};
 use super::process::{Process, ProcessError, Program};
 use super::registry::{App, DeadLetter, RegistryError};
@@ -87,6 +88,7 @@ pub(super) struct Setting {
     pub(super) program: Program,
     pub(super) wake: Arc<Wake>,
     pub(super) net: Arc<Net>,
+    pub(super) locks: Arc<Locks>,
 }
 
 impl Worker {
@@ -145,6 +147,21 @@ impl Shared {
         }
     }
 
+    /// Whether this is its process, and has not ended.
+    pub(super) fn runs(&self, process: u32) -> bool {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        // While its number is in the statistics, it was not waited for, so it is no other's.
+        let stats = self.stats.lock();
+        let id = i32::try_from(process).ok().filter(|_| stats.process == process).and_then(Pid::from_raw);
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        id.is_some_and(|id| matches!(waitid(WaitId::Pid(id), look), Ok(None)))
+    }
+
+    pub(super) fn is_granted(&self, grant: &str) -> bool {
+        let now = seconds();
+        self.grants.read().iter().any(|one| one.name == grant && one.holds_at(now))
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -190,7 +207,7 @@ struct Work {
 
 impl Work {
     fn new(setting: Setting, shared: Arc<Shared>) -> Result<Self, RegistryError> {
-        let Setting { fs, app, kernel, program, net, .. } = setting;
+        let Setting { fs, app, kernel, program, net, locks, .. } = setting;
         let manifest = app.manifest()?;
         let timers = manifest.triggers.iter().filter_map(|trigger| match trigger {
             Trigger::Timer { name, seconds } => {
@@ -204,7 +221,7 @@ impl Work {
             timers: timers.collect(),
             feed: Feed::new(&fs, shared.actor, &manifest),
             limits: manifest.limits,
-            requests: Requests::new(&fs, &app, kernel, net, Arc::clone(&shared))?,
+            requests: Requests::new(&fs, &app, kernel, net, locks, Arc::clone(&shared))?,
             app,
             program,
             shared,
@@ -230,7 +247,7 @@ impl Work {
                     continue;
                 }
             }
-            if last_use.elapsed() >= IDLE {
+            if last_use.elapsed() >= IDLE && !self.requests.has_locks() {
                 self.end_process();
             }
             let far = Instant::now() + IDLE;

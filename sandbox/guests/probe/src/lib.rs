@@ -3,13 +3,20 @@
 
 wit_bindgen::generate!({ path: "../../wit", world: "everything" });
 
+use std::cell::RefCell;
+
 use blocktree::app::http_client;
 use blocktree::app::http_exchange::Exchange;
 use blocktree::app::log::Level;
 use blocktree::app::types::Error;
-use blocktree::app::{clock, files, kv, log, random};
+use blocktree::app::{clock, files, kv, locks, log, random};
 use exports::blocktree::app::events::{Event, Guest};
 use exports::blocktree::app::{http_handler, policy};
+
+thread_local! {
+    /// Locks that it keeps from one command to the next.
+    static TAKEN: RefCell<Vec<locks::Lock>> = const { RefCell::new(Vec::new()) };
+}
 
 struct Probe;
 export!(Probe);
@@ -79,6 +86,37 @@ fn run(words: &[&str]) -> Result<String, String> {
                 }
             }
         }
+        ["lock", grant, path] => told(locks::take(grant, path).map(|lock| {
+            let token = lock.token();
+            TAKEN.with_borrow_mut(|taken| taken.push(lock));
+            token
+        })),
+        ["hoard-locks", grant] => {
+            let mut taken = Vec::new();
+            loop {
+                match locks::take(grant, &taken.len().to_string()) {
+                    Ok(lock) => taken.push(lock),
+                    Err(error) => break format!("{} after {}", error.name(), taken.len()),
+                }
+            }
+        }
+        ["unlock"] => format!("ok {}", TAKEN.take().len()),
+        ["fenced", grant, path, text, lock, token] => {
+            let token = token.parse().map_err(|_| "a number".to_owned())?;
+            told(files::create(grant, path).and_then(|file| {
+                file.fence(grant, lock, token)?;
+                file.write(0, text.as_bytes())?;
+                file.finish()
+            }))
+        }
+        // The lock is lost between two writes.
+        ["zombie", grant, path, lock] => told(files::edit(grant, path).and_then(|file| {
+            let taken = locks::take(grant, lock)?;
+            file.fence(grant, lock, taken.token())?;
+            file.write(0, b"first")?;
+            drop(taken);
+            Ok(file.write(0, b"later").map_err(|error| error.name()))
+        })),
         ["set", key, value] => told(kv::set(key, value.as_bytes())),
         ["get", key] => {
             told(kv::get(key).map(|value| value.map(|value| String::from_utf8_lossy(&value).into_owned())))

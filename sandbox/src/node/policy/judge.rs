@@ -6,13 +6,11 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use blocktree_vfs::Fs;
 use parking_lot::{Condvar, Mutex};
 
 use crate::ipc::Operation;
 use crate::limits::{POLICY_PAUSE, POLICY_TIME, POLICY_WAITING_MAX};
 use crate::node::grants::{Grant, Otherwise};
-use crate::node::net::Net;
 use crate::node::process::{Process, Program};
 use crate::node::registry::{App, RegistryError};
 use crate::node::requests::Requests;
@@ -53,13 +51,11 @@ pub(in crate::node) struct Judge {
 impl Judge {
     /// Starts the app's process too, so that the first operation does not wait for that.
     pub(in crate::node) fn start(
-        fs: &Arc<Fs>,
         app: App,
         program: Program,
-        net: Arc<Net>,
+        requests: Requests,
         shared: Arc<Shared>,
     ) -> Result<Self, RegistryError> {
-        let requests = Requests::looking(fs, &app, net, Arc::clone(&shared))?;
         let limits = app.manifest()?.limits;
         let desk: Arc<Desk> = Arc::default();
         let work = Work {
