@@ -91,6 +91,16 @@ pub const HTTP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a request waits for its turn and for the head of its answer.
 pub const HTTP_ANSWER_TIME: Duration = Duration::from_secs(60);
 
+/// A message to another app.
+pub const LETTER_BYTES_MAX: usize = 16 << 10;
+const _: () = assert!(LETTER_BYTES_MAX <= INLINE_BYTES_MAX);
+/// Messages that wait for one app.
+pub const LETTERS_MAX: usize = 1000;
+/// As much of a message that was not handled is kept.
+pub const DEAD_LETTER_BYTES_MAX: usize = 256;
+/// Apps that a manifest asks to send messages to.
+pub const SENDS_MAX: usize = 32;
+
 /// Hosts that a manifest asks for.
 pub const HOSTS_MAX: usize = 32;
 pub const HOST_BYTES_MAX: usize = 253 + 6;

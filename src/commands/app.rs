@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
 use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Otherwise, Power};
-use blocktree_sandbox::package::{Connect, Manifest, Package, Rights, Trigger, host_of};
+use blocktree_sandbox::package::{Connect, Manifest, Package, Recipient, Rights, Trigger, host_of};
 use blocktree_vfs::{Fs, MountOptions};
 
 use super::{find_mount, open_store, print};
@@ -33,7 +33,7 @@ pub(crate) enum Command {
         /// Which folder of the store a grant is, as in photos=/pictures or photos=/pictures:r; with `-` for none. `http`
         /// lets it answer HTTP requests, host:NAME send requests to a host, private-host:NAME to one of a network of
         /// your own, `policy` refuse what others do below its grants; policy-fail-open also lets pass what it does not
-        /// answer. May be repeated
+        /// answer. `receive` lets it take messages of other apps, send:NAME send them to one. May be repeated
         #[arg(long = "grant", value_name = "GRANT", value_parser = parse_given)]
         grants: Vec<Given>,
         /// The grants end after so many days
@@ -70,8 +70,8 @@ pub(crate) enum Command {
     Grant {
         #[command(flatten)]
         named: Named,
-        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org, private-host:nas:8080, policy or
-        /// policy-fail-open
+        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org, private-host:nas:8080, policy,
+        /// policy-fail-open, receive or send:thumbnails
         #[arg(value_parser = parse_given)]
         grant: Given,
         /// It ends after so many days
@@ -82,7 +82,7 @@ pub(crate) enum Command {
     Revoke {
         #[command(flatten)]
         named: Named,
-        /// The grant's name; or as it was granted: http, host:example.org, policy
+        /// The grant's name; or as it was granted: http, host:example.org, policy, receive, send:thumbnails
         grant: String,
     },
     /// Let an app run
@@ -293,12 +293,18 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
         let what = format!("refuse what others do below its grants: {}", policy.reason);
         asked.push((Power::Policy(Otherwise::Refuse), what));
     }
+    if let Some(receive) = &manifest.receive {
+        asked.push((Power::Receive, format!("take messages of other apps: {}", receive.reason)));
+    }
+    for Recipient { app, reason } in &manifest.send {
+        asked.push((Power::Send(app.clone()), format!("send messages to {app}: {reason}")));
+    }
     for Connect { host, reason } in &manifest.connect {
         let power = Power::Connect(Host { host: host.clone(), is_private: false });
         asked.push((power, format!("send requests to {host}: {reason}")));
     }
     let is_said = |one: &Power| match one {
-        Power::Serve => powers.contains(one),
+        Power::Serve | Power::Receive | Power::Send(_) => powers.contains(one),
         Power::Policy(_) => powers.iter().any(|power| matches!(power, Power::Policy(_))),
         Power::Connect(host) => {
             powers.iter().any(|power| matches!(power, Power::Connect(said) if said.host == host.host))
@@ -353,9 +359,13 @@ fn parse_given(text: &str) -> std::result::Result<Given, String> {
 fn parse_power(text: &str) -> Option<Power> {
     match text {
         "http" => return Some(Power::Serve),
+        "receive" => return Some(Power::Receive),
         "policy" => return Some(Power::Policy(Otherwise::Refuse)),
         "policy-fail-open" => return Some(Power::Policy(Otherwise::Allow)),
         _ => {}
+    }
+    if let Some(app) = text.strip_prefix("send:") {
+        return Some(Power::Send(app.to_owned()));
     }
     let (host, is_private) = match text.strip_prefix("host:") {
         Some(host) => (host, false),
@@ -407,6 +417,12 @@ fn shown(details: &Details) -> String {
         };
         text += &format!("granted          to refuse what others do; what it does not answer is {what}\n");
     }
+    if details.powers.receives {
+        text += "granted          to take messages of other apps\n";
+    }
+    for app in &details.powers.sends {
+        text += &format!("granted          to send messages to {app}\n");
+    }
     for letter in &details.dead_letters {
         text += &format!("not handled      {:?}: {}\n", letter.event, letter.reason);
     }
@@ -426,6 +442,12 @@ fn described(manifest: &Manifest) -> String {
     }
     if let Some(policy) = &manifest.policy {
         text += &format!("asks for         refusing what others do below its grants: {}\n", policy.reason);
+    }
+    if let Some(receive) = &manifest.receive {
+        text += &format!("asks for         taking messages of other apps: {}\n", receive.reason);
+    }
+    for Recipient { app, reason } in &manifest.send {
+        text += &format!("asks for         sending messages to {app}: {reason}\n");
     }
     for Connect { host, reason } in &manifest.connect {
         text += &format!("asks for         sending requests to {host}: {reason}\n");
@@ -459,6 +481,8 @@ mod tests {
         let host =
             |name: &str, is_private| Given::Power(Power::Connect(Host { host: name.to_owned(), is_private }));
         assert_eq!(parse_given("http"), Ok(Given::Power(Power::Serve)));
+        assert_eq!(parse_given("receive"), Ok(Given::Power(Power::Receive)));
+        assert_eq!(parse_given("send:thumbnails"), Ok(Given::Power(Power::Send("thumbnails".into()))));
         let policy = |otherwise| Ok(Given::Power(Power::Policy(otherwise)));
         assert_eq!(parse_given("policy"), policy(Otherwise::Refuse));
         assert_eq!(parse_given("policy-fail-open"), policy(Otherwise::Allow));

@@ -7,6 +7,7 @@ mod hostile;
 mod http;
 mod life;
 mod locks;
+mod messages;
 mod notes;
 mod policy;
 mod site;

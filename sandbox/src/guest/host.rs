@@ -6,7 +6,10 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use super::http::OpenExchange;
 use super::node::Node;
 use crate::ipc::{self, Data, Handle, How, Reply, Request};
-use crate::limits::{DATA_BYTES_MAX, HANDLES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, PATH_BYTES_MAX};
+use crate::limits::{
+    DATA_BYTES_MAX, HANDLES_MAX, LETTER_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, NAME_BYTES_MAX,
+    PATH_BYTES_MAX,
+};
 
 wasmtime::component::bindgen!({
     path: "wit",
@@ -20,7 +23,7 @@ wasmtime::component::bindgen!({
     },
 });
 
-use self::blocktree::app::{clock, files, kv, locks, log, random, types};
+use self::blocktree::app::{clock, files, kv, locks, log, messages, random, types};
 use self::exports::blocktree::app::events;
 use self::types::Error;
 
@@ -260,6 +263,15 @@ impl locks::HostLock for Host {
     }
 }
 
+impl messages::Host for Host {
+    fn send(&mut self, app: String, bytes: Vec<u8>) -> wasmtime::Result<Result<(), Error>> {
+        if app.len() > NAME_BYTES_MAX || bytes.len() > LETTER_BYTES_MAX {
+            return Ok(Err(Error::TooLarge));
+        }
+        self.ask_to(Request::Send { app, bytes })
+    }
+}
+
 impl kv::Host for Host {
     fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<Vec<u8>>, Error>> {
         Ok(match self.node.ask(Request::KeyGet { key }) {
@@ -366,6 +378,7 @@ pub(super) fn event(event: ipc::Event) -> events::Event {
         ipc::Event::Deleted { grant, path } => Event::Deleted(Change { grant, path }),
         ipc::Event::Attributes { grant, path } => Event::Attributes(Change { grant, path }),
         ipc::Event::Timer(name) => Event::Timer(name),
+        ipc::Event::Message { app, bytes } => Event::Message(events::Message { app, bytes }),
         ipc::Event::Overflow => Event::Overflow,
     }
 }

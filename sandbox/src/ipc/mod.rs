@@ -115,12 +115,33 @@ pub enum Failure {
 /// As in the WIT interface `events`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Event {
-    Written { grant: String, path: String },
-    Created { grant: String, path: String },
-    Renamed { grant: String, old_path: Option<String>, path: String },
-    Deleted { grant: String, path: String },
-    Attributes { grant: String, path: String },
+    Written {
+        grant: String,
+        path: String,
+    },
+    Created {
+        grant: String,
+        path: String,
+    },
+    Renamed {
+        grant: String,
+        old_path: Option<String>,
+        path: String,
+    },
+    Deleted {
+        grant: String,
+        path: String,
+    },
+    Attributes {
+        grant: String,
+        path: String,
+    },
     Timer(String),
+    /// From another app.
+    Message {
+        app: String,
+        bytes: Vec<u8>,
+    },
     Overflow,
 }
 
@@ -215,6 +236,11 @@ pub enum Request {
     Log {
         level: Level,
         text: String,
+    },
+    /// To another app.
+    Send {
+        app: String,
+        bytes: Vec<u8>,
     },
     /// More of the body of the request that is being served.
     BodyRead,

@@ -64,6 +64,10 @@ pub enum Power {
     Connect(Host),
     /// To refuse what others want to do below its grants.
     Policy(Otherwise),
+    /// To take messages of other apps.
+    Receive,
+    /// To send messages to another app.
+    Send(String),
 }
 
 impl Power {
@@ -72,6 +76,10 @@ impl Power {
         let (is_wanted, what) = match self {
             Self::Serve => (manifest.serve.is_some(), "to answer HTTP requests".to_owned()),
             Self::Policy(_) => (manifest.policy.is_some(), "to refuse what others do".to_owned()),
+            Self::Receive => (manifest.receive.is_some(), "to take messages of other apps".to_owned()),
+            Self::Send(app) => {
+                (manifest.send.iter().any(|wanted| wanted.app == *app), format!("to send messages to {app}"))
+            }
             Self::Connect(Host { host, .. }) => (
                 manifest.connect.iter().any(|wanted| wanted.host == *host),
                 format!("to send requests to {host}"),
@@ -86,6 +94,8 @@ impl Power {
         match self {
             Self::Serve => powers.serves = true,
             Self::Connect(host) => powers.hosts.push(host.clone()),
+            Self::Receive => powers.receives = true,
+            Self::Send(app) => powers.sends.push(app.clone()),
             Self::Policy(otherwise) => powers.policy = Some(*otherwise),
         }
     }
@@ -94,6 +104,8 @@ impl Power {
         match self {
             Self::Serve => powers.serves = false,
             Self::Connect(Host { host, .. }) => powers.hosts.retain(|one| one.host != *host),
+            Self::Receive => powers.receives = false,
+            Self::Send(app) => powers.sends.retain(|one| one != app),
             Self::Policy(_) => powers.policy = None,
         }
     }
@@ -104,6 +116,8 @@ impl Powers {
     pub(super) fn narrow(&mut self, manifest: &Manifest) {
         self.serves &= manifest.serve.is_some();
         self.policy = self.policy.filter(|_| manifest.policy.is_some());
+        self.receives &= manifest.receive.is_some();
+        self.sends.retain(|app| manifest.send.iter().any(|wanted| wanted.app == *app));
         self.hosts.retain(|host| manifest.connect.iter().any(|wanted| wanted.host == host.host));
     }
 }

@@ -186,7 +186,7 @@ impl Feed {
             | Event::Deleted { grant, path }
             | Event::Attributes { grant, path } => (grant, vec![path]),
             Event::Renamed { grant, old_path, path } => (grant, old_path.iter().chain([path]).collect()),
-            Event::Timer(_) | Event::Overflow => return,
+            Event::Timer(_) | Event::Message { .. } | Event::Overflow => return,
         };
         let wants = |(of, glob, kinds): &(String, Glob, BTreeSet<FileEvent>)| {
             of == grant && kinds.contains(&kind) && paths.iter().any(|path| glob.matches(path))

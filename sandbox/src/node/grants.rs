@@ -41,6 +41,10 @@ pub struct Powers {
     pub hosts: Vec<Host>,
     /// Refuse what others want to do below its grants.
     pub policy: Option<Otherwise>,
+    /// Take messages of other apps.
+    pub receives: bool,
+    /// Send messages to these.
+    pub sends: Vec<String>,
 }
 
 /// What becomes of an operation for which an app that may refuse it gives no answer.

@@ -1,8 +1,8 @@
 //! The layer of the node: which apps there are, what each may do, and when it is called.
 //!
 //! [`Apps`] is all of them. `registry` is what the store keeps of them, `worker` one app at work, `process` its process,
-//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `locks` what it may lock, `net` its HTTP, `policy` what it
-//! may refuse, `call` what the owner's commands ask.
+//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `locks` what it may lock, `post` its messages,
+//! `net` its HTTP, `policy` what it may refuse, `call` what the owner's commands ask.
 //!
 //! Invariants:
 //! 1. Nothing is installed but a package whose signature was verified, and nothing runs that was not verified again.
@@ -18,6 +18,7 @@ mod grants;
 mod locks;
 mod net;
 mod policy;
+mod post;
 mod process;
 mod registry;
 mod requests;
@@ -45,8 +46,9 @@ use self::folder::Held;
 use self::locks::Locks;
 use self::net::{Front, Net};
 use self::policy::{Gate, Judge};
+use self::post::Post;
 use self::registry::{Registry, State};
-use self::requests::Requests;
+use self::requests::{Requests, Services};
 use self::worker::{Setting, Shared, Worker};
 use crate::package::{Manifest, Package, PackageError, Version, Wanted, is_name};
 
@@ -64,8 +66,7 @@ pub struct Apps {
     registry: Registry,
     runner: Option<Runner>,
     wake: Arc<Wake>,
-    net: Arc<Net>,
-    locks: Arc<Locks>,
+    services: Services,
     front: Option<Front>,
     /// Once an app may refuse something.
     gate: OnceLock<Arc<Gate>>,
@@ -116,13 +117,18 @@ impl Apps {
             Some(listener) => Some(net::serve(listener).map_err(CallError::Http)?),
             None => None,
         };
+        let (registry, wake) = (Registry::new(fs), Arc::<Wake>::default());
+        let services = Services {
+            net: Arc::new(Net::default()),
+            locks: Arc::new(Locks::new(fs)),
+            post: Arc::new(Post::new(registry.clone(), Arc::clone(&wake))),
+        };
         let apps = Self {
             fs: Arc::clone(fs),
-            registry: Registry::new(fs),
+            registry,
             runner,
-            wake: Arc::default(),
-            net: Arc::default(),
-            locks: Arc::new(Locks::new(fs)),
+            wake,
+            services,
             front,
             gate: OnceLock::new(),
             is_listening: AtomicBool::new(false),
@@ -164,8 +170,7 @@ impl Apps {
             gate
         });
         let (app, program, shared) = (app.clone(), runner.program.clone(), Arc::clone(shared));
-        let (net, locks) = (Arc::clone(&self.net), Arc::clone(&self.locks));
-        let requests = Requests::looking(&self.fs, &app, net, locks, Arc::clone(&shared))?;
+        let requests = Requests::looking(&self.fs, &app, self.services.clone(), Arc::clone(&shared))?;
         gate.add(Arc::new(Judge::start(app, program, requests, shared)?));
         Ok(())
     }
@@ -197,8 +202,7 @@ impl Apps {
             kernel: Arc::clone(&runner.kernel),
             program: runner.program.clone(),
             wake: Arc::clone(&self.wake),
-            net: Arc::clone(&self.net),
-            locks: Arc::clone(&self.locks),
+            services: self.services.clone(),
         })?;
         let mut running = self.running.lock();
         // A call may have come in between.
@@ -368,6 +372,10 @@ impl Apps {
         let Some(worker) = running.get(name) else { return Ok(()) };
         *worker.shared.grants.write() = state.grants;
         let before = std::mem::replace(&mut *worker.shared.powers.write(), state.powers.clone());
+        if state.powers.receives {
+            self.services.post.notice(name);
+            self.wake.notify();
+        }
         if before.policy.is_some() != state.powers.policy.is_some() {
             self.ungate(name);
             self.gate(&app, &worker.shared)?;

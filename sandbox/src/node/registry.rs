@@ -10,6 +10,7 @@
 //!           log, log.old  what it wrote
 //!           dead.json     events that it could not handle
 //!           unfinished/   files that it is making
+//!           letters/      messages that wait for it, each in a file
 //! ```
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ const LOG: &str = "log";
 const OLD_LOG: &str = "log.old";
 const DEAD: &str = "dead.json";
 const UNFINISHED: &str = "unfinished";
+const LETTERS: &str = "letters";
 
 /// What the owner decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +211,11 @@ impl App {
         let folder = self.folder.make_folder(UNFINISHED)?;
         folder.clear()?;
         Ok(folder)
+    }
+
+    /// Where messages wait for it.
+    pub(super) fn letters(&self) -> Result<Folder> {
+        Ok(self.folder.make_folder(LETTERS)?)
     }
 
     pub(super) fn keys(&self) -> Result<Keys> {

@@ -10,6 +10,7 @@ use blocktree_vfs::events::Actor;
 use super::files::{Files, Kernel};
 use super::locks::{Locks, Place};
 use super::net::{Asked, Exchange, Fetches, Net};
+use super::post::Post;
 use super::registry::{App, Keys, RegistryError};
 use super::worker::{Shared, seconds};
 use crate::ipc::{Data, Error, Handle, How, Reply, Request, Window};
@@ -17,16 +18,23 @@ use crate::limits::{
     DATA_BYTES_MAX, INLINE_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL_MAX,
 };
 
+/// What all apps of a store share.
+#[derive(Clone)]
+pub(super) struct Services {
+    pub(super) net: Arc<Net>,
+    pub(super) locks: Arc<Locks>,
+    pub(super) post: Arc<Post>,
+}
+
 /// What the node has and keeps for one process of an app.
 pub(super) struct Requests {
     app: App,
     shared: Arc<Shared>,
+    services: Services,
     files: Files,
     keys: Keys,
-    net: Arc<Net>,
     fetches: Fetches,
-    locks: Arc<Locks>,
-    /// Those that it has.
+    /// Locks that it has.
     taken: BTreeMap<Handle, (Place, u64)>,
     next_lock: Handle,
     /// The HTTP request that it answers.
@@ -44,14 +52,14 @@ impl Requests {
         fs: &Arc<Fs>,
         app: &App,
         kernel: Arc<dyn Kernel>,
-        net: Arc<Net>,
-        locks: Arc<Locks>,
+        services: Services,
         shared: Arc<Shared>,
     ) -> Result<Self, RegistryError> {
         let unfinished = Some(app.unfinished()?);
         let acting = Arc::new(fs.acting_for(Actor::Principal(shared.actor)));
-        let files = Files::new(acting, kernel, Arc::clone(&shared.grants), Arc::clone(&locks), unfinished);
-        Self::of(files, app, net, locks, shared, false)
+        let (grants, locks) = (Arc::clone(&shared.grants), Arc::clone(&services.locks));
+        let files = Files::new(acting, kernel, grants, locks, unfinished);
+        Self::of(files, app, services, shared, false)
     }
 
     /// For an app that is asked for its opinion: it may read, and change nothing. So it never waits for anybody whom the
@@ -59,20 +67,19 @@ impl Requests {
     pub(super) fn looking(
         fs: &Arc<Fs>,
         app: &App,
-        net: Arc<Net>,
-        locks: Arc<Locks>,
+        services: Services,
         shared: Arc<Shared>,
     ) -> Result<Self, RegistryError> {
         let acting = Arc::new(fs.acting_for(Actor::Principal(shared.actor)));
-        let files = Files::new(acting, Arc::new(()), Arc::clone(&shared.grants), Arc::clone(&locks), None);
-        Self::of(files, app, net, locks, shared, true)
+        let (grants, locks) = (Arc::clone(&shared.grants), Arc::clone(&services.locks));
+        let files = Files::new(acting, Arc::new(()), grants, locks, None);
+        Self::of(files, app, services, shared, true)
     }
 
     fn of(
         files: Files,
         app: &App,
-        net: Arc<Net>,
-        locks: Arc<Locks>,
+        services: Services,
         shared: Arc<Shared>,
         looks_only: bool,
     ) -> Result<Self, RegistryError> {
@@ -82,11 +89,10 @@ impl Requests {
         Ok(Self {
             app,
             shared,
+            services,
             files,
             keys,
-            net,
             fetches,
-            locks,
             taken,
             next_lock: 1,
             exchange,
@@ -106,7 +112,7 @@ impl Requests {
         self.files.close_all();
         self.fetches.close_all();
         for (place, token) in std::mem::take(&mut self.taken).into_values() {
-            self.locks.release(&place, token);
+            self.services.locks.release(&place, token);
         }
     }
 
@@ -143,7 +149,7 @@ impl Requests {
                     return Err(Error::TooLarge);
                 }
                 let place = files.lock_place(&grant, &path)?;
-                let token = self.locks.take(place.clone(), &self.shared, grant)?;
+                let token = self.services.locks.take(place.clone(), &self.shared, grant)?;
                 let handle = self.next_lock;
                 self.next_lock = self.next_lock.wrapping_add(1);
                 self.taken.insert(handle, (place, token));
@@ -151,7 +157,7 @@ impl Requests {
             }
             Request::Unlock { handle } => {
                 let (place, token) = self.taken.remove(&handle).ok_or(Error::NotFound)?;
-                self.locks.release(&place, token);
+                self.services.locks.release(&place, token);
                 Ok(Reply::Done)
             }
             Request::Stat { grant, path } => files.stat(&grant, &path),
@@ -171,6 +177,12 @@ impl Requests {
             Request::Keys { prefix, after } => {
                 let (keys, is_last) = self.keys.list(&prefix, after.as_deref())?;
                 Ok(Reply::Keys { keys, is_last })
+            }
+            Request::Send { app, bytes } => {
+                if !self.shared.powers.read().sends.contains(&app) {
+                    return Err(Error::NotGranted);
+                }
+                self.services.post.send(&self.app.name, &app, &bytes).map(|()| Reply::Done)
             }
             Request::Log { level, text } => {
                 if self.lines_left == 0 {
@@ -198,7 +210,7 @@ impl Requests {
             Request::Fetch { method, url, headers, body } => {
                 let asked = Asked { method, url, headers, body: incoming(body, window)? };
                 let powers = self.shared.powers.read().clone();
-                self.fetches.send(&self.net, &powers, &asked, &self.shared.stop)
+                self.fetches.send(&self.services.net, &powers, &asked, &self.shared.stop)
             }
             Request::FetchRead { handle } => outgoing(self.fetches.read(handle)?, window),
             Request::FetchClose { handle } => self.fetches.close(handle),

@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::feed::{Feed, Wake};
 use super::files::{Grants, Kernel};
 use super::grants::Powers;
-use super::locks::Locks;
-use super::net::{Exchange, Net};
+use super::net::Exchange;
+use super::post::{self, Post};
 use super::process::{Process, ProcessError, Program};
 use super::registry::{App, DeadLetter, RegistryError};
-use super::requests::Requests;
+use super::requests::{Requests, Services};
 use crate::ipc::{Event, Failure};
-use crate::limits::{ATTEMPTS_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX};
+use crate::limits::{ATTEMPTS_MAX, DEAD_LETTER_BYTES_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX};
 use crate::package::{Limits, Trigger};
 
 /// A process that had nothing to do for so long ends; the next event starts it again.
@@ -87,8 +87,7 @@ pub(super) struct Setting {
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) program: Program,
     pub(super) wake: Arc<Wake>,
-    pub(super) net: Arc<Net>,
-    pub(super) locks: Arc<Locks>,
+    pub(super) services: Services,
 }
 
 impl Worker {
@@ -202,12 +201,13 @@ struct Work {
     /// As it is written down.
     saved: Seq,
     requests: Requests,
+    post: Arc<Post>,
     process: Option<Process>,
 }
 
 impl Work {
     fn new(setting: Setting, shared: Arc<Shared>) -> Result<Self, RegistryError> {
-        let Setting { fs, app, kernel, program, net, locks, .. } = setting;
+        let Setting { fs, app, kernel, program, services, .. } = setting;
         let manifest = app.manifest()?;
         let timers = manifest.triggers.iter().filter_map(|trigger| match trigger {
             Trigger::Timer { name, seconds } => {
@@ -216,12 +216,16 @@ impl Work {
             }
             Trigger::Files { .. } => None,
         });
+        let post = Arc::clone(&services.post);
+        // Something may wait from before.
+        post.notice(&app.name);
         let cursor = app.cursor()?.unwrap_or_else(|| fs.store().newest());
         Ok(Self {
             timers: timers.collect(),
             feed: Feed::new(&fs, shared.actor, &manifest),
             limits: manifest.limits,
-            requests: Requests::new(&fs, &app, kernel, net, locks, Arc::clone(&shared))?,
+            requests: Requests::new(&fs, &app, kernel, services, Arc::clone(&shared))?,
+            post,
             app,
             program,
             shared,
@@ -285,7 +289,29 @@ impl Work {
                 self.saved = last;
             }
         }
+        is_work |= self.deliver_letters()?;
         Ok(is_work || page.last.is_some())
+    }
+
+    /// Hands over messages that wait by now; false if there were none.
+    fn deliver_letters(&mut self) -> Result<bool, RegistryError> {
+        // What it may not take waits until it may: then it is noticed again.
+        if !self.shared.powers.read().receives || !self.post.take_notice(&self.app.name) {
+            return Ok(false);
+        }
+        let waiting = post::waiting(&self.app)?;
+        for name in &waiting {
+            if let Some(event) = post::read(&self.app, name)? {
+                self.deliver(std::slice::from_ref(&event))?;
+            }
+            if self.shared.is_stopped() {
+                // Perhaps in the middle of it: it comes again.
+                return Ok(false);
+            }
+            post::remove(&self.app, name)?;
+            self.serve_waiting()?;
+        }
+        Ok(!waiting.is_empty())
     }
 
     /// Answers the HTTP requests that wait by now; false if there were none.
@@ -364,7 +390,11 @@ impl Work {
     fn give_up(&mut self, event: &Event, reason: String) -> Result<(), RegistryError> {
         self.requests.note("given up", &format!("{}: {reason}", shown(event)));
         self.shared.stats.lock().given_up += 1;
-        let letter = DeadLetter { time: seconds(), event: event.clone(), reason };
+        let mut event = event.clone();
+        if let Event::Message { bytes, .. } = &mut event {
+            bytes.truncate(DEAD_LETTER_BYTES_MAX);
+        }
+        let letter = DeadLetter { time: seconds(), event, reason };
         self.app.add_dead_letter(letter)
     }
 
@@ -455,6 +485,7 @@ pub(super) fn shown(event: &Event) -> String {
         Event::Deleted { grant, path } => format!("deleted {grant}/{path}"),
         Event::Attributes { grant, path } => format!("attributes of {grant}/{path}"),
         Event::Timer(name) => format!("timer {name}"),
+        Event::Message { app, bytes } => format!("message of {} bytes from {app}", bytes.len()),
         Event::Overflow => "overflow".to_owned(),
     }
 }

@@ -9,11 +9,11 @@ use super::glob::{Glob, GlobError};
 use super::host::host_of;
 use crate::limits::{
     GRANTS_MAX, HOST_BYTES_MAX, HOSTS_MAX, MANIFEST_BYTES_MAX, MEMORY_MIB, MEMORY_MIB_MAX, NAME_BYTES_MAX,
-    PACKAGE_FILES_MAX, PATH_BYTES_MAX, SECONDS, SECONDS_MAX, TEXT_BYTES_MAX, TRIGGERS_MAX,
+    PACKAGE_FILES_MAX, PATH_BYTES_MAX, SECONDS, SECONDS_MAX, SENDS_MAX, TEXT_BYTES_MAX, TRIGGERS_MAX,
 };
 
 /// What owners write in place of a grant's name for other things than folders.
-const RESERVED: &[&str] = &["http", "policy", "policy-fail-open"];
+const RESERVED: &[&str] = &["http", "policy", "policy-fail-open", "receive"];
 
 /// The only format of manifests so far.
 pub const FORMAT: u32 = 1;
@@ -39,6 +39,12 @@ pub struct Manifest {
     /// That it may refuse what others want to do below its grants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Reason>,
+    /// That it takes messages of other apps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receive: Option<Reason>,
+    /// Apps that it sends messages to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub send: Vec<Recipient>,
     /// Hosts that it sends requests to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connect: Vec<Connect>,
@@ -113,6 +119,15 @@ impl Default for Limits {
 #[serde(deny_unknown_fields)]
 pub struct Reason {
     /// What for, in plain words.
+    pub reason: String,
+}
+
+/// An app that asks to send messages to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipient {
+    /// The other one's name.
+    pub app: String,
     pub reason: String,
 }
 
@@ -237,6 +252,7 @@ impl Manifest {
         self.check_grants()?;
         self.check_triggers()?;
         self.check_network()?;
+        self.check_messages()?;
         if let Some(Reason { reason }) = &self.policy {
             check_text("the reason to refuse operations", reason)?;
         }
@@ -280,6 +296,24 @@ impl Manifest {
             check_text("the reason of a host", reason)?;
             if !seen.insert(host) {
                 return Err(ManifestError::Twice(format!("the host {host}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_messages(&self) -> Result<(), ManifestError> {
+        if let Some(Reason { reason }) = &self.receive {
+            check_text("the reason to take messages", reason)?;
+        }
+        if self.send.len() > SENDS_MAX {
+            return Err(ManifestError::TooMany("apps to send messages to"));
+        }
+        let mut seen = BTreeSet::new();
+        for Recipient { app, reason } in &self.send {
+            check_name("the other app's name", app)?;
+            check_text("the reason to send messages", reason)?;
+            if !seen.insert(app) {
+                return Err(ManifestError::Twice(format!("the app {app}")));
             }
         }
         Ok(())
@@ -362,6 +396,13 @@ impl Manifest {
         }
         if let (Some(Reason { reason }), None) = (&self.policy, &before.policy) {
             wider.push(format!("to refuse what others do: {reason}"));
+        }
+        if let (Some(Reason { reason }), None) = (&self.receive, &before.receive) {
+            wider.push(format!("to take messages of other apps: {reason}"));
+        }
+        let is_new = |one: &&Recipient| !before.send.iter().any(|old| old.app == one.app);
+        for Recipient { app, reason } in self.send.iter().filter(is_new) {
+            wider.push(format!("to send messages to {app}: {reason}"));
         }
         let is_new = |one: &&Connect| !before.connect.iter().any(|old| old.host == one.host);
         for Connect { host, reason } in self.connect.iter().filter(is_new) {

@@ -25,8 +25,8 @@ pub use glob::{Glob, GlobError};
 pub use host::host_of;
 pub(crate) use manifest::is_name;
 pub use manifest::{
-    Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Reason, Rights, Trigger,
-    Version, Wanted,
+    Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Reason, Recipient, Rights,
+    Trigger, Version, Wanted,
 };
 pub use project::{PROJECT_FILE, Project, ProjectError, componentize};
 pub use template::template;

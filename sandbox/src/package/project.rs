@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Connect, FORMAT, Limits, Manifest, PackageError, Reason, Trigger, Version, Wanted, pack};
+use super::{
+    Connect, FORMAT, Limits, Manifest, PackageError, Reason, Recipient, Trigger, Version, Wanted, pack,
+};
 use crate::limits::PACKAGE_BYTES_MAX;
 
 pub const PROJECT_FILE: &str = "app.toml";
@@ -33,6 +35,9 @@ pub struct Project {
     pub limits: Limits,
     pub serve: Option<Reason>,
     pub policy: Option<Reason>,
+    pub receive: Option<Reason>,
+    #[serde(default)]
+    pub send: Vec<Recipient>,
     #[serde(default)]
     pub connect: Vec<Connect>,
 }
@@ -82,6 +87,8 @@ impl Project {
             limits: self.limits,
             serve: self.serve.clone(),
             policy: self.policy.clone(),
+            receive: self.receive.clone(),
+            send: self.send.clone(),
             connect: self.connect.clone(),
             files: Vec::new(),
         };

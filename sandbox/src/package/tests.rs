@@ -23,6 +23,8 @@ fn manifest() -> Manifest {
         limits: Limits::default(),
         serve: None,
         policy: None,
+        receive: None,
+        send: Vec::new(),
         connect: Vec::new(),
         files: Vec::new(),
     }

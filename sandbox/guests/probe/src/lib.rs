@@ -9,7 +9,7 @@ use blocktree::app::http_client;
 use blocktree::app::http_exchange::Exchange;
 use blocktree::app::log::Level;
 use blocktree::app::types::Error;
-use blocktree::app::{clock, files, kv, locks, log, random};
+use blocktree::app::{clock, files, kv, locks, log, messages, random};
 use exports::blocktree::app::events::{Event, Guest};
 use exports::blocktree::app::{http_handler, policy};
 
@@ -33,6 +33,11 @@ impl Guest for Probe {
             Event::Attributes(change) => return Ok(say(&format!("attributes {}", change.path))),
             Event::Renamed(rename) => {
                 return Ok(say(&format!("renamed {:?} {}", rename.old_path, rename.path)));
+            }
+            Event::Message(message) => {
+                let text = String::from_utf8_lossy(&message.bytes).into_owned();
+                say(&format!("message from {}: {text}", message.app));
+                return if text == "fail" { Err("as I was told".to_owned()) } else { Ok(()) };
             }
             Event::Timer(name) => return Ok(say(&format!("timer {name}"))),
             Event::Overflow => return Ok(say("overflow")),
@@ -117,6 +122,20 @@ fn run(words: &[&str]) -> Result<String, String> {
             drop(taken);
             Ok(file.write(0, b"later").map_err(|error| error.name()))
         })),
+        ["send", app, text] => told(messages::send(app, text.as_bytes())),
+        ["send-large", app, bytes] => {
+            let bytes: usize = bytes.parse().map_err(|_| "a number".to_owned())?;
+            told(messages::send(app, &vec![b'x'; bytes]))
+        }
+        ["send-many", app] => {
+            let mut sent = 0;
+            loop {
+                match messages::send(app, format!("{sent}").as_bytes()) {
+                    Ok(()) => sent += 1,
+                    Err(error) => break format!("{} after {sent}", error.name()),
+                }
+            }
+        }
         ["set", key, value] => told(kv::set(key, value.as_bytes())),
         ["get", key] => {
             told(kv::get(key).map(|value| value.map(|value| String::from_utf8_lossy(&value).into_owned())))
