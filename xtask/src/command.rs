@@ -53,6 +53,11 @@ pub fn outcome(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", shown(command)))
 }
 
+/// Newer kernels have FUSE over io_uring, switched off. It concerns only filesystems that ask for it.
+pub fn let_fuse_use_io_uring() -> std::io::Result<()> {
+    std::fs::write("/sys/module/fuse/parameters/enable_uring", "Y")
+}
+
 /// Whether a program is found by `PATH`.
 pub fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH")

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::tools::{self, FSX};
 use crate::{conformance, packages, torture};
-use xtask::command::{EVERYTHING, cargo, execute};
+use xtask::command::{EVERYTHING, cargo, execute, let_fuse_use_io_uring};
 
 const ALL: [&str; 3] = [EVERYTHING[0], EVERYTHING[1], "--no-fail-fast"];
 
@@ -16,7 +16,9 @@ const ALL: [&str; 3] = [EVERYTHING[0], EVERYTHING[1], "--no-fail-fast"];
 pub(crate) fn run(words: &[String]) -> Result<()> {
     packages::ensure()?;
     open_fuse_to_users()?;
-    let_fuse_use_io_uring();
+    if let Err(error) = let_fuse_use_io_uring() {
+        eprintln!("not tested here: FUSE over io_uring: {error}");
+    }
     let fsx = tools::ensure(&FSX)?;
     xtask::guests::build()?;
     let variable = ("BLOCKTREE_TEST_FSX", fsx.as_path());
@@ -41,12 +43,4 @@ fn open_fuse_to_users() -> Result<()> {
         return Ok(());
     }
     fs::set_permissions(device, Permissions::from_mode(0o666)).context("cannot change the mode of /dev/fuse")
-}
-
-/// Newer kernels have FUSE over io_uring, switched off. It concerns only filesystems that ask for it.
-fn let_fuse_use_io_uring() {
-    let switched = fs::write("/sys/module/fuse/parameters/enable_uring", "Y");
-    if let Err(error) = switched {
-        eprintln!("not tested here: FUSE over io_uring: {error}");
-    }
 }

@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use xtask::command::{cargo, execute, output, root};
+use xtask::command::{cargo, execute, let_fuse_use_io_uring, output, root};
 
 use super::{Filesystem, Place, Role};
 
 pub(super) struct Blocktree;
 
-/// Builds the program as this one was built, so that what is measured is what is in the source tree.
+/// Builds the program as this one was built, so that what is measured is what is in the source tree; and lets it use what
+/// the kernel has.
 pub(crate) fn build() -> Result<()> {
+    if let Err(error) = let_fuse_use_io_uring() {
+        eprintln!("requests come over /dev/fuse: {error}");
+    }
     let mut command = cargo();
     command.args(["build", "--quiet", "--package", "blocktree"]);
     if !cfg!(debug_assertions) {
