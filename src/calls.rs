@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. No piece makes an event loop wait: what a call asks for is done by a thread of its own, while the caller asks again
 //!    whether it is done.
-//! 2. There are [`CALLS_MAX`] calls at a time, of [`CALL_BYTES_MAX`] bytes each; one that is left alone is forgotten.
+//! 2. There are [`CALLS_MAX`] calls of a callee at a time, each no longer than that one takes; one that is left alone is
+//!    forgotten.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::system;
 
 const CALLS_MAX: usize = 8;
 /// More than the longest package of an app.
-const CALL_BYTES_MAX: u64 = 80 << 20;
+pub(crate) const APP_CALL_BYTES_MAX: u64 = 80 << 20;
 /// A call whose caller does not ask any more.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Between two questions whether an answer is there.
@@ -26,10 +27,10 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 type Answerer = dyn Fn(&[u8]) -> Vec<u8> + Send + Sync;
 
-/// What a daemon has of them.
-#[derive(Default)]
+/// What a daemon has of those to one callee.
 pub(crate) struct Calls {
     answerer: OnceLock<Arc<Answerer>>,
+    bytes_max: u64,
     /// By user and id.
     running: Arc<Mutex<BTreeMap<(u32, u64), Running>>>,
 }
@@ -46,6 +47,11 @@ enum State {
 }
 
 impl Calls {
+    /// Calls of up to so many bytes.
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self { answerer: OnceLock::new(), bytes_max, running: Arc::default() }
+    }
+
     pub(crate) fn answer_with(&self, answerer: Arc<Answerer>) {
         // It is said once, before anybody can call.
         let _ = self.answerer.set(answerer);
@@ -72,7 +78,7 @@ impl Calls {
         answerer: &Arc<Answerer>,
     ) -> Result<(), Refusal> {
         if chunk.offset == 0 {
-            if running.len() >= CALLS_MAX || chunk.total > CALL_BYTES_MAX {
+            if running.len() >= CALLS_MAX || chunk.total > self.bytes_max {
                 return Err(Refusal::NoSpace);
             }
             let state = State::Arriving { total: chunk.total, bytes: Vec::new() };
@@ -132,15 +138,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls the daemon behind `root`, an open root directory of a mount.
-#[cfg_attr(not(feature = "apps"), allow(dead_code))]
-pub(crate) fn call(root: &File, request: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// Calls the daemon behind `root`, an open root directory of a mount; `callee` is the command that carries calls to it.
+pub(crate) fn call(root: &File, callee: Command, request: &[u8]) -> anyhow::Result<Vec<u8>> {
     let id = u64::from_le_bytes(random());
     let mut sent = 0;
     loop {
         let mut chunk = CallChunk::new(CALL_SEND, id, sent as u64, request);
         sent += chunk.part().len();
-        exchange(root, &mut chunk)?;
+        exchange(root, callee, &mut chunk)?;
         if sent >= request.len() {
             break;
         }
@@ -148,7 +153,7 @@ pub(crate) fn call(root: &File, request: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut answer = Vec::new();
     loop {
         let mut chunk = CallChunk { total: 0, ..CallChunk::new(CALL_FETCH, id, answer.len() as u64, &[]) };
-        exchange(root, &mut chunk)?;
+        exchange(root, callee, &mut chunk)?;
         if chunk.total == CALL_NOT_READY {
             std::thread::sleep(PAUSE);
             continue;
@@ -163,8 +168,8 @@ pub(crate) fn call(root: &File, request: &[u8]) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-fn exchange(root: &File, chunk: &mut CallChunk) -> anyhow::Result<()> {
-    system::request(root, Command::Call, chunk)
+fn exchange(root: &File, callee: Command, chunk: &mut CallChunk) -> anyhow::Result<()> {
+    system::request(root, callee, chunk)
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::PermissionDenied => {
                 anyhow::anyhow!("only root and the user that mounted the store may do this")
@@ -179,7 +184,7 @@ mod tests {
     use super::*;
 
     fn calls() -> Calls {
-        let calls = Calls::default();
+        let calls = Calls::new(APP_CALL_BYTES_MAX);
         calls.answer_with(Arc::new(|request| request.iter().rev().copied().collect()));
         calls
     }

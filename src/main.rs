@@ -11,6 +11,7 @@ mod anchor;
 #[cfg(feature = "apps")]
 mod apps;
 mod calls;
+mod capabilities;
 mod cli;
 mod commands;
 mod daemon;

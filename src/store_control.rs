@@ -6,13 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blocktree_engine::{Error, SnapshotError, Store};
 use blocktree_vfs::control::{
-    CallChunk, Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS, SCRUB_STOPPED, ScrubStatus, Service,
-    SnapshotEntry,
+    CAPABILITY_CALL_BYTES_MAX, CallChunk, Callee, Refusal, SCRUB_COMPLETE, SCRUB_FAILED, SCRUB_RUNS,
+    SCRUB_STOPPED, ScrubStatus, Service, SnapshotEntry,
 };
 
 use blocktree_vfs::{Fs, FsError};
 
-use crate::calls::Calls;
+use crate::calls::{APP_CALL_BYTES_MAX, Calls};
+use crate::capabilities;
 use crate::commands::{info, log};
 
 /// The store behind a mount, as the control channel sees it.
@@ -22,7 +23,8 @@ pub(crate) struct StoreControl {
     scrub: Arc<Scrub>,
     /// The last history that somebody asked for, and its stamp.
     history: Mutex<(u32, Arc<str>)>,
-    calls: Calls,
+    apps: Calls,
+    capabilities: Calls,
 }
 
 /// The scrub that runs, or the last one that did.
@@ -35,12 +37,16 @@ struct Scrub {
 impl StoreControl {
     pub(crate) fn new(fs: Arc<Fs>, is_read_only: bool) -> Self {
         let history = Mutex::new((0, Arc::from("")));
-        Self { fs, is_read_only, scrub: Arc::default(), calls: Calls::default(), history }
+        let capabilities = Calls::new(CAPABILITY_CALL_BYTES_MAX as u64);
+        capabilities.answer_with(Arc::new(capabilities::answerer(Arc::clone(&fs))));
+        let apps = Calls::new(APP_CALL_BYTES_MAX);
+        Self { fs, is_read_only, scrub: Arc::default(), apps, capabilities, history }
     }
 
-    /// From now on, calls are answered by this.
+    /// From now on, calls of apps are answered by this.
+    #[cfg(feature = "apps")]
     pub(crate) fn answer_calls(&self, answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) {
-        self.calls.answer_with(Arc::new(answer));
+        self.apps.answer_with(Arc::new(answer));
     }
 }
 
@@ -121,8 +127,11 @@ impl Service for StoreControl {
         Ok(history.clone())
     }
 
-    fn call(&self, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal> {
-        self.calls.take(user, chunk)
+    fn call(&self, callee: Callee, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal> {
+        match callee {
+            Callee::Apps => self.apps.take(user, chunk),
+            Callee::Capabilities => self.capabilities.take(user, chunk),
+        }
     }
 
     fn snapshot_delete(&self, name: &str) -> Result<(), Refusal> {

@@ -259,3 +259,68 @@ fn two_writers_have_a_directory_each() {
     mount.umount();
     finish(&mut place.on_store(&["check"], &[])).ok();
 }
+
+#[test]
+fn who_mounted_a_store_gives_and_ends_rights_while_it_is_in_use() {
+    let place = if can_mount() { family() } else { return };
+    let [laptop, phone, keeper] = ["laptop", "phone", "keeper"].map(|name| principal(&place, name));
+    let store = place.store().to_str().unwrap().to_owned();
+    let mount = place.mount();
+    let mountpoint = mount.path("").to_str().unwrap().to_owned();
+    // By the store's path or by the mount's; to ask needs no passphrase, and to give does.
+    let listed = || run(["cap", "list", &mountpoint]).ok().stdout;
+    assert_eq!(listed(), run(["cap", "list", &store]).ok().stdout);
+    let wrong = place.path("wrong");
+    fs::write(&wrong, "another").unwrap();
+    let wrong = ["--passphrase-file", wrong.to_str().unwrap()];
+    run([&["cap", "share", &mountpoint, "/photos", "--to", &phone][..], &wrong[..]].concat())
+        .failed(1, &["wrong passphrase"]);
+    assert!(!listed().contains("photos"), "nothing was changed");
+
+    let serial = cap(&place, "issue", &["--to", &laptop]).ok().stdout.trim().to_owned();
+    let read = cap(&place, "share", &["/photos", "--to", &phone]).ok().stdout.trim().to_owned();
+    cap(&place, "issue", &["--to", &keeper, "--rights", "none"]).ok();
+    cap(&place, "share", &["/photos/holiday/sea", "--to", &phone]).failed(1, &["not a directory"]);
+    cap(&place, "issue", &["--path", "/photos", "--to", &phone, "--rights", "rwp"]).failed(1, &["r or rw"]);
+    cap(&place, "share", &["/", "--to", &phone]).failed(1, &["share each directory"]);
+    cap(&place, "revoke", &[&read]).failed(1, &["lets a principal read"]);
+    cap(&place, "unshare", &["/photos", "--from", &phone]).failed(1, &["umount", "first"]);
+    let text = listed();
+    for (kind, what) in [("write", &serial), ("read", &read), ("keep", &"-".to_owned())] {
+        assert!(text.lines().any(|line| line.starts_with(what.as_str()) && line.contains(kind)), "{text}");
+    }
+    assert!(run(["cap", "show", &mountpoint, &serial]).ok().stdout.contains("Counts:     yes"));
+
+    // What the laptop signs with its own key gives nothing: it may not pass on what it has.
+    let by_laptop = run(["cap", "issue", "--principal", &laptop, &mountpoint, "--to", &phone]);
+    by_laptop.failed(1, &["could not pass it on"]);
+
+    let asked = run(["cap", "request", "--principal", &phone, "--store", &store, "/letters"]).ok();
+    let request = asked.stdout.trim().to_owned();
+    assert!(run(["cap", "pending", &mountpoint]).ok().stdout.contains("/letters"));
+    cap(&place, "approve", &[&request]).ok();
+    assert_eq!(run(["cap", "pending", &mountpoint]).ok().stdout, "");
+    run(["cap", "deny", &mountpoint, &request]).failed(1, &["no request"]);
+
+    cap(&place, "revoke", &[&serial]).ok();
+    assert!(run(["cap", "show", &mountpoint, &serial]).ok().stdout.contains("was revoked"));
+    cap(&place, "revoke", &[&serial]).ok();
+    let issued_again = cap(&place, "issue", &["--to", &laptop]).ok().stdout;
+    assert_ne!(issued_again.trim(), serial);
+    mount.umount();
+
+    let mount = mount_as(&place, &store, &laptop, "anchor=none").unwrap();
+    fs::write(mount.path("letters/by the laptop"), "hello").unwrap();
+    let own = run(["cap", "revoke", mount.path("").to_str().unwrap(), issued_again.trim()]);
+    assert_eq!(own.code, 1, "the root's passphrase is asked for: {own:?}");
+    let own = cap(&place, "revoke", &[issued_again.trim()]);
+    own.failed(1, &["open by this very writecap"]);
+    mount.umount();
+    let mount = mount_as(&place, &store, &phone, &format!("anchor=none,subtree={read}")).unwrap();
+    assert_eq!(fs::read_to_string(mount.path("holiday/sea")).unwrap(), "blue");
+    // The daemon of who only reads gives nothing, whoever signs it.
+    cap(&place, "share", &["/", "--to", &keeper]).failed(1, &["share each directory"]);
+    cap(&place, "issue", &["--to", &keeper, "--rights", "none"]).failed(1, &["cannot give"]);
+    mount.umount();
+    finish(&mut place.on_store(&["check"], &[])).ok();
+}

@@ -24,5 +24,6 @@ pub use store::{
     LostRecord, MasterKeys, NewKey, Note, NotesPage, OpenError, OpenOptions, Problem, ReadcapInfo,
     Reencrypted, Refusal, RefusedRecord, Role, Rotation, ScrubReport, Seq, SnapshotError, SnapshotInfo,
     StaleInfo, Store, StoreInfo, Transaction, Usage, WritecapInfo, change_passphrase, check, check_as,
-    master_keys_of_root, node_of_key_slot, prove_master_keys, read_master_keys, read_root, replace_node,
+    master_keys_of_root, node_of_key_slot, prove_master_keys, read_master_keys, read_root, read_signer,
+    replace_node,
 };

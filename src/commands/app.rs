@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
 use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Otherwise, Power};
 use blocktree_sandbox::package::{Connect, Manifest, Package, Recipient, Rights, Trigger, host_of};
-use blocktree_vfs::{Fs, MountOptions};
+use blocktree_vfs::{Fs, MountOptions, control};
 
 use super::{find_mount, open_store, print};
 use crate::calls;
@@ -229,7 +229,7 @@ fn ask(path: &Path, passphrase: &PassphraseSource, call: &Call, package: &[u8]) 
         Some(mount) => {
             let root = File::open(&mount.mountpoint)
                 .with_context(|| format!("cannot open {}", mount.mountpoint.display()))?;
-            calls::call(&root, &request)?
+            calls::call(&root, control::Command::Call, &request)?
         }
         None => {
             let store = open_store(path, passphrase.source().as_ref(), false)?;

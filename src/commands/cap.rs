@@ -1,29 +1,30 @@
 //! `blocktree cap`: who may read and write a store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::crypto::{Principal, PublicKeys, Rights, hexadecimal};
+use blocktree_engine::crypto::{Certificate, Principal, Revocation, Rights};
 use blocktree_engine::device::{Access, Device};
 use blocktree_engine::format::BlockId;
-use blocktree_engine::{Grant, OpenError, OpenOptions, Store, read_root};
+use blocktree_engine::{Grant, OpenOptions, Store, read_signer};
+use blocktree_vfs::control::{self, CapabilityCall};
 use blocktree_vfs::{Fs, MountOptions, TreePath};
-use serde::Serialize;
 
-use super::{open_failed, open_volume, print, request, unshare};
+use super::{find_mount, open_failed, open_volume, print, request, unshare};
 use crate::anchor::Choice;
+use crate::calls;
+use crate::capabilities::{self, Answer, Description, Place, no_such, now};
 use crate::cli::PassphraseSource;
 use crate::failure::{Failure, Result};
-use crate::paths;
 use crate::principals::Who;
 use crate::store_key::{HolderArguments, StoreKey, parse_serial};
 
-/// A store, and by what it is opened.
+/// A store, and by what it is opened; where it is mounted, by what its owner shows who they are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Opening {
-    /// A store that is not mounted
+    /// A store, or where one is mounted
+    #[arg(value_name = "STORE|MOUNTPOINT")]
     store: PathBuf,
     #[command(flatten)]
     passphrase: PassphraseSource,
@@ -72,8 +73,12 @@ pub(crate) enum Command {
     },
     /// Take a directory back from a principal: it and everything below it get new keys
     Unshare {
+        /// A store that is not mounted
+        store: PathBuf,
         #[command(flatten)]
-        opening: Opening,
+        passphrase: PassphraseSource,
+        #[command(flatten)]
+        holder: HolderArguments,
         /// The directory
         path: TreePath,
         /// From whom: a name, a file, or a line that begins with btp1
@@ -114,38 +119,26 @@ pub(crate) enum Command {
     Request(request::Command),
 }
 
-/// One line of `cap list`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Description {
-    /// `write`, `read` or `keep`.
-    kind: &'static str,
-    /// Hexadecimal; none of a keeper.
-    serial: Option<String>,
-    /// The id of the principal, and the line by which it is known.
-    principal: String,
-    line: String,
-    /// What it is for; none where the name cannot be read.
-    path: Option<String>,
-    /// Seconds since 1970; none: never.
-    expires: Option<u64>,
-    pass_on: bool,
-    /// Why it does not count.
-    refused: Option<String>,
-}
-
 pub(crate) fn run(command: &Command) -> Result<u8> {
     match command {
         Command::Issue { opening, path, to, rights, expires } => {
             issue(opening, &path.clone().unwrap_or_default(), to, rights, *expires)?;
         }
-        Command::Share { opening, path, to, expires } => share(opening, path, to, *expires)?,
-        Command::Unshare { opening, path, from, lazy, erase } => {
+        Command::Share { opening, path, to, expires } => issue(opening, path, to, "r", *expires)?,
+        Command::Unshare { store, passphrase, holder, path, from, lazy, erase } => {
             let data = match (lazy, erase) {
                 (true, _) => unshare::Data::Stays,
                 (false, true) => unshare::Data::IsSealedAnewAndErased,
                 (false, false) => unshare::Data::IsSealedAnew,
             };
-            unshare::run(opening, path, from, data)?;
+            if let Some(mount) = find_mount(store)? {
+                let mountpoint = mount.mountpoint.display();
+                return Err(anyhow!(
+                    "keys change while nobody uses the store: `blocktree umount {mountpoint}` first"
+                )
+                .into());
+            }
+            unshare::run(&Opened::new(store, passphrase, holder, true)?, path, from, data)?;
         }
         Command::List { opening, json } => {
             let found = list(opening)?;
@@ -155,9 +148,9 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             })?;
         }
         Command::Show { opening, serial } => {
-            let serial = format!("{serial:016x}");
-            let found = list(opening)?.into_iter().find(|one| one.serial.as_ref() == Some(&serial));
-            print(&for_people(&found.ok_or_else(|| no_such(&serial))?))?;
+            let name = format!("{serial:016x}");
+            let found = list(opening)?.into_iter().find(|one| one.serial.as_ref() == Some(&name));
+            print(&for_people(&found.ok_or_else(|| no_such(*serial))?))?;
         }
         Command::Revoke { opening, serial } => revoke(opening, *serial)?,
         Command::Request(command) => return request::run(command),
@@ -173,119 +166,131 @@ pub(super) fn issue(
     rights: &str,
     expires: Option<u64>,
 ) -> Result<()> {
-    if rights == "r" {
-        return share(opening, path, to, expires);
-    }
+    let given = match rights {
+        "r" => Rights::READ,
+        "rwp" => Rights::ALL,
+        "none" => Rights(0),
+        _ => Rights(Rights::READ.0 | Rights::WRITE.0),
+    };
     let subject = to.public().map_err(Failure::from)?;
-    let opened = Opened::new(opening, true)?;
-    let store = &opened.store;
-    let names = path.names_in(&store.root_principal()).context("cannot issue it")?;
-    if !names.is_empty() {
-        if rights != "rw" {
+    let office = Office::of(opening, true)?;
+    let place = office.find(path).with_context(|| format!("cannot give {path}"))?;
+    match (place.block == Store::ROOT, rights) {
+        (true, "r") => {
+            return Err(anyhow!(
+                "to let somebody read everything, share each directory; / itself holds its own name"
+            )
+            .into());
+        }
+        (false, "rwp" | "none") => {
             return Err(anyhow!(
                 "for a directory, the rights are r or rw; nobody passes them on but the owner"
             )
             .into());
         }
-        let directory = opened.directory(names).with_context(|| format!("cannot issue it for {path}"))?;
-        // Before the key: who is refused the one has no use for the other.
-        let serial =
-            opened.issue_writecap(subject, directory, Rights(Rights::READ.0 | Rights::WRITE.0), expires)?;
-        opened.share(directory, &subject, expires, true)?;
-        print(&format!("{serial:016x}\n"))?;
-    } else if rights == "none" {
-        store.grant_access(&subject, false).context("cannot give the principal access")?;
-    } else {
-        let both = Rights(Rights::READ.0 | Rights::WRITE.0);
-        let rights = if rights == "rwp" { Rights::ALL } else { both };
-        let serial = opened.issue_writecap(subject, Store::ROOT, rights, expires)?;
-        store.grant_access(&subject, true).context("cannot give the principal access")?;
-        print(&format!("{serial:016x}\n"))?;
+        _ => {}
     }
-    opened.close()
-}
-
-/// Lets a principal read a directory and everything below it.
-pub(super) fn share(opening: &Opening, path: &TreePath, to: &Who, expires: Option<u64>) -> Result<()> {
-    let recipient = to.public().map_err(Failure::from)?;
-    let opened = Opened::new(opening, true)?;
-    let store = &opened.store;
-    let names = path.names_in(&store.root_principal()).context("cannot share it")?;
-    if names.is_empty() {
-        return Err(anyhow!(
-            "to let somebody read everything, share each directory; / itself holds its own name"
-        )
-        .into());
+    let not_before = now();
+    let expires = expires.map_or(u64::MAX, |seconds| not_before.saturating_add(seconds));
+    let grant = Grant { subject, block: place.block, rights: given, not_before, expires };
+    let certificate = Certificate::issue(office.signer()?, &grant.terms(place.store_id));
+    office.ask(&CapabilityCall::Give(*certificate.bytes()))?;
+    if rights != "none" {
+        print(&format!("{:016x}\n", certificate.serial()))?;
     }
-    let directory = opened.directory(names).with_context(|| format!("cannot share {path}"))?;
-    let serial = opened.share(directory, &recipient, expires, false)?;
-    print(&format!("{serial:016x}\n"))?;
-    opened.close()
+    office.close()
 }
 
 fn revoke(opening: &Opening, serial: u64) -> Result<()> {
-    let opened = Opened::new(opening, true)?;
-    let store = &opened.store;
-    if store.readcaps().context("cannot read the capabilities")?.iter().any(|cap| cap.serial == serial) {
-        return Err(anyhow!(
-            "{serial:016x} lets a principal read: `blocktree cap unshare` takes the directory back, with new keys"
-        )
-        .into());
-    }
-    let subject = store.writecaps().into_iter().find(|cap| cap.certificate.serial() == serial);
-    let subject = subject.ok_or_else(|| no_such(&format!("{serial:016x}")))?.certificate.subject();
-    store.revoke_writecap(opened.root()?.as_ref(), serial).context("cannot revoke the writecap")?;
-    // Without another one, it gets no keys any more from copies that are made from now on.
-    let readcaps = store.readcaps().context("cannot read the capabilities")?;
-    let is_other =
-        store.writecaps().iter().any(|cap| cap.certificate.subject() == subject && cap.refused.is_none())
-            || readcaps.iter().any(|cap| cap.recipient == subject);
-    if !is_other {
-        store.revoke_access(&subject).context("cannot take the access slot away")?;
-    }
-    opened.close()
+    let office = Office::of(opening, true)?;
+    let place = office.find(&TreePath::default())?;
+    let revocation = Revocation::issue(office.signer()?, place.store_id, serial, place.record);
+    office.ask(&CapabilityCall::Revoke(*revocation.bytes()))?;
+    office.close()
 }
 
 fn list(opening: &Opening) -> Result<Vec<Description>> {
-    const WHAT: &str = "cannot read the capabilities";
-    let opened = Opened::new(opening, false)?;
-    let store = &opened.store;
-    let (writecaps, readcaps) = (store.writecaps(), store.readcaps().context(WHAT)?);
-    let blocks = writecaps.iter().map(|cap| cap.certificate.block());
-    let blocks = blocks.chain(readcaps.iter().map(|cap| cap.block)).collect();
-    let paths = opened.paths(&blocks);
-    let path = |block: BlockId| paths.get(&block).map(|path| path.display().to_string());
-    let describe = |kind, serial: Option<u64>, keys: PublicKeys, path, expires: u64| Description {
-        kind,
-        serial: serial.map(|serial| format!("{serial:016x}")),
-        principal: hexadecimal(&keys.id()),
-        line: keys.to_string(),
-        path,
-        expires: (expires != u64::MAX).then_some(expires),
-        pass_on: false,
-        refused: None,
-    };
-    let writers = writecaps.iter().map(|cap| {
-        let certificate = &cap.certificate;
-        let (serial, block) = (certificate.serial(), certificate.block());
-        let path = if block == Store::ROOT { Some("/".to_owned()) } else { path(block) };
-        Description {
-            pass_on: certificate.rights().contains(Rights::PASS_ON),
-            refused: cap.refused.map(|why| why.to_string()),
-            ..describe("write", Some(serial), certificate.subject(), path, certificate.expires())
+    let office = Office::of(opening, false)?;
+    match office.ask(&CapabilityCall::List)? {
+        Answer::Listed(found) => Ok(found),
+        _ => Err(senseless().into()),
+    }
+}
+
+/// Who does it: this process, which has the store open, or the daemon that has.
+enum Office {
+    Own { opened: Opened, tree: Option<Fs>, signer: Option<Principal> },
+    Daemon { root: File, signer: Option<Principal> },
+}
+
+impl Office {
+    /// To change something, there must be somebody to sign it.
+    fn of(opening: &Opening, signs: bool) -> Result<Self> {
+        let Opening { store, passphrase, holder } = opening;
+        let Some(mount) = find_mount(store)? else {
+            let opened = Opened::new(store, passphrase, holder, signs)?;
+            let signer = signs.then(|| signer(&*opened.device, &opened.key, store)).transpose()?;
+            let tree = opened.tree().ok();
+            return Ok(Self::Own { opened, tree, signer });
+        };
+        let root = File::open(&mount.mountpoint)
+            .with_context(|| format!("cannot open {}", mount.mountpoint.display()))?;
+        let signer = match signs {
+            false => None,
+            true => {
+                let store = &mount.store;
+                let device = blocktree_engine::device::open_volume(store, Access::Shared)?;
+                let key = StoreKey::obtain(passphrase.source().as_ref(), holder, store)?;
+                Some(signer(&*device, &key, store)?)
+            }
+        };
+        Ok(Self::Daemon { root, signer })
+    }
+
+    fn ask(&self, call: &CapabilityCall) -> anyhow::Result<Answer> {
+        match self {
+            Self::Own { opened, tree, .. } => capabilities::carry_out(&opened.store, tree.as_ref(), call),
+            Self::Daemon { root, .. } => {
+                let answer = calls::call(root, control::Command::Capability, &call.encode())?;
+                let answer: std::result::Result<Answer, String> =
+                    serde_json::from_slice(&answer).map_err(|_| senseless())?;
+                answer.map_err(|text| anyhow!("{text}"))
+            }
         }
-    });
-    let readers = readcaps
-        .iter()
-        .map(|cap| describe("read", Some(cap.serial), cap.recipient, path(cap.block), cap.expires));
-    let known = |keys: &PublicKeys| {
-        writecaps.iter().any(|cap| cap.certificate.subject() == *keys && cap.refused.is_none())
-            || readcaps.iter().any(|cap| cap.recipient == *keys)
-    };
-    let slots = store.access_list().context(WHAT)?;
-    let keepers = slots.iter().filter(|slot| !known(&slot.principal));
-    let keepers = keepers.map(|slot| describe("keep", None, slot.principal, None, u64::MAX));
-    Ok(writers.chain(readers).chain(keepers).collect())
+    }
+
+    fn find(&self, path: &TreePath) -> anyhow::Result<Place> {
+        match self.ask(&CapabilityCall::Find(path.to_string()))? {
+            Answer::Found(place) => Ok(place),
+            _ => Err(senseless()),
+        }
+    }
+
+    fn signer(&self) -> anyhow::Result<&Principal> {
+        let (Self::Own { signer, .. } | Self::Daemon { signer, .. }) = self;
+        signer.as_ref().context("nobody signs this")
+    }
+
+    fn close(self) -> Result<()> {
+        match self {
+            Self::Own { opened, .. } => opened.close(),
+            Self::Daemon { .. } => Ok(()),
+        }
+    }
+}
+
+/// Whose signature the key of a store gives.
+fn signer(device: &dyn Device, key: &StoreKey, store: &Path) -> Result<Principal> {
+    match key {
+        StoreKey::Passphrase(passphrase) => {
+            Ok(read_signer(device, passphrase).map_err(|error| open_failed(error, store))?)
+        }
+        StoreKey::Principal { holder, .. } => Ok(Principal::clone(holder)),
+    }
+}
+
+fn senseless() -> anyhow::Error {
+    anyhow!("the daemon's answer makes no sense; is it another version?")
 }
 
 /// An open store.
@@ -297,11 +302,15 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn new(opening: &Opening, writes: bool) -> Result<Self> {
-        let path = &opening.store;
+    fn new(
+        path: &Path,
+        passphrase: &PassphraseSource,
+        holder: &HolderArguments,
+        writes: bool,
+    ) -> Result<Self> {
         let access = if writes { Access::ReadWrite } else { Access::ReadOnly };
         let device = open_volume(path, access)?;
-        let key = StoreKey::obtain(opening.passphrase.source().as_ref(), &opening.holder, path)?;
+        let key = StoreKey::obtain(passphrase.source().as_ref(), holder, path)?;
         let options = OpenOptions {
             read_only: !writes,
             anchor: Choice::Usual.anchor(),
@@ -314,43 +323,7 @@ impl Opened {
         if writes && store.is_read_only() {
             return Err(anyhow!("this principal may not change {}; its owner can", path.display()).into());
         }
-        Ok(Self { path: path.clone(), device, key, store })
-    }
-
-    /// The root principal, if the passphrase opens it; otherwise whoever opened the store signs.
-    fn root(&self) -> Result<Option<Principal>> {
-        let StoreKey::Passphrase(passphrase) = &self.key else { return Ok(None) };
-        match read_root(&*self.device, passphrase) {
-            Ok(root) => Ok(Some(root)),
-            // It has another passphrase, or is kept elsewhere.
-            Err(OpenError::NoRootSlot | OpenError::WrongPassphrase) => Ok(None),
-            Err(error) => Err(open_failed(error, &self.path).into()),
-        }
-    }
-
-    fn issue_writecap(
-        &self,
-        subject: PublicKeys,
-        block: BlockId,
-        rights: Rights,
-        expires: Option<u64>,
-    ) -> Result<u64> {
-        let expires = end_of(expires);
-        let grant = Grant { subject, block, rights, not_before: now(), expires };
-        let serial = self.store.issue_writecap(self.root()?.as_ref(), &grant);
-        Ok(serial.context("cannot issue the writecap")?)
-    }
-
-    /// Seals a directory's key to a principal, who can get at it from now on.
-    fn share(&self, directory: BlockId, to: &PublicKeys, expires: Option<u64>, writes: bool) -> Result<u64> {
-        let store = &self.store;
-        let block = store.block(directory).context("cannot read the directory")?;
-        let block = block.ok_or_else(|| anyhow!("the directory is gone"))?;
-        let slots = store.access_list().context("cannot read who has access")?;
-        if !slots.iter().any(|one| one.principal == *to) {
-            store.grant_access(to, false).context("cannot give the principal access")?;
-        }
-        Ok(store.share(&block, to, end_of(expires), writes).context("cannot seal the key")?)
+        Ok(Self { path: path.to_owned(), device, key, store })
     }
 
     fn tree(&self) -> anyhow::Result<Fs> {
@@ -359,41 +332,14 @@ impl Opened {
     }
 
     pub(super) fn directory(&self, names: &[String]) -> anyhow::Result<BlockId> {
-        let fs = self.tree()?;
-        let mut at = Fs::ROOT;
-        for name in names {
-            let stat = fs.lookup(at, name.as_bytes())?;
-            if stat.kind != blocktree_vfs::FileKind::Directory {
-                return Err(anyhow!("{name} is not a directory; share the one that it is in"));
-            }
-            at = stat.ino;
-        }
-        Ok(at)
+        capabilities::directory(&self.tree()?, names)
     }
 
-    /// The names of blocks, as far as whoever opened the store can read them.
-    fn paths(&self, blocks: &BTreeSet<BlockId>) -> BTreeMap<BlockId, PathBuf> {
-        self.tree().map(|fs| paths::in_tree(&fs, blocks)).unwrap_or_default()
-    }
-
-    pub(super) fn close(self) -> Result<()> {
+    pub(super) fn close(&self) -> Result<()> {
         let path: &Path = &self.path;
         self.store.close().with_context(|| format!("cannot close the store {}", path.display()))?;
         Ok(())
     }
-}
-
-fn no_such(serial: &str) -> anyhow::Error {
-    anyhow!("there is no capability {serial}; `blocktree cap list` shows those that there are")
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// When something ends that ends so many seconds from now, or never.
-fn end_of(expires: Option<u64>) -> u64 {
-    expires.map_or(u64::MAX, |seconds| now().saturating_add(seconds))
 }
 
 /// A time from now, in seconds.

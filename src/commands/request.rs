@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::{cap, print};
 use crate::cli::PassphraseSource;
 use crate::failure::Result;
+use crate::mount_list::store_mounted_on;
 use crate::principals::Who;
 use crate::private_file;
 
@@ -52,7 +53,8 @@ pub(crate) enum Command {
     },
     /// List the requests that were left at a store
     Pending {
-        /// A store in a directory
+        /// A store in a directory, or where one is mounted
+        #[arg(value_name = "STORE|MOUNTPOINT")]
         store: PathBuf,
         /// As JSON
         #[arg(long)]
@@ -70,7 +72,8 @@ pub(crate) enum Command {
     },
     /// Take a request away
     Deny {
-        /// A store in a directory
+        /// A store in a directory, or where one is mounted
+        #[arg(value_name = "STORE|MOUNTPOINT")]
         store: PathBuf,
         /// As `cap pending` names it
         request: String,
@@ -110,7 +113,8 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             }
         }
         Command::Pending { store, json } => {
-            let (requests, of_no_use) = pending(store)?;
+            let store = store_of(store)?;
+            let (requests, of_no_use) = pending(&store)?;
             let described: Vec<Description> =
                 requests.iter().map(|(name, one)| describe(name, one)).collect();
             print(&match json {
@@ -122,23 +126,26 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             }
         }
         Command::Approve { opening, request, expires } => {
-            let (asked, pending) = find(opening.store(), request)?;
+            let (asked, pending) = find(&store_of(opening.store())?, request)?;
             let (to, path) = (Who::Keys(asked.principal), asked.path.parse::<TreePath>());
             let path = path.with_context(|| format!("cannot approve {request}"))?;
-            if asked.rights == Rights::READ {
-                cap::share(opening, &path, &to, *expires)?;
-            } else {
-                cap::issue(opening, &path, &to, "rw", *expires)?;
-            }
+            let rights = if asked.rights == Rights::READ { "r" } else { "rw" };
+            cap::issue(opening, &path, &to, rights, *expires)?;
             pending.map_or(Ok(()), |file| remove(&file))?;
         }
         Command::Deny { store, request } => {
-            let (name, file) = named(store, request)?;
+            let (name, file) = named(&store_of(store)?, request)?;
             remove(&file)?;
             print(&format!("Took the request {name} away.\n"))?;
         }
     }
     Ok(0)
+}
+
+/// The store itself, where it is named by a mountpoint.
+fn store_of(path: &Path) -> anyhow::Result<PathBuf> {
+    let mount = store_mounted_on(path).context("cannot read the list of mounts")?;
+    Ok(mount.map_or_else(|| path.to_owned(), |mount| mount.store))
 }
 
 fn read_write() -> Rights {

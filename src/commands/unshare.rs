@@ -10,7 +10,7 @@ use blocktree_engine::limits::SECTOR_BYTES;
 use blocktree_engine::{ReadcapInfo, Store};
 use blocktree_vfs::{TreePath, rotation};
 
-use super::cap::{Opened, Opening};
+use super::cap::Opened;
 use super::{print, progress_bar};
 use crate::failure::{Failure, Result};
 use crate::principals::Who;
@@ -43,9 +43,8 @@ struct Held {
     others: usize,
 }
 
-pub(super) fn run(opening: &Opening, path: &TreePath, from: &Who, data: Data) -> Result<()> {
+pub(super) fn run(opened: &Opened, path: &TreePath, from: &Who, data: Data) -> Result<()> {
     let principal = from.public().map_err(Failure::from)?;
-    let opened = Opened::new(opening, true)?;
     let store = &opened.store;
     let names = path.names_in(&store.root_principal()).context("cannot take it back")?;
     if names.is_empty() {

@@ -2,8 +2,8 @@
 //!
 //! Key types: [`Command`] numbers the requests, the message structs are their payloads, [`Service`] is what a daemon
 //! offers and [`answer`] decodes a request, calls it and encodes the reply. The other side, `blocktree info`,
-//! `scrub`, `snapshot` and `umount`, fills the same structs. Neighbours: `fuse.rs` hands requests over; nothing else
-//! in this crate knows about the channel.
+//! `scrub`, `snapshot` and `umount`, fills the same structs. Neighbours: `fuse.rs` hands requests over, `capability.rs`
+//! says what calls about capabilities are; nothing else in this crate knows about the channel.
 //!
 //! Invariants:
 //! 1. A request's number encodes its size (`_IOWR('B', n, size)`), so the kernel copies exactly one struct in and one
@@ -12,8 +12,11 @@
 //! 3. Requests come from any process that may open the root: nothing in them is trusted, no answer panics, and only
 //!    root or the user that mounted changes anything, or is told names.
 
+mod capability;
+
 use std::sync::Arc;
 
+pub use capability::{CAPABILITY_CALL_BYTES_MAX, CapabilityCall};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The version of these messages. Both sides are usually the same binary; after an upgrade they may not be.
@@ -326,10 +329,19 @@ pub enum Command {
     Sync,
     History,
     Call,
+    Capability,
+}
+
+/// Who is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callee {
+    Apps,
+    /// A call is a [`CapabilityCall`].
+    Capabilities,
 }
 
 impl Command {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Hello,
         Self::Info,
         Self::ScrubStart,
@@ -341,6 +353,7 @@ impl Command {
         Self::Sync,
         Self::History,
         Self::Call,
+        Self::Capability,
     ];
 
     /// The bytes of its message.
@@ -352,7 +365,7 @@ impl Command {
             Self::ScrubStatus => size_of::<ScrubStatus>(),
             Self::SnapshotCreate | Self::SnapshotDelete => size_of::<SnapshotName>(),
             Self::SnapshotList => size_of::<SnapshotPage>(),
-            Self::Call => size_of::<CallChunk>(),
+            Self::Call | Self::Capability => size_of::<CallChunk>(),
             Self::ScrubStart | Self::ScrubStop | Self::Sync => size_of::<Plain>(),
         }
     }
@@ -370,9 +383,8 @@ impl Command {
     /// Whether only root and the user that mounted may ask for it.
     const fn is_private(self) -> bool {
         match self {
-            Self::ScrubStart | Self::ScrubStop | Self::SnapshotCreate | Self::SnapshotDelete | Self::Call => {
-                true
-            }
+            Self::ScrubStart | Self::ScrubStop | Self::SnapshotCreate | Self::SnapshotDelete => true,
+            Self::Call | Self::Capability => true,
             // It has names out of directories that not everybody may read.
             Self::History => true,
             Self::Hello | Self::Info | Self::ScrubStatus | Self::SnapshotList | Self::Sync => false,
@@ -420,7 +432,7 @@ pub trait Service: Send + Sync {
     /// still known.
     fn history(&self, path: &[u8], before: u64, limit: u32, stamp: u32) -> Result<(u32, Arc<str>), Refusal>;
     /// Takes a part of a call, or gives one of its answer; returns at once.
-    fn call(&self, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal>;
+    fn call(&self, callee: Callee, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal>;
 }
 
 /// Who asks, and who mounted.
@@ -483,9 +495,10 @@ pub fn answer(service: &dyn Service, caller: Caller, number: u32, input: &[u8]) 
             let (stamp, text) = service.history(path, request.before, request.limit, request.stamp)?;
             Ok(history_chunk(&request, stamp, &text).as_bytes().to_vec())
         }
-        Command::Call => {
+        Command::Call | Command::Capability => {
+            let callee = if command == Command::Call { Callee::Apps } else { Callee::Capabilities };
             let chunk = CallChunk::read_from_bytes(input).map_err(|_| Refusal::Malformed)?;
-            Ok(service.call(caller.user, &chunk)?.as_bytes().to_vec())
+            Ok(service.call(callee, caller.user, &chunk)?.as_bytes().to_vec())
         }
     }
 }

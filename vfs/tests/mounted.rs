@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use blocktree_vfs::control::{CallChunk, Refusal, ScrubStatus, Service, SnapshotEntry};
+use blocktree_vfs::control::{CallChunk, Callee, Refusal, ScrubStatus, Service, SnapshotEntry};
 use blocktree_vfs::fuse::{self, Access, Ending, Flags, Locks, MountOptions, Mounted, Transport};
 use support::*;
 use tempfile::TempDir;
@@ -34,7 +34,7 @@ impl Service for NoService {
     fn snapshot_delete(&self, _name: &str) -> Result<(), Refusal> {
         Err(Refusal::Unknown)
     }
-    fn call(&self, _user: u32, _chunk: &CallChunk) -> Result<CallChunk, Refusal> {
+    fn call(&self, _: Callee, _: u32, _: &CallChunk) -> Result<CallChunk, Refusal> {
         Err(Refusal::Unknown)
     }
     fn snapshot_list(&self) -> Result<Vec<SnapshotEntry>, Refusal> {

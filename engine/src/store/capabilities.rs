@@ -1,6 +1,8 @@
 //! Giving and taking capabilities: what the owner's commands do.
 //!
-//! Capabilities are items of the index, and durable when these methods return.
+//! Who signs need not be who has the store open: [`Store::give`] and [`Store::end_writecap`] take what was signed elsewhere,
+//! and believe no more of it than its signature and the chain behind that. Capabilities are items of the index, and durable
+//! when these methods return.
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -13,20 +15,26 @@ use super::slots::new_serial;
 use super::{Block, Core, Store, WHOLE_STORE, now_ns};
 use crate::crypto::{Certificate, CertificateError, Principal, PublicKeys, Revocation, Rights, Terms};
 use crate::error::{Error, Result};
-use crate::format::{BlockHeader, BlockId, ItemKind, Key, SYSTEM_BLOCK};
+use crate::format::{BlockHeader, BlockId, CertificateBytes, ItemKind, Key, RevocationBytes, SYSTEM_BLOCK};
 use crate::limits::DEPTH_MAX;
 
 /// Why a capability is not given or taken.
 #[derive(Debug, thiserror::Error)]
 pub enum CapabilityError {
     #[error("the issuer may not give this")]
-    NotGiven(#[source] CertificateError),
+    NotGiven(#[from] CertificateError),
     #[error("there is no such capability")]
     NoSuch,
     #[error("only the root and who issued a writecap can revoke it")]
     NotTheIssuer,
     #[error("the store is open by this very writecap; open it by another to revoke it")]
     Own,
+    #[error("there is a capability with this number already")]
+    Exists,
+    #[error("nobody gives such rights for such a block")]
+    Senseless,
+    #[error("it would end with a record that is not made yet")]
+    Ahead,
     #[error(transparent)]
     Store(#[from] Error),
 }
@@ -40,6 +48,14 @@ pub struct Grant {
     /// Seconds since 1970; `u64::MAX` where it does not end.
     pub not_before: u64,
     pub expires: u64,
+}
+
+impl Grant {
+    /// As a store's certificate says it, with a new serial.
+    pub fn terms(&self, store_id: [u8; 16]) -> Terms {
+        let Self { subject, block, rights, not_before, expires } = *self;
+        Terms { store_id, subject, block, rights, not_before, expires, serial: new_serial() }
+    }
 }
 
 /// A writecap that the store knows.
@@ -108,30 +124,85 @@ impl Store {
         issuer: Option<&Principal>,
         grant: &Grant,
     ) -> std::result::Result<u64, CapabilityError> {
+        let certificate =
+            Certificate::issue(issuer.unwrap_or(&self.core.keys.node), &grant.terms(self.store_id()));
+        self.add_writecap(&certificate)?;
+        Ok(certificate.serial())
+    }
+
+    /// Gives what a certificate says, with the keys that go with it: a writecap for the whole store or below a block; the
+    /// key of a block, where it says to read; or only the structure key, where it gives no right.
+    ///
+    /// A certificate that gives no right to write is not kept: the readcap has its serial.
+    pub fn give(&self, bytes: &CertificateBytes) -> std::result::Result<(), CapabilityError> {
+        let certificate = Certificate::verify(bytes, &self.core.keys.store_id)?;
+        let (subject, block, rights) = (certificate.subject(), certificate.block(), certificate.rights());
+        let writes_and_reads = Rights(Rights::READ.0 | Rights::WRITE.0);
+        match (block == WHOLE_STORE, rights) {
+            (true, Rights(0)) => {
+                self.check_given(&certificate)?;
+                Ok(self.grant_access(&subject, false)?)
+            }
+            (true, rights) if rights.contains(writes_and_reads) => {
+                self.add_writecap(&certificate)?;
+                Ok(self.grant_access(&subject, true)?)
+            }
+            (false, Rights::READ) => {
+                self.check_given(&certificate)?;
+                self.share_with(&certificate, certificate.serial(), false)
+            }
+            (false, rights) if rights == writes_and_reads => {
+                // Before the key: who is refused the one has no use for the other.
+                self.add_writecap(&certificate)?;
+                self.share_with(&certificate, new_serial(), true)
+            }
+            _ => Err(CapabilityError::Senseless),
+        }
+    }
+
+    fn add_writecap(&self, certificate: &Certificate) -> std::result::Result<(), CapabilityError> {
+        self.check_given(certificate)?;
+        self.put_capability(ItemKind::WRITECAP, certificate.serial(), certificate.bytes().as_bytes())?;
+        Ok(self.core.authors.lock().add(certificate.bytes())?)
+    }
+
+    /// Whether a certificate that the store does not have yet leads to the root.
+    fn check_given(&self, certificate: &Certificate) -> std::result::Result<(), CapabilityError> {
         let core = &self.core;
-        let terms = Terms {
-            store_id: core.keys.store_id,
-            subject: grant.subject,
-            block: grant.block,
-            rights: grant.rights,
-            not_before: grant.not_before,
-            expires: grant.expires,
-            serial: new_serial(),
-        };
-        if core.home_of(grant.block)?.is_none() {
+        if certificate.serial() == 0 {
+            return Err(CapabilityError::Senseless);
+        }
+        if core.home_of(certificate.block())?.is_none() {
             return Err(CapabilityError::NoSuch);
         }
-        let certificate = Certificate::issue(issuer.unwrap_or(&core.keys.node), &terms);
-        let mut authors = core.authors.lock().clone();
-        authors.add(certificate.bytes()).map_err(CapabilityError::NotGiven)?;
+        let authors = core.authors.lock().clone();
+        if authors.get(certificate.serial()).is_some() {
+            return Err(CapabilityError::Exists);
+        }
         let mut at = core.next_moment();
         // One that begins later must hold then.
-        at.seconds = at.seconds.max(grant.not_before);
+        at.seconds = at.seconds.max(certificate.not_before());
         let within = &mut |block, above| core.is_within(block, above);
-        authors.chain_of(&certificate, at, within).map_err(CapabilityError::NotGiven)?;
-        self.put_capability(ItemKind::WRITECAP, terms.serial, certificate.bytes().as_bytes())?;
-        *core.authors.lock() = authors;
-        Ok(terms.serial)
+        authors.chain_of(certificate, at, within)?;
+        Ok(())
+    }
+
+    /// Seals the key of a certificate's block to its subject.
+    fn share_with(
+        &self,
+        certificate: &Certificate,
+        serial: u64,
+        writes: bool,
+    ) -> std::result::Result<(), CapabilityError> {
+        let subject = certificate.subject();
+        let block = self.block(certificate.block())?.ok_or(CapabilityError::NoSuch)?;
+        if self.readcaps()?.iter().any(|cap| cap.serial == serial) {
+            return Err(CapabilityError::Exists);
+        }
+        if !self.access_list()?.iter().any(|slot| slot.principal == subject) {
+            self.grant_access(&subject, false)?;
+        }
+        Ok(self.put_readcap(&block, &subject, serial, certificate.expires(), writes)?)
     }
 
     /// Ends a writecap with the records that were made so far, signed by `issuer` or else by whoever opened the store.
@@ -140,21 +211,34 @@ impl Store {
         issuer: Option<&Principal>,
         serial: u64,
     ) -> std::result::Result<(), CapabilityError> {
+        let issuer = issuer.unwrap_or(&self.core.keys.node);
+        let revocation = Revocation::issue(issuer, self.core.keys.store_id, serial, self.newest_record());
+        self.end_writecap(revocation.bytes())
+    }
+
+    /// The number of the newest record.
+    pub fn newest_record(&self) -> u64 {
+        self.core.layers.read().sealed_seq
+    }
+
+    /// Ends a writecap as a signed revocation says.
+    pub fn end_writecap(&self, bytes: &RevocationBytes) -> std::result::Result<(), CapabilityError> {
         let core = &self.core;
-        let issuer = issuer.unwrap_or(&core.keys.node);
+        let revocation = Revocation::verify(bytes, &core.keys.store_id)?;
+        let (serial, issuer) = (revocation.serial(), revocation.issuer());
         let certificate = *core.authors.lock().get(serial).ok_or(CapabilityError::NoSuch)?;
-        if issuer.public() != certificate.issuer() && issuer.public().id() != core.keys.root_principal {
+        if issuer != certificate.issuer() && issuer.id() != core.keys.root_principal {
             return Err(CapabilityError::NotTheIssuer);
         }
         if core.keys.chain.iter().any(|link| link.serial() == serial) {
             return Err(CapabilityError::Own);
         }
-        let seq = core.layers.read().sealed_seq;
-        let revocation = Revocation::issue(issuer, core.keys.store_id, serial, seq);
-        let value = revocation.bytes().as_bytes();
-        self.put_capability(ItemKind::REVOCATION, serial, value)?;
+        if revocation.seq() > self.newest_record() {
+            return Err(CapabilityError::Ahead);
+        }
+        self.put_capability(ItemKind::REVOCATION, serial, bytes.as_bytes())?;
         let key = Key::new(SYSTEM_BLOCK, ItemKind::REVOCATION, serial);
-        core.authors.lock().note(&key, value).map_err(CapabilityError::NotGiven)
+        Ok(core.authors.lock().note(&key, bytes.as_bytes())?)
     }
 
     /// All readcaps, by their serials.
@@ -168,21 +252,27 @@ impl Store {
     /// Seals a block's key, and with it those of all below it, to a principal; with `writes`, also what it needs to
     /// make blocks there. Returns the readcap's serial. The recipient needs an access slot to get at it.
     pub fn share(&self, block: &Block, recipient: &PublicKeys, expires: u64, writes: bool) -> Result<u64> {
-        let info = ReadcapInfo {
-            serial: new_serial(),
-            block: block.id(),
-            epoch: block.epoch(),
-            expires,
-            recipient: *recipient,
-            writes,
-        };
+        let serial = new_serial();
+        self.put_readcap(block, recipient, serial, expires, writes)?;
+        Ok(serial)
+    }
+
+    fn put_readcap(
+        &self,
+        block: &Block,
+        recipient: &PublicKeys,
+        serial: u64,
+        expires: u64,
+        writes: bool,
+    ) -> Result<()> {
+        let (id, epoch, recipient) = (block.id(), block.epoch(), *recipient);
+        let info = ReadcapInfo { serial, block: id, epoch, expires, recipient, writes };
         let sealed = match block.with_key(|key| seal_readcap(&self.core.keys, &info, key)) {
             Ok(sealed) => sealed,
             Err(_) if writes && self.core.keys.owner.is_none() => return Err(Error::NoKey),
             Err(_) => return Err(Error::BadPublicKey),
         };
-        self.put_capability(ItemKind::READCAP, info.serial, sealed.as_bytes())?;
-        Ok(info.serial)
+        self.put_capability(ItemKind::READCAP, serial, sealed.as_bytes())
     }
 
     /// Takes a readcap out of the index. Its holder still knows the key that was in it, until that is replaced.

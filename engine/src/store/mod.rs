@@ -85,7 +85,7 @@ pub use readers::ReadcapInfo;
 pub use rekey::{change_passphrase, master_keys_of_root, node_of_key_slot, prove_master_keys};
 pub use rotation::{NewKey, Reencrypted, Rotation, StaleInfo};
 pub use scrub::ScrubReport;
-pub use slots::{MasterKeys, read_master_keys, read_root, replace_node};
+pub use slots::{MasterKeys, read_master_keys, read_root, read_signer, replace_node};
 pub use snapshot::{SnapshotError, SnapshotInfo};
 pub use transaction::Transaction;
 

@@ -96,6 +96,18 @@ pub fn read_root(device: &dyn Device, passphrase: &[u8]) -> std::result::Result<
     Err(error)
 }
 
+/// Who signs rights for a passphrase: the root, if it opens the root slot, or else the node of the key slot.
+pub fn read_signer(device: &dyn Device, passphrase: &[u8]) -> std::result::Result<Principal, OpenError> {
+    match read_root(device, passphrase) {
+        // The root has another passphrase, or is kept elsewhere.
+        Err(OpenError::NoRootSlot | OpenError::WrongPassphrase) => {
+            let (header, secrets, _) = find_key_slot(device, passphrase)?;
+            Ok(Keys::from_key_slot(&header, &secrets).node)
+        }
+        root => root,
+    }
+}
+
 /// What a backup of the store on a device holds: the keys of its key slot and the root of its root slot.
 pub fn read_master_keys(
     device: &dyn Device,

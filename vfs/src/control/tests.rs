@@ -43,8 +43,9 @@ impl Service for Fake {
         assert_eq!((path, limit), (&b"/a"[..], 3));
         Ok((if stamp == 0 { 7 } else { stamp }, self.text.as_str().into()))
     }
-    fn call(&self, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal> {
-        Ok(CallChunk::new(CALL_FETCH, u64::from(user), chunk.offset, chunk.part()))
+    fn call(&self, callee: Callee, user: u32, chunk: &CallChunk) -> Result<CallChunk, Refusal> {
+        let from = u64::from(user) + if callee == Callee::Apps { 0 } else { 1 };
+        Ok(CallChunk::new(CALL_FETCH, from, chunk.offset, chunk.part()))
     }
 }
 
@@ -182,11 +183,13 @@ proptest! {
 fn calls_are_the_owners_and_carry_what_they_say() {
     let fake = Fake::new(0, 0);
     let chunk = CallChunk::new(CALL_SEND, 7, 0, b"hello");
-    let number = Command::Call.number();
-    assert_eq!(answer(&fake, STRANGER, number, chunk.as_bytes()), Err(Refusal::NotPermitted));
-    let reply = answer(&fake, OWNER, number, chunk.as_bytes()).unwrap();
-    let reply = CallChunk::read_from_bytes(&reply).unwrap();
-    assert_eq!((reply.part(), reply.id), (&b"hello"[..], 1000));
+    for (command, from) in [(Command::Call, 1000), (Command::Capability, 1001)] {
+        let number = command.number();
+        assert_eq!(answer(&fake, STRANGER, number, chunk.as_bytes()), Err(Refusal::NotPermitted));
+        let reply = answer(&fake, OWNER, number, chunk.as_bytes()).unwrap();
+        let reply = CallChunk::read_from_bytes(&reply).unwrap();
+        assert_eq!((reply.part(), reply.id), (&b"hello"[..], from));
+    }
     // A length that is too long carries nothing.
     assert_eq!(CallChunk { length: u32::MAX, ..chunk }.part(), b"");
     let long = [1; CALL_CHUNK_BYTES + 3];
