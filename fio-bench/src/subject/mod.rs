@@ -20,6 +20,7 @@ use xtask::command::execute;
 use xtask::scratch::Scratch;
 
 use crate::process::{Cost, Daemon, Finished, peak_kib, run, spent};
+use ours::{Blocktree, OpenedBy};
 pub(crate) use ours::{build, program};
 
 /// What a filesystem is measured for.
@@ -80,7 +81,8 @@ pub(crate) trait Filesystem {
 /// All of them, in the order of the tables.
 fn all() -> Vec<Box<dyn Filesystem>> {
     vec![
-        Box::new(ours::Blocktree),
+        Box::new(Blocktree { opened_by: OpenedBy::Passphrase }),
+        Box::new(Blocktree { opened_by: OpenedBy::Principal }),
         Box::new(floors::Ext4),
         Box::new(floors::Passthrough),
         Box::new(floors::Raw),
@@ -339,6 +341,7 @@ mod tests {
         };
         assert_eq!(names(&[]).unwrap(), ["blocktree"]);
         assert_eq!(names(&["cryfs", "ext4"]).unwrap(), ["blocktree", "ext4", "cryfs"]);
+        assert_eq!(names(&["blocktree-principal"]).unwrap(), ["blocktree", "blocktree-principal"]);
         assert!(names(&["zfs"]).is_err());
     }
 

@@ -8,7 +8,17 @@ use xtask::command::{cargo, execute, let_fuse_use_io_uring, output, root};
 
 use super::{Filesystem, Place, Role};
 
-pub(super) struct Blocktree;
+pub(super) struct Blocktree {
+    pub(super) opened_by: OpenedBy,
+}
+
+/// What a mount opens the store with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpenedBy {
+    Passphrase,
+    /// The key of a principal with a writecap for the whole store: what capabilities cost who uses them.
+    Principal,
+}
 
 /// Builds the program as this one was built, so that what is measured is what is in the source tree; and lets it use what
 /// the kernel has.
@@ -39,13 +49,24 @@ fn command(place: &Place) -> Command {
     command
 }
 
+/// The file of the principal that mounts.
+fn principal(place: &Place) -> PathBuf {
+    place.state().join("principal")
+}
+
 impl Filesystem for Blocktree {
     fn name(&self) -> &'static str {
-        "blocktree"
+        match self.opened_by {
+            OpenedBy::Passphrase => "blocktree",
+            OpenedBy::Principal => "blocktree-principal",
+        }
     }
 
     fn role(&self) -> Role {
-        Role::Ours
+        match self.opened_by {
+            OpenedBy::Passphrase => Role::Ours,
+            OpenedBy::Principal => Role::Peer,
+        }
     }
 
     fn version(&self) -> Result<String> {
@@ -58,7 +79,15 @@ impl Filesystem for Blocktree {
     fn make(&self, place: &Place) -> Result<()> {
         // Ample: a full filesystem is another matter.
         let size = format!("{}M", (4 * place.room_bytes + (1 << 30)) >> 20);
-        execute(command(place).arg("init").arg(place.backing()).args(["--size", &size]))
+        execute(command(place).arg("init").arg(place.backing()).args(["--size", &size]))?;
+        if self.opened_by == OpenedBy::Passphrase {
+            return Ok(());
+        }
+        let mut create = command(place);
+        create.args(["principal", "create", "node", "--no-passphrase", "--file"]).arg(principal(place));
+        output(&mut create)?;
+        output(command(place).args(["cap", "issue"]).arg(place.backing()).arg("--to").arg(principal(place)))?;
+        Ok(())
     }
 
     /// What it says itself: the volume is allocated ahead of what is in use, by up to a region.
@@ -71,6 +100,9 @@ impl Filesystem for Blocktree {
     fn daemon(&self, place: &Place) -> Option<Command> {
         let mut command = command(place);
         command.arg("mount").arg(place.backing()).arg(place.mount_point()).arg("--foreground");
+        if self.opened_by == OpenedBy::Principal {
+            command.arg("--principal").arg(principal(place));
+        }
         Some(command)
     }
 
