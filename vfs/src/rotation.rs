@@ -13,6 +13,7 @@ use blocktree_engine::format::{BlockId, WRAPPED_KEY_BYTES};
 use blocktree_engine::{Block, Item, NewKey, Rotation, Store, Transaction};
 
 use crate::directory::{decode, put_entry};
+use crate::fs::attributes_of;
 use crate::inode::Inode;
 use crate::layout::{Attributes, ENTRY_SLOTS, Entry, FileKind, ITEM_ENTRY, bucket_of};
 use crate::xattr;
@@ -331,9 +332,4 @@ fn free_position(store: &Store, directory: &Block, bucket: u64, taken: &BTreeSet
 
 const fn bucket_of_position(position: u64) -> u64 {
     position & !(ENTRY_SLOTS - 1)
-}
-
-fn attributes_of(store: &Store, block: &Block) -> Result<Attributes> {
-    let bytes = store.attributes(block)?;
-    Attributes::decode(&bytes).map_err(|malformed| FsError::Malformed { ino: block.id(), what: malformed.0 })
 }

@@ -682,12 +682,6 @@ impl Core {
         if volume < space.volume_sectors() {
             return Err(damaged("the volume shrank"));
         }
-        space.lengthen(volume);
-        // As it was when the record was made: what it allocates may have been freed before.
-        for run in freed.on_settled(head.durable_seq.get()) {
-            space.mark(run, false)?;
-        }
-        let mut runs = Vec::new();
         for change in crate::format::decode_changes(body) {
             match change.map_err(|_| damaged("malformed change"))? {
                 Change::Put(key, value) => {
@@ -699,18 +693,15 @@ impl Core {
                 Change::Delete(key) => layers.active.insert(key, None),
                 Change::Allocate { sector, sectors } => {
                     let run = Run { sector, sectors: u64::from(sectors) };
-                    space.mark(run, true)?;
                     layers.active.space.push(Delta { run, used: true });
                 }
                 Change::Free { sector, sectors } => {
                     let run = Run { sector, sectors: u64::from(sectors) };
-                    runs.push(run);
                     layers.active.space.push(Delta { run, used: false });
                 }
             }
         }
-        // Another crash must find the data of records that no record on the disk names as durable.
-        freed.push(seq, head.durable_seq.get(), runs);
+        replay_space(space, freed, head, body, volume)?;
         self.next_block.get_mut().clone_from(&head.next_block.get());
         (sealer.seq, sealer.previous) = (seq, hash);
         sealer.time_ns = head.time_ns.get();
@@ -718,6 +709,41 @@ impl Core {
         *self.durable_seq.get_mut() = seq;
         Ok(())
     }
+}
+
+/// Makes the space what it was once a record was made, in a volume of this length. What the record frees is free only when
+/// another says that it is durable: a crash before that must find the data. Goes on where a part of it makes no sense, and
+/// returns the first error.
+pub(super) fn replay_space(
+    space: &mut Space,
+    freed: &mut Freed,
+    head: &RecordHeader,
+    body: &[u8],
+    volume_sectors: u64,
+) -> Result<(), TableError> {
+    let mut result = Ok(());
+    let mut mark = |space: &mut Space, run, used| {
+        let marked = space.mark(run, used);
+        if result.is_ok() {
+            result = marked;
+        }
+    };
+    space.lengthen(volume_sectors);
+    // As it was when the record was made: what it allocates may have been freed before.
+    for run in freed.on_settled(head.durable_seq.get()) {
+        mark(space, run, false);
+    }
+    let mut runs = Vec::new();
+    for change in crate::format::decode_changes(body) {
+        let run = |sector, sectors| Run { sector, sectors: u64::from(sectors) };
+        match change {
+            Ok(Change::Allocate { sector, sectors }) => mark(space, run(sector, sectors), true),
+            Ok(Change::Free { sector, sectors }) => runs.push(run(sector, sectors)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    freed.push(head.seq.get(), head.durable_seq.get(), runs);
+    result
 }
 
 /// Records by one author in a row.

@@ -44,7 +44,7 @@ mod system;
 mod unit;
 mod write;
 
-pub(crate) use mount::directory_attributes;
+pub(crate) use mount::{attributes_of, directory_attributes};
 pub use unit::{NAME_UNIT, parse_unit};
 
 use std::sync::Arc;

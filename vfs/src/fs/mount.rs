@@ -164,9 +164,7 @@ impl Fs {
 
     fn load(&self, ino: Ino, block: Option<Block>, changed: Seq) -> Result<Arc<Inode>> {
         let block = block.ok_or(FsError::Stale)?;
-        let bytes = self.store.attributes(&block)?;
-        let attributes =
-            Attributes::decode(&bytes).map_err(|malformed| FsError::Malformed { ino, what: malformed.0 })?;
+        let attributes = attributes_of(&self.store, &block)?;
         if attributes.nlink == 0 {
             return Err(FsError::Stale);
         }
@@ -202,6 +200,12 @@ impl Fs {
         self.locks.forget(ino);
         self.journal.forget(ino);
     }
+}
+
+/// What an inode's block says of it.
+pub(crate) fn attributes_of(store: &Store, block: &Block) -> Result<Attributes> {
+    let bytes = store.attributes(block)?;
+    Attributes::decode(&bytes).map_err(|malformed| FsError::Malformed { ino: block.id(), what: malformed.0 })
 }
 
 /// Destroys what was unlinked but still open at a crash, as far as that is for whoever opened the store to do.

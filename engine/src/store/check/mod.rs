@@ -44,7 +44,7 @@ use super::keys::Credential;
 use super::layers::Value;
 use super::log::Record;
 use super::log_tail::{Log, read_log_before_damage};
-use super::open::{OpenError, Series, build, find_keys, find_layout};
+use super::open::{OpenError, Series, build, find_keys, find_layout, replay_space};
 use super::snapshot::Snapshot;
 use super::{Core, OpenOptions};
 use crate::crypto::Hash;
@@ -487,25 +487,10 @@ impl LogJudge {
                 }
             }
         }
-        // What goes wrong here is reported where it is looked for.
         let mut space = space.lock();
-        let volume = head.volume_sectors.get();
-        if volume >= space.volume_sectors() && volume <= core.device.sectors() {
-            space.lengthen(volume);
-        }
-        for run in self.freed.get_mut().on_settled(head.durable_seq.get()) {
-            let _ = space.mark(run, false);
-        }
-        let mut freed = Vec::new();
-        for change in crate::format::decode_changes(body) {
-            let run = |sector, sectors| Run { sector, sectors: u64::from(sectors) };
-            match change {
-                Ok(Change::Allocate { sector, sectors }) => drop(space.mark(run(sector, sectors), true)),
-                Ok(Change::Free { sector, sectors }) => freed.push(run(sector, sectors)),
-                _ => {}
-            }
-        }
-        self.freed.get_mut().push(head.seq.get(), head.durable_seq.get(), freed);
+        let volume = head.volume_sectors.get().min(core.device.sectors()).max(space.volume_sectors());
+        // What goes wrong here is reported where it is looked for.
+        let _ = replay_space(&mut space, self.freed.get_mut(), head, body, volume);
         false
     }
 }
