@@ -24,7 +24,7 @@ pub(crate) fn blocks(lost: &[LostRecord]) -> impl Iterator<Item = BlockId> {
 }
 
 fn entries(lost: &[LostRecord]) -> impl Iterator<Item = Entry> {
-    lost.iter().flat_map(|record| &record.notes).filter_map(|note| Entry::read(note).ok())
+    lost.iter().flat_map(|record| &record.notes).filter_map(|note| Entry::read(note, Fs::ROOT).ok())
 }
 
 /// The list, for people. `paths` is what the tree knows that is left.
@@ -46,7 +46,7 @@ pub(crate) fn for_people(
                 lines.push(line);
             }
         });
-        // Who writes without the owner key leaves no notes.
+        // There may be no notes, or none that are believed.
         if !is_told {
             let changed = |block: &BlockId| format!("  changed    {}", places.inode(*block));
             lines.extend(record.blocks.iter().map(changed));
@@ -117,7 +117,7 @@ impl<'a> Places<'a> {
 
     /// One change in one line.
     fn tell(&self, note: &blocktree_engine::Note) -> Option<String> {
-        let entry = Entry::read(note).ok()?;
+        let entry = Entry::read(note, Fs::ROOT).ok()?;
         let (word, ino) = what(&entry.event);
         // That nobody writes to a file any more is no loss, nor is that the store was mounted.
         if matches!(entry.event, Event::Settled { .. } | Event::Mounted | Event::Unmounted) {

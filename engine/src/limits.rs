@@ -149,9 +149,11 @@ pub const JOURNAL_BYTES_FULL: u64 = 64 << 10;
 /// What one operation may note: so many bytes in so many notes.
 pub const NOTES_BYTES_MAX: usize = 3 << 10;
 pub const NOTES_MAX: usize = 8;
-/// What a note adds to a record: itself, its part of an item, and its number and length.
-pub const fn note_weight(bytes: usize) -> usize {
-    bytes + bytes / 16 + 24
+/// Blocks that a note names.
+pub const NOTE_BLOCKS_MAX: usize = 5;
+/// What a note adds to a record: itself, its part of an item, its number and length, and the blocks that an item shows.
+pub const fn note_weight(bytes: usize, blocks: usize) -> usize {
+    bytes + bytes / 16 + 24 + 8 * blocks
 }
 /// Items of the journal that one record removes at most, besides two for each that it adds; and that are looked up at once.
 pub const JOURNAL_TRIM_STEP: usize = 8;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub use blocktree_engine::Seq;
+use blocktree_engine::format::BlockId;
 use blocktree_engine::{Store, Transaction};
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -200,6 +201,7 @@ pub trait Observer: Send + Sync {
 
 /// Where operations announce and publish, and observers listen.
 pub(crate) struct Hub {
+    root: BlockId,
     /// The unions of all masks: of what somebody hears of, and of what somebody is asked about.
     mask: AtomicU32,
     before_mask: AtomicU32,
@@ -242,10 +244,11 @@ impl Shared {
 }
 
 impl Hub {
-    /// `is_fixed`: no numbers are given out that a crash could take back.
-    pub(crate) fn new(is_fixed: bool) -> Self {
+    /// `is_fixed`: no numbers are given out that a crash could take back. `root` is the block at the top.
+    pub(crate) fn new(is_fixed: bool, root: BlockId) -> Self {
         let (queue, changed) = (Mutex::default(), Condvar::new());
         Self {
+            root,
             mask: AtomicU32::new(0),
             before_mask: AtomicU32::new(0),
             asked: RwLock::default(),
@@ -321,7 +324,8 @@ impl Hub {
         if mask == Mask::default() {
             return;
         }
-        let delivery = Delivery { shared: self.queue.clone(), store: store.clone(), observer, wanted: mask };
+        let (shared, store, root) = (self.queue.clone(), store.clone(), self.root);
+        let delivery = Delivery { shared, store, root, observer, wanted: mask };
         std::thread::spawn(move || delivery.run(cursor, told));
     }
 
@@ -342,6 +346,7 @@ impl Drop for Hub {
 struct Delivery {
     shared: Arc<Shared>,
     store: Store,
+    root: BlockId,
     observer: Arc<dyn Observer>,
     wanted: Mask,
 }
@@ -393,12 +398,12 @@ impl Delivery {
             let Some(last) = page.notes.last() else { return };
             seq = last.seq;
             for note in page.notes.iter().take_while(|note| note.seq <= to) {
-                match read_entry(note) {
-                    Ok(entry) if self.wanted.contains(entry.event.mask()) => {
+                match read_entry(note, self.root) {
+                    Some(Ok(entry)) if self.wanted.contains(entry.event.mask()) => {
                         self.tell(note.seq, &entry.event)
                     }
-                    Ok(_) => {}
-                    Err(_) => self.tell(note.seq, &Event::Overflow),
+                    Some(Ok(_)) | None => {}
+                    Some(Err(_)) => self.tell(note.seq, &Event::Overflow),
                 }
             }
         }

@@ -6,14 +6,16 @@
 //! Key types: [`Fs::history`] and the [`Past`] that it answers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use blocktree_engine::Seq;
+use blocktree_engine::{Role, Seq};
 
 use crate::directory::decode;
 use crate::events::Event;
 use crate::fs::Fs;
+use crate::inode::Inode;
 use crate::journal::{Entry, Name, read_entry};
-use crate::layout::{ENTRY_POSITION_FIRST, FileKind, ITEM_ENTRY, Time};
+use crate::layout::{ENTRY_POSITION_FIRST, Entry as DirectoryEntry, FileKind, ITEM_ENTRY, Time};
 use crate::{FsError, Ino, Result};
 
 /// Deeper paths than this are damage.
@@ -52,14 +54,15 @@ impl Fs {
         let mut search = Search {
             target: self.find_path(names)?,
             path,
-            places: Places { fs: self, then: HashMap::new(), now: HashMap::new() },
+            places: Places { fs: self, then: HashMap::new(), now: HashMap::new(), has_walked: false },
             before,
             limit,
             past: Past::default(),
         };
         let mut failed = None;
         self.store().notes_before(Seq(u64::MAX), &mut |note| {
-            let more = read_entry(&note).and_then(|entry| search.look_at(entry));
+            let Some(entry) = read_entry(&note, self.journal.root()) else { return true };
+            let more = entry.and_then(|entry| search.look_at(entry));
             more.unwrap_or_else(|error| {
                 failed = Some(error);
                 false
@@ -159,6 +162,8 @@ struct Places<'a> {
     then: HashMap<Ino, Option<Name>>,
     /// Of others, as they are now.
     now: HashMap<Ino, Option<Name>>,
+    /// All directories are in `now`.
+    has_walked: bool,
 }
 
 impl Places<'_> {
@@ -201,6 +206,11 @@ impl Places<'_> {
                 self.read_names(inode.attributes().parent)?;
                 self.now.get(&ino).cloned().flatten()
             }
+            // Without the owner key, what nobody uses is found on the way down only.
+            Err(FsError::Stale) if self.fs.store().role() != Role::Owner => {
+                self.walk()?;
+                self.now.get(&ino).cloned().flatten()
+            }
             Ok(_) | Err(FsError::Stale) => None,
             Err(error) => return Err(error),
         };
@@ -208,25 +218,49 @@ impl Places<'_> {
         Ok(place)
     }
 
+    /// Learns the names of all directories.
+    fn walk(&mut self) -> Result<()> {
+        let mut left = if self.has_walked { Vec::new() } else { vec![self.fs.inode(Fs::ROOT)?] };
+        self.has_walked = true;
+        while let Some(directory) = left.pop() {
+            for entry in self.directories_in(&directory)? {
+                match self.fs.inode_in(&directory, &entry) {
+                    Ok(below) => left.push(below),
+                    Err(FsError::Stale) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Learns the names of the directories in a directory.
     fn read_names(&mut self, parent: Ino) -> Result<()> {
-        let directory = match self.fs.inode(parent) {
-            Ok(directory) => directory,
-            Err(FsError::Stale) => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        match self.fs.inode(parent) {
+            Ok(directory) => self.directories_in(&directory).map(drop),
+            Err(FsError::Stale) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entries of directories in a directory, whose names are learnt.
+    fn directories_in(&mut self, directory: &Arc<Inode>) -> Result<Vec<DirectoryEntry>> {
+        let parent = directory.ino;
+        let mut found = Vec::new();
         let mut from = ENTRY_POSITION_FIRST;
         loop {
             let items = self.fs.store().scan(&directory.block, ITEM_ENTRY, from, BATCH)?;
             for (position, item) in &items {
                 from = position.saturating_add(1);
-                let entry = decode(directory.ino, item)?;
+                let entry = decode(parent, item)?;
                 if entry.kind == FileKind::Directory {
-                    self.now.entry(entry.child).or_insert(Some(Name { parent, name: entry.name }));
+                    let name = entry.name.clone();
+                    self.now.entry(entry.child).or_insert(Some(Name { parent, name }));
+                    found.push(entry);
                 }
             }
             if items.len() < BATCH {
-                return Ok(());
+                return Ok(found);
             }
         }
     }

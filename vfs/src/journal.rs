@@ -11,7 +11,8 @@
 //! 3. The newest entries are kept, so many as the engine's limits say. Who asks for older ones gets an
 //!    [`Event::Overflow`] first.
 //! 4. The first change after a mount leaves an [`Event::Mounted`] before it.
-//! 5. Only owners open the journal. Who writes without the owner key changes the tree and leaves no entries.
+//! 5. Only owners read all of the journal. Who writes one directory leaves entries that it reads itself, and the owner. That
+//!    they are its own, and about what is or was in its directory, is shown; the rest is what it says.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use blocktree_engine::format::BlockId;
 use blocktree_engine::{Store, Transaction};
 use parking_lot::{Condvar, Mutex};
 
@@ -91,10 +93,16 @@ impl Entry {
         }
     }
 
-    /// Reads what the engine keeps.
-    pub fn read(note: &blocktree_engine::Note) -> std::result::Result<Self, Malformed> {
+    /// Reads what the engine keeps, for a mount that shows `root` at the top.
+    pub fn read(note: &blocktree_engine::Note, root: BlockId) -> std::result::Result<Self, Malformed> {
+        let decoded = Note::decode(&note.bytes)?;
+        if let Some(blocks) = &note.blocks
+            && !decoded.inodes().all(|ino| blocks.contains(&ino))
+        {
+            return Err(Malformed("note: names what its author does not show"));
+        }
         let Note { kind, time_ms, actor, ino, name, new_name, other, whiteout, directory } =
-            Note::decode(&note.bytes)?;
+            decoded.renumbered(root, Fs::ROOT);
         let parent = name.map_or(0, |(parent, _)| parent);
         let some = |ino| (ino != 0).then_some(ino);
         let event = match kind {
@@ -194,7 +202,8 @@ impl Happened<'_> {
         })
     }
 
-    fn note(&self, now: Time, actor: Actor) -> Option<Vec<u8>> {
+    /// For the journal, of a mount that shows `root` at the top.
+    fn note(&self, now: Time, actor: Actor, root: BlockId) -> Option<Encoded> {
         let is_directory = |inode: &Inode| inode.attributes().kind == FileKind::Directory;
         let note = |kind, inode: &Inode| Note {
             ino: inode.ino,
@@ -204,23 +213,24 @@ impl Happened<'_> {
         let known = |kind, inode: &Inode| {
             let place = inode.place();
             let name = place.as_ref().map(|place| (place.parent, &place.name[..]));
-            Note { name, ..note(kind, inode) }.encode()
+            Encoded::new(Note { name, ..note(kind, inode) }, root)
         };
         let number = |inode: Option<&Arc<Inode>>| inode.map_or(0, |inode| inode.ino);
         Some(match *self {
             Self::Linked { parent, name, inode, is_new } => {
                 let kind = if is_new { NoteKind::Created } else { NoteKind::Linked };
-                Note { name: Some((parent, name)), ..note(kind, inode) }.encode()
+                Encoded::new(Note { name: Some((parent, name)), ..note(kind, inode) }, root)
             }
             Self::Unlinked { parent, name, inode } => {
-                Note { name: Some((parent, name)), ..note(NoteKind::Unlinked, inode) }.encode()
+                Encoded::new(Note { name: Some((parent, name)), ..note(NoteKind::Unlinked, inode) }, root)
             }
             Self::Renamed { from, to, inode, other, exchanged, whiteout } => {
                 let kind = if exchanged { NoteKind::Exchanged } else { NoteKind::Renamed };
                 let directory = is_directory(inode) || other.is_some_and(|other| is_directory(other));
                 let (other, whiteout) = (number(other), number(whiteout));
                 let (name, new_name) = (Some(from), Some(to));
-                Note { name, new_name, other, whiteout, directory, ..note(kind, inode) }.encode()
+                let note = Note { name, new_name, other, whiteout, directory, ..note(kind, inode) };
+                Encoded::new(note, root)
             }
             Self::Data { inode, .. } => known(NoteKind::Modified, inode),
             Self::Attributes { inode } => known(NoteKind::Attributes, inode),
@@ -247,6 +257,24 @@ impl Happened<'_> {
     }
 }
 
+/// A note as the engine takes it.
+struct Encoded {
+    bytes: Vec<u8>,
+    blocks: Vec<BlockId>,
+}
+
+impl Encoded {
+    /// Of a mount that shows `root` at the top.
+    fn new(note: Note<'_>, root: BlockId) -> Self {
+        let note = note.renumbered(Fs::ROOT, root);
+        Self { bytes: note.encode(), blocks: note.inodes().collect() }
+    }
+
+    fn add_to(&self, transaction: &mut Transaction) {
+        transaction.note(&self.bytes, &self.blocks);
+    }
+}
+
 fn plain(kind: NoteKind, now: Time, actor: Actor) -> Note<'static> {
     let milliseconds = i64::from(now.nanoseconds / 1_000_000);
     let time_ms =
@@ -266,6 +294,8 @@ fn plain(kind: NoteKind, now: Time, actor: Actor) -> Note<'static> {
 
 /// What a mount knows of its journal.
 pub(crate) struct Journal {
+    /// The block at the top.
+    root: BlockId,
     /// This mount left its first entry.
     begun: AtomicBool,
     beginning: Mutex<()>,
@@ -289,8 +319,12 @@ pub(crate) struct Announced {
 }
 
 impl Journal {
-    pub(crate) fn new() -> Self {
-        Self { begun: AtomicBool::new(false), beginning: Mutex::new(()), modified: Arc::default() }
+    pub(crate) fn new(root: BlockId) -> Self {
+        Self { root, begun: AtomicBool::new(false), beginning: Mutex::new(()), modified: Arc::default() }
+    }
+
+    pub(crate) fn root(&self) -> BlockId {
+        self.root
     }
 
     /// Adds the entry of a change to its transaction.
@@ -315,9 +349,9 @@ impl Journal {
             }
             announced.modifies = true;
         }
-        if let Some(note) = happened.note(now, actor) {
+        if let Some(note) = happened.note(now, actor, self.root) {
             self.begin(store, now)?;
-            transaction.note(&note);
+            note.add_to(transaction);
         }
         Ok(announced)
     }
@@ -349,7 +383,7 @@ impl Journal {
         let _one = self.beginning.lock();
         if !self.begun.load(Ordering::Acquire) {
             let mut transaction = store.transaction();
-            transaction.note(&plain(NoteKind::Mounted, now, Actor::Node).encode());
+            Encoded::new(plain(NoteKind::Mounted, now, Actor::Node), self.root).add_to(&mut transaction);
             transaction.apply()?;
             self.begun.store(true, Ordering::Release);
         }
@@ -361,7 +395,7 @@ impl Journal {
         let _one = self.beginning.lock();
         if self.begun.load(Ordering::Acquire) {
             let mut transaction = store.transaction();
-            transaction.note(&plain(NoteKind::Unmounted, now, Actor::Node).encode());
+            Encoded::new(plain(NoteKind::Unmounted, now, Actor::Node), self.root).add_to(&mut transaction);
             transaction.apply()?;
             self.begun.store(false, Ordering::Release);
         }
@@ -414,17 +448,25 @@ impl Fs {
     /// are none. Starts with an [`Event::Overflow`] where some are not kept any more. What is returned is what is
     /// visible; it may not be durable yet, but its numbers will mean nothing else, whatever happens.
     pub fn events_since(&self, seq: Seq, limit: usize) -> Result<Vec<Entry>> {
-        let page = self.store().notes_since(seq, limit)?;
-        let missing = page.missing_to.map(Entry::overflow);
-        let entries = missing.into_iter().map(Ok).chain(page.notes.iter().map(read_entry));
-        let entries = entries.collect::<Result<Vec<_>>>()?;
-        if let Some(last) = entries.last() {
-            self.events.fix_numbers(self.store(), last.seq)?;
+        let mut from = seq;
+        loop {
+            let page = self.store().notes_since(from, limit)?;
+            let missing = page.missing_to.map(Entry::overflow);
+            let read = page.notes.iter().filter_map(|note| read_entry(note, self.journal.root));
+            let entries = missing.into_iter().map(Ok).chain(read).collect::<Result<Vec<_>>>()?;
+            match (entries.last(), page.notes.last()) {
+                // All of them were left out; what follows is not.
+                (None, Some(last)) => from = last.seq,
+                (None, None) => return Ok(entries),
+                (Some(last), _) => {
+                    self.events.fix_numbers(self.store(), last.seq)?;
+                    return Ok(entries);
+                }
+            }
         }
-        Ok(entries)
     }
 
-    /// Whether the store has a journal that this mount reads, and, unless it is read-only, writes.
+    /// Whether the store has a journal in which this mount finds its own changes, and, unless it is read-only, notes them.
     pub fn has_journal(&self) -> bool {
         self.store().takes_notes()
     }
@@ -482,7 +524,7 @@ impl Fs {
         for actor in actors {
             let mut transaction = self.store().transaction();
             let note = Note { ino: inode.ino, name, ..plain(NoteKind::Settled, now, *actor) };
-            transaction.note(&note.encode());
+            Encoded::new(note, self.journal.root).add_to(&mut transaction);
             self.events.apply(transaction, Mask::SETTLED, || Some(Event::Settled { ino: inode.ino }))?;
         }
         Ok(())
@@ -507,15 +549,19 @@ impl Fs {
         let mut settled: HashMap<Ino, ()> = HashMap::new();
         let mut modified: Vec<Entry> = Vec::new();
         let mut malformed = None;
+        let own = self.store().holder().signing;
         self.store().notes_before(Seq(u64::MAX), &mut |note| {
-            let entry = match read_entry(&note) {
-                Ok(entry) => entry,
-                Err(error) => {
+            let entry = match read_entry(&note, self.journal.root) {
+                Some(Ok(entry)) => entry,
+                Some(Err(error)) => {
                     malformed = Some(error);
                     return false;
                 }
+                None => return true,
             };
             match entry.event {
+                // Who writes one directory settles only what is there.
+                Event::Unmounted if note.blocks.is_some() && note.author != own => {}
                 // Nothing was left then. A mount that crashed may have left what others before it did.
                 Event::Unmounted => return false,
                 Event::Settled { ino } => drop(settled.insert(ino, ())),
@@ -541,6 +587,11 @@ impl Fs {
     }
 }
 
-pub(crate) fn read_entry(note: &blocktree_engine::Note) -> Result<Entry> {
-    Entry::read(note).map_err(|malformed| FsError::Malformed { ino: 0, what: malformed.0 })
+/// Reads a note for a mount that shows `root` at the top. `None` for what a writer of one directory wrote and nobody
+/// believes.
+pub(crate) fn read_entry(note: &blocktree_engine::Note, root: BlockId) -> Option<Result<Entry>> {
+    match Entry::read(note, root) {
+        Err(_) if note.blocks.is_some() => None,
+        read => Some(read.map_err(|malformed| FsError::Malformed { ino: 0, what: malformed.0 })),
+    }
 }

@@ -1,10 +1,10 @@
 //! The journal: what the author of a record noted about its changes, for the layers above, in items of a block that
-//! only owners open. An item's offset is the last operation that it holds a note of.
+//! only owners open, or its author alone. An item's offset is the last operation that it holds a note of.
 
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Malformed, malformed};
+use super::{BlockId, LINK_BYTES, Malformed, malformed};
 
 /// The clear part of an item of the journal; the secret part is its notes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -18,6 +18,47 @@ pub struct JournalBytes {
     pub position: U64,
 }
 const _: () = assert!(size_of::<JournalBytes>() == 48);
+
+/// The clear part of an item of the journal goes on like this where its author writes only a part of the store: the
+/// readcap with whose key it is sealed, and the blocks that its notes name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalPart {
+    pub readcap: u64,
+    pub blocks: Vec<BlockId>,
+}
+
+impl JournalPart {
+    /// Bytes of one that names so many blocks.
+    pub const fn bytes(blocks: usize) -> usize {
+        size_of::<U64>() + LINK_BYTES * blocks
+    }
+}
+
+/// Appends the clear part of an item.
+pub fn encode_journal_head(out: &mut Vec<u8>, head: &JournalBytes, part: Option<&JournalPart>) {
+    let bytes = size_of::<JournalBytes>() + part.map_or(0, |part| JournalPart::bytes(part.blocks.len()));
+    out.extend_from_slice(&(bytes as u16).to_le_bytes());
+    out.extend_from_slice(head.as_bytes());
+    if let Some(part) = part {
+        out.extend_from_slice(&part.readcap.to_le_bytes());
+        part.blocks.iter().for_each(|block| out.extend_from_slice(&block.to_le_bytes()));
+    }
+}
+
+/// The clear part of an item, and its sealed notes.
+pub fn decode_journal_item(value: &[u8]) -> Result<(JournalBytes, Option<JournalPart>, &[u8]), Malformed> {
+    const SHORT: Malformed = malformed("journal", "item cut short");
+    let (length, rest) = value.split_first_chunk::<2>().ok_or(SHORT)?;
+    let (clear, sealed) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or(SHORT)?;
+    let (head, part) = JournalBytes::read_from_prefix(clear).map_err(|_| SHORT)?;
+    let (numbers, rest) = part.as_chunks::<LINK_BYTES>();
+    if !rest.is_empty() {
+        return Err(malformed("journal", "a part of a number"));
+    }
+    let mut numbers = numbers.iter().map(|number| u64::from_le_bytes(*number));
+    let part = numbers.next().map(|readcap| JournalPart { readcap, blocks: numbers.collect() });
+    Ok((head, part, sealed))
+}
 
 /// Appends a number, seven bits to a byte, the lowest first; all bytes but the last have the highest bit (LEB128).
 pub fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -109,6 +150,23 @@ mod tests {
         assert_eq!(read, notes);
         assert!(decode_notes(1 << 40, &bytes[..bytes.len() - 1]).last().unwrap().is_err());
         assert!(decode_notes(3, &bytes).next().unwrap().is_err(), "before the first operation");
+    }
+
+    #[test]
+    fn heads_come_back() {
+        let head = JournalBytes { author: [7; 32], previous: 3.into(), position: 9.into() };
+        for part in [None, Some(vec![]), Some(vec![5, u64::MAX])] {
+            let part = part.map(|blocks| JournalPart { readcap: 8, blocks });
+            let mut value = Vec::new();
+            encode_journal_head(&mut value, &head, part.as_ref());
+            value.extend_from_slice(b"sealed");
+            assert_eq!(decode_journal_item(&value), Ok((head, part, &b"sealed"[..])));
+            for end in 0..value.len() - b"sealed".len() {
+                assert!(decode_journal_item(&value[..end]).is_err());
+            }
+        }
+        let value = [&49_u16.to_le_bytes()[..], head.as_bytes(), b"x"].concat();
+        assert!(decode_journal_item(&value).is_err());
     }
 
     #[test]

@@ -23,7 +23,10 @@ pub use capability::{
     AccessBytes, CertificateBytes, ReadcapBytes, ReadcapSecrets, RevocationBytes, SEALED_BOX_BYTES,
 };
 pub use extent::{EXTENT_FOREIGN_KEY, EXTENT_SHARED, Extent, ExtentHeader};
-pub use journal::{JournalBytes, decode_notes, encode_note, put_number, take_number};
+pub use journal::{
+    JournalBytes, JournalPart, decode_journal_item, decode_notes, encode_journal_head, encode_note,
+    put_number, take_number,
+};
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
 pub use keyslot::{KeySlotHeader, KeySlotSecrets, RootSlotHeader, RootSlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};

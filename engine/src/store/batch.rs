@@ -75,10 +75,10 @@ impl Batch {
         self.items.insert(key, change);
     }
 
-    /// Adds a note of an operation.
-    pub(super) fn note(&mut self, op: Seq, note: &[u8]) {
-        self.weight += note_weight(note.len());
-        self.notes.push(op, note);
+    /// Adds a note of an operation, and which blocks it names.
+    pub(super) fn note(&mut self, op: Seq, note: &[u8], blocks: &[BlockId]) {
+        self.weight += note_weight(note.len(), blocks.len());
+        self.notes.push(op, note, blocks);
     }
 
     /// Puts data over a range of a block. Returns how many promised sectors that made needless.

@@ -8,41 +8,67 @@
 //! 1. The journal has exactly the notes of the operations that the tree has: it is part of the same records.
 //! 2. Notes have the order of their operations. What one operation noted stands in one item.
 //! 3. An item names its record's author, or the record does not count.
-//! 4. The journal is bounded: a record that adds to it removes the oldest items, so many at a time. On a full store it
-//!    does not grow.
+//! 4. The journal is bounded: an owner's record that adds to it removes the oldest items, so many at a time. On a full store
+//!    it does not grow.
+//! 5. Who writes a part of the store adds items under a key that it has in common with the owner alone. They show which blocks
+//!    they name, and a judge of its records sees that those are its own. What such an item says beyond that is its author's
+//!    word: one that does not open, or that names more than it shows, says nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
 use super::batch::Batch;
 use super::layers::{Found, Value};
 use super::resolve::Resolver;
 use super::{Block, Core, OpenError, Seq, Store, open_at};
-use crate::crypto::seal_item;
+use crate::crypto::{Secret, open_item, seal_item};
 use crate::error::{Error, Result};
 use crate::format::{
-    BlockId, ItemKind, JournalBytes, Key, KeyBytes, SYSTEM_BLOCK, decode_notes, encode_note,
+    BlockId, ItemKind, JournalBytes, JournalPart, Key, KeyBytes, SYSTEM_BLOCK, decode_journal_item,
+    decode_notes, encode_journal_head, encode_note,
 };
 use crate::limits::{
     FULL_STORE_NODES, ITEM_BYTES_MAX, ITEM_SEAL_BYTES, JOURNAL_BYTES_FULL, JOURNAL_BYTES_MAX,
-    JOURNAL_LOOK_STEP, JOURNAL_SHARE, JOURNAL_TRIM_STEP, NOTES_BYTES_MAX, NOTES_MAX, SECTOR_BYTES,
+    JOURNAL_LOOK_STEP, JOURNAL_SHARE, JOURNAL_TRIM_STEP, NOTE_BLOCKS_MAX, NOTES_BYTES_MAX, NOTES_MAX,
+    SECTOR_BYTES,
 };
 
 /// Operations are numbered from a multiple of this on whenever a store is opened, so that a crash makes no number
 /// mean two things.
-const LIFE: u64 = 1 << 40;
+pub(super) const LIFE: u64 = 1 << 40;
 /// No operation has a number like this: that is four million lives.
-const NUMBER_MAX: u64 = 1 << 62;
-/// Room for notes in one item.
-const ITEM_NOTES_MAX: usize = ITEM_BYTES_MAX - ITEM_SEAL_BYTES - size_of::<JournalBytes>();
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+/// Room for notes, and the blocks that they name, in one item.
+const ITEM_NOTES_MAX: usize =
+    ITEM_BYTES_MAX - ITEM_SEAL_BYTES - size_of::<JournalBytes>() - JournalPart::bytes(0);
 /// What number and length of a note take at most.
 const NOTE_HEAD_MAX: usize = 10 + 3;
 
-const _: () = assert!(NOTES_BYTES_MAX + NOTES_MAX * NOTE_HEAD_MAX <= ITEM_NOTES_MAX);
+const _: () = assert!(
+    NOTES_BYTES_MAX + NOTES_MAX * (NOTE_HEAD_MAX + NOTE_BLOCKS_MAX * size_of::<BlockId>()) <= ITEM_NOTES_MAX
+);
+
+/// The journal, for who adds to it.
+pub(super) struct Journal {
+    id: BlockId,
+    /// The owner's, who opens it; others add items of their own to what they cannot read.
+    block: Option<Block>,
+}
+
+impl Journal {
+    pub(super) fn of_owner(block: Block) -> Self {
+        Self { id: block.id(), block: Some(block) }
+    }
+
+    pub(super) fn id(&self) -> BlockId {
+        self.id
+    }
+}
 
 /// What somebody noted about an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +76,8 @@ pub struct Note {
     pub seq: Seq,
     /// Public signing key of the author of the record that the operation is in.
     pub author: [u8; 32],
+    /// Of an author who writes only a part of the store: the blocks that the note may name, which are its own. `None`: any.
+    pub blocks: Option<Arc<[BlockId]>>,
     pub bytes: Zeroizing<Vec<u8>>,
 }
 
@@ -65,8 +93,22 @@ pub struct NotesPage {
 #[derive(Default)]
 pub(super) struct Notes {
     bytes: Zeroizing<Vec<u8>>,
-    /// The operation of each, and where it stands.
-    list: Vec<(Seq, Range<usize>)>,
+    list: Vec<Noted>,
+}
+
+struct Noted {
+    op: Seq,
+    /// Where its note stands.
+    place: Range<usize>,
+    /// The blocks that it names, where that is to be shown.
+    blocks: Vec<BlockId>,
+}
+
+impl Noted {
+    /// What it takes in an item at most.
+    fn bytes(&self) -> usize {
+        self.place.len() + NOTE_HEAD_MAX + size_of::<BlockId>() * self.blocks.len()
+    }
 }
 
 impl Notes {
@@ -74,16 +116,16 @@ impl Notes {
         self.list.is_empty()
     }
 
-    pub(super) fn push(&mut self, op: Seq, note: &[u8]) {
+    pub(super) fn push(&mut self, op: Seq, note: &[u8], blocks: &[BlockId]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(note);
-        self.list.push((op, start..self.bytes.len()));
+        self.list.push(Noted { op, place: start..self.bytes.len(), blocks: blocks.to_vec() });
     }
 
     /// Those of operations after `seq`.
     fn after(&self, seq: Seq) -> impl Iterator<Item = (Seq, &[u8])> {
-        let first = self.list.partition_point(|(op, _)| *op <= seq);
-        self.list[first..].iter().map(|(op, place)| (*op, &self.bytes[place.clone()]))
+        let first = self.list.partition_point(|noted| noted.op <= seq);
+        self.list[first..].iter().map(|noted| (noted.op, &self.bytes[noted.place.clone()]))
     }
 }
 
@@ -102,6 +144,14 @@ pub(super) struct Ends {
     full: Option<u64>,
 }
 
+#[cfg(test)]
+impl Ends {
+    /// The offset and the position of the newest item.
+    pub(super) fn newest(&self) -> (u64, u64) {
+        (self.newest, self.position)
+    }
+}
+
 impl Core {
     /// Adds the notes of a batch to its record, and removes what is too old. Returns the last operation noted.
     pub(super) fn seal_notes(
@@ -110,71 +160,114 @@ impl Core {
         ends: &mut Ends,
         resolver: &mut Resolver<'_>,
     ) -> Result<Option<u64>> {
-        let Some(block) = self.journal.get().filter(|_| !batch.notes.is_empty()) else { return Ok(None) };
-        let mut item: Vec<&(Seq, Range<usize>)> = Vec::new();
+        let Some(journal) = self.journal.get().filter(|_| !batch.notes.is_empty()) else { return Ok(None) };
+        let mut item: Vec<&Noted> = Vec::new();
         let (mut room, mut added) = (ITEM_NOTES_MAX, 1);
-        for own in batch.notes.list.chunk_by(|one, other| one.0 == other.0) {
-            let bytes = own.iter().map(|(_, place)| place.len() + NOTE_HEAD_MAX).sum();
+        for own in batch.notes.list.chunk_by(|one, other| one.op == other.op) {
+            let bytes = own.iter().map(Noted::bytes).sum();
             if bytes > room {
-                self.put_item(block, &batch.notes, &item, ends, resolver);
+                self.put_item(journal, &batch.notes, &item, ends, resolver);
                 item.clear();
                 (room, added) = (ITEM_NOTES_MAX, added + 1);
             }
-            item.extend(own);
+            for noted in own {
+                if self.may_be_noted(noted, resolver)? {
+                    item.push(noted);
+                }
+            }
             room = room.saturating_sub(bytes);
         }
-        self.put_item(block, &batch.notes, &item, ends, resolver);
-        // Items need not be of one length, so more may have to go than come.
-        self.trim(block, JOURNAL_TRIM_STEP + 2 * added, ends, resolver)?;
+        self.put_item(journal, &batch.notes, &item, ends, resolver);
+        if self.bounds.is_none() {
+            // Items need not be of one length, so more may have to go than come.
+            self.trim(journal, JOURNAL_TRIM_STEP + 2 * added, ends, resolver)?;
+        }
         Ok(Some(ends.newest))
+    }
+
+    /// Whether others would believe a note: what came and went within a record, or went before it, is not there to be
+    /// compared.
+    fn may_be_noted(&self, noted: &Noted, resolver: &Resolver<'_>) -> Result<bool> {
+        let Some(bounds) = &self.bounds else { return Ok(true) };
+        for block in &noted.blocks {
+            let header = Key::new(*block, ItemKind::HEADER, 0);
+            let is_known = *block >= bounds.ids_from
+                || resolver.get(&header)?.is_some()
+                || self.find_sealed(&header)?.is_some();
+            if !is_known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn put_item(
         &self,
-        block: &Block,
+        journal: &Journal,
         notes: &Notes,
-        item: &[&(Seq, Range<usize>)],
+        item: &[&Noted],
         ends: &mut Ends,
         resolver: &mut Resolver<'_>,
     ) {
-        let Some(last) = item.last().map(|(op, _)| op.0) else { return };
+        let Some(last) = item.last().map(|noted| noted.op.0) else { return };
         let mut secret = Zeroizing::new(Vec::with_capacity(ITEM_NOTES_MAX));
-        for (op, place) in item {
-            encode_note(&mut secret, last, op.0, &notes.bytes[place.clone()]);
+        for noted in item {
+            encode_note(&mut secret, last, noted.op.0, &notes.bytes[noted.place.clone()]);
         }
-        let key = Key::new(block.id(), ItemKind::JOURNAL, last);
-        let bytes = size_of::<KeyBytes>() + ITEM_SEAL_BYTES + size_of::<JournalBytes>() + secret.len();
-        ends.position = ends.position.saturating_add(bytes as u64);
+        let (item_key, part) = match &journal.block {
+            Some(block) => (block.keys().item.clone(), None),
+            None => {
+                let Some((readcap, item_key)) = self.own_notes_key() else { return };
+                let blocks: BTreeSet<BlockId> =
+                    item.iter().flat_map(|noted| &noted.blocks).copied().collect();
+                (item_key, Some(JournalPart { readcap, blocks: blocks.into_iter().collect() }))
+            }
+        };
+        let key = Key::new(journal.id, ItemKind::JOURNAL, last);
+        let shown = part.as_ref().map_or(0, |part| JournalPart::bytes(part.blocks.len()));
+        let value_bytes = ITEM_SEAL_BYTES + size_of::<JournalBytes>() + shown + secret.len();
+        ends.position = ends.position.saturating_add((size_of::<KeyBytes>() + value_bytes) as u64);
         let head = JournalBytes {
             author: self.keys.node.public().signing,
             previous: ends.newest.into(),
             position: ends.position.into(),
         };
-        let mut value = Vec::with_capacity(bytes);
-        value.extend_from_slice(&(size_of::<JournalBytes>() as u16).to_le_bytes());
-        value.extend_from_slice(head.as_bytes());
-        seal_item(&block.keys().item, KeyBytes::from(key).as_bytes(), &secret, &mut value);
+        let mut value = Vec::with_capacity(value_bytes);
+        encode_journal_head(&mut value, &head, part.as_ref());
+        seal_item(&item_key, KeyBytes::from(key).as_bytes(), &secret, &mut value);
         resolver.changes.insert(key, Some(value.into()));
         ends.newest = last;
     }
 
+    /// With what who writes a part of the store seals its notes, and by which readcap.
+    fn own_notes_key(&self) -> Option<(u64, Secret)> {
+        let (_, readcap) = self.keys.wrapping_of_new()?;
+        Some((readcap, self.keys.notes_key(readcap)?))
+    }
+
     /// Removes up to `items` of the oldest items, where there are too many.
-    fn trim(&self, block: &Block, items: usize, ends: &mut Ends, resolver: &mut Resolver<'_>) -> Result<()> {
+    fn trim(
+        &self,
+        journal: &Journal,
+        items: usize,
+        ends: &mut Ends,
+        resolver: &mut Resolver<'_>,
+    ) -> Result<()> {
         let most = self.journal_bytes_max(ends)?;
         for _ in 0..items {
             if ends.position - ends.removed <= most {
                 return Ok(());
             }
             if ends.oldest.is_empty() {
-                let key = |offset| Key::new(block.id(), ItemKind::JOURNAL, offset);
+                let key = |offset| Key::new(journal.id, ItemKind::JOURNAL, offset);
                 let (items, _) = self.range_sealed(key(ends.looked), key(NUMBER_MAX), JOURNAL_LOOK_STEP)?;
                 ends.looked = items.last().map_or(ends.looked, |(key, _)| key.offset + 1);
-                let position = |value: &Value| split(value).map_or(0, |(head, _)| head.position.get());
+                let position = |value: &Value| head_of(value).map_or(0, |head| head.position.get());
                 ends.oldest.extend(items.iter().map(|(key, value)| (key.offset, position(value))));
             }
             let Some((offset, position)) = ends.oldest.pop_front() else { return Ok(()) };
             ends.removed = ends.removed.max(position.min(ends.position));
-            resolver.changes.insert(Key::new(block.id(), ItemKind::JOURNAL, offset), None);
+            resolver.changes.insert(Key::new(journal.id, ItemKind::JOURNAL, offset), None);
         }
         Ok(())
     }
@@ -195,14 +288,8 @@ impl Core {
     /// Finds the journal of the tree that is shown, and where it begins and ends. One that cannot be read takes no
     /// notes.
     pub(super) fn load_journal(&mut self) -> std::result::Result<(), OpenError> {
-        let Some(id) = self.journal_id()? else { return Ok(()) };
-        let block = match self.block(id) {
-            Ok(Some(block)) => block,
-            // Who is no owner makes changes without notes.
-            Ok(None) | Err(Error::Corrupt { .. } | Error::Read(_) | Error::NoKey) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let ends = match self.find_ends(&block) {
+        let Some(journal) = self.find_journal()? else { return Ok(()) };
+        let ends = match self.find_ends(&journal) {
             Ok(ends) => ends,
             Err(error) => {
                 tracing::warn!(%error, "the journal cannot be read; no more is written to it");
@@ -219,8 +306,20 @@ impl Core {
             }
         }
         self.sealer.get_mut().journal = ends;
-        let _ = self.journal.set(block);
+        let _ = self.journal.set(journal);
         Ok(())
+    }
+
+    /// The journal, if there is one that this node can add to.
+    pub(super) fn find_journal(&self) -> Result<Option<Journal>> {
+        let Some(id) = self.journal_id()? else { return Ok(None) };
+        match self.block(id) {
+            Ok(block) => Ok(block.map(Journal::of_owner)),
+            Err(Error::NoKey) => Ok(self.own_notes_key().map(|_| Journal { id, block: None })),
+            // What is damaged takes no notes.
+            Err(Error::Corrupt { .. } | Error::Read(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The journal's block, whether or not this node opens it.
@@ -230,11 +329,11 @@ impl Core {
         Ok(items.first().map(|(key, _)| key.offset))
     }
 
-    fn find_ends(&self, block: &Block) -> Result<Ends> {
+    fn find_ends(&self, journal: &Journal) -> Result<Ends> {
         let first = |from, to| -> Result<Option<(u64, JournalBytes)>> {
-            let key = |offset| Key::new(block.id(), ItemKind::JOURNAL, offset);
+            let key = |offset| Key::new(journal.id, ItemKind::JOURNAL, offset);
             let (items, _) = self.range_sealed(key(from), key(to), 1)?;
-            let item = items.first().map(|(key, value)| Ok((key.offset, split(value)?.0)));
+            let item = items.first().map(|(key, value)| Ok((key.offset, head_of(value)?)));
             item.transpose()
         };
         let Some((oldest, head)) = first(0, u64::MAX)? else { return Ok(Ends::default()) };
@@ -261,7 +360,8 @@ impl Core {
         let layers = self.layers.read();
         let batches = layers.sealing.as_deref().into_iter().chain([&layers.pending]);
         let notes = batches.flat_map(|batch| batch.notes.after(seq));
-        let note = |(seq, bytes): (Seq, &[u8])| Note { seq, author, bytes: bytes.to_vec().into() };
+        let note =
+            |(seq, bytes): (Seq, &[u8])| Note { seq, author, blocks: None, bytes: bytes.to_vec().into() };
         (notes.map(note).collect(), layers.noted)
     }
 }
@@ -270,32 +370,71 @@ impl Core {
 pub(super) fn is_own_note(key: &Key, value: &[u8], author: &[u8; 32]) -> bool {
     key.kind != ItemKind::JOURNAL
         || key.block == SYSTEM_BLOCK
-        || split(value).is_ok_and(|(head, _)| head.author == *author)
+        || head_of(value).is_ok_and(|head| head.author == *author)
 }
 
-/// The clear part and the sealed notes of an item.
-fn split(value: &[u8]) -> Result<(JournalBytes, &[u8])> {
-    let corrupt = Error::Corrupt { what: "item of the journal", sector: 0 };
-    let sealed = value.strip_prefix(&(size_of::<JournalBytes>() as u16).to_le_bytes());
-    let split = sealed.and_then(|rest| JournalBytes::read_from_prefix(rest).ok());
-    split.ok_or(corrupt)
+fn decode_item(value: &[u8]) -> Result<(JournalBytes, Option<JournalPart>, &[u8])> {
+    decode_journal_item(value).map_err(|_| Error::Corrupt { what: "item of the journal", sector: 0 })
 }
 
-/// Opens an item of the journal.
-pub(super) fn open_notes(block: &Block, key: &Key, value: &[u8]) -> Result<(JournalBytes, Vec<Note>)> {
-    let (head, sealed) = split(value)?;
-    let notes = open_at(block, key, sealed)?;
+fn head_of(value: &[u8]) -> Result<JournalBytes> {
+    Ok(decode_item(value)?.0)
+}
+
+/// Reads the notes of an item out of what was sealed.
+fn read_notes(
+    key: &Key,
+    author: [u8; 32],
+    blocks: Option<&Arc<[BlockId]>>,
+    notes: &[u8],
+) -> Result<Vec<Note>> {
     let corrupt = |_| Error::Corrupt { what: "notes of the journal", sector: 0 };
     let note = |note: std::result::Result<(u64, &[u8]), _>| {
         let (seq, bytes) = note.map_err(corrupt)?;
-        Ok(Note { seq: Seq(seq), author: head.author, bytes: bytes.to_vec().into() })
+        Ok(Note { seq: Seq(seq), author, blocks: blocks.cloned(), bytes: bytes.to_vec().into() })
     };
-    let notes: Result<Vec<Note>> = decode_notes(key.offset, &notes).map(note).collect();
-    Ok((head, notes?))
+    decode_notes(key.offset, notes).map(note).collect()
+}
+
+/// What is wrong with an item, as far as whoever opens the journal can tell.
+pub(super) fn why_no_notes(block: &Block, key: &Key, value: &[u8]) -> Option<&'static str> {
+    const WHAT: &str = "does not open under the journal's key, or is malformed";
+    let Ok((head, part, sealed)) = decode_item(value) else { return Some(WHAT) };
+    if head.previous.get() >= key.offset {
+        return Some("follows itself");
+    }
+    // What a writer of a part sealed is its own affair.
+    let opens = || open_at(block, key, sealed).and_then(|notes| read_notes(key, head.author, None, &notes));
+    (part.is_none() && opens().is_err()).then_some(WHAT)
+}
+
+impl Core {
+    /// Opens an item of the journal. There are no notes in one that is for others, or that a writer of a part made useless.
+    pub(super) fn open_notes(
+        &self,
+        journal: &Journal,
+        key: &Key,
+        value: &[u8],
+    ) -> Result<(JournalBytes, Vec<Note>)> {
+        let (head, part, sealed) = decode_item(value)?;
+        let notes = match (&journal.block, part) {
+            (Some(block), None) => read_notes(key, head.author, None, &open_at(block, key, sealed)?)?,
+            (None, None) => Vec::new(),
+            (_, Some(part)) => {
+                let place = KeyBytes::from(*key);
+                let opened = self.keys.notes_key(part.readcap);
+                let opened = opened.and_then(|opened| open_item(&opened, place.as_bytes(), sealed).ok());
+                let blocks: Arc<[BlockId]> = part.blocks.into();
+                let read = |notes: &[u8]| read_notes(key, head.author, Some(&blocks), notes).ok();
+                opened.and_then(|notes| read(&notes)).unwrap_or_default()
+            }
+        };
+        Ok((head, notes))
+    }
 }
 
 impl Store {
-    /// The block of the journal, if the store has one; [`Store::takes_notes`] says whether this node opens it.
+    /// The block of the journal, if the store has one; [`Store::takes_notes`] says whether this node adds to it.
     pub fn journal(&self) -> Result<Option<BlockId>> {
         self.core.journal_id()
     }
@@ -307,17 +446,17 @@ impl Store {
     /// The notes of operations after `seq`, the oldest `limit` of them and those of the same operation as the last;
     /// none, if there are none. What is visible is there, durable or not.
     pub fn notes_since(&self, seq: Seq, limit: usize) -> Result<NotesPage> {
-        let Some(block) = self.core.journal.get() else { return Ok(NotesPage::default()) };
+        let Some(journal) = self.core.journal.get() else { return Ok(NotesPage::default()) };
         // First what is in memory: should it be sealed meanwhile, the item is behind what is looked at.
         let (in_memory, noted) = self.core.notes_in_memory(seq);
         let mut page = NotesPage::default();
-        let key = |offset| Key::new(block.id(), ItemKind::JOURNAL, offset);
+        let key = |offset| Key::new(journal.id, ItemKind::JOURNAL, offset);
         let mut from = seq.0.saturating_add(1);
         let mut previous = None;
         while from <= noted && page.notes.len() < limit {
             let (items, all) = self.core.range_sealed(key(from), key(noted), JOURNAL_LOOK_STEP)?;
             for (key, value) in &items {
-                let (head, notes) = open_notes(block, key, value)?;
+                let (head, notes) = self.core.open_notes(journal, key, value)?;
                 match previous {
                     None if head.previous.get() > seq.0 => page.missing_to = Some(Seq(head.previous.get())),
                     // A repair gave something up: who asks behind it is told.
@@ -345,7 +484,7 @@ impl Store {
     /// The notes of operations before `seq`, newest first, as long as `visit` answers true. Returns whether there were
     /// older ones that are not kept any more.
     pub fn notes_before(&self, seq: Seq, visit: &mut dyn FnMut(Note) -> bool) -> Result<bool> {
-        let Some(block) = self.core.journal.get() else { return Ok(false) };
+        let Some(journal) = self.core.journal.get() else { return Ok(false) };
         let (mut in_memory, noted) = self.core.notes_in_memory(Seq(0));
         in_memory.retain(|note| note.seq < seq);
         for note in in_memory.into_iter().rev() {
@@ -353,14 +492,14 @@ impl Store {
                 return Ok(false);
             }
         }
-        let key = |offset| Key::new(block.id(), ItemKind::JOURNAL, offset);
+        let key = |offset| Key::new(journal.id, ItemKind::JOURNAL, offset);
         // The first item that reaches `seq`, or else the newest.
         let from = seq.0.saturating_sub(1).min(noted);
         let found = self.core.range_sealed(key(from), key(noted), 1)?.0;
         let mut next = found.first().map_or(0, |(key, _)| key.offset);
         while next > 0 {
             let Some(Found::Value(value)) = self.core.find(&key(next))? else { return Ok(true) };
-            let (head, notes) = open_notes(block, &key(next), &value)?;
+            let (head, notes) = self.core.open_notes(journal, &key(next), &value)?;
             for note in notes.into_iter().rev().filter(|note| note.seq < seq) {
                 if !visit(note) {
                     return Ok(false);
@@ -412,7 +551,7 @@ mod tests {
 
     fn note(store: &Store, notes: &[&[u8]]) -> Seq {
         let mut transaction = store.transaction();
-        notes.iter().for_each(|note| transaction.note(note));
+        notes.iter().for_each(|note| transaction.note(note, &[]));
         transaction.apply().unwrap()
     }
 

@@ -108,6 +108,15 @@ impl Keys {
         self.readcaps.iter().find_map(|cap| Some((cap.wrap_key.clone()?, cap.serial)))
     }
 
+    /// What seals the notes of who writes with a readcap: that one knows it, and the owner.
+    pub(super) fn notes_key(&self, readcap: u64) -> Option<Secret> {
+        let wrap_key = match &self.owner {
+            Some(owner) => Some(wrap_key_of(owner, readcap)),
+            None => self.readcaps.iter().find(|cap| cap.serial == readcap)?.wrap_key.clone(),
+        };
+        Some(wrap_key?.derive("blocktree writer notes v1"))
+    }
+
     /// A block's key, out of its header.
     pub(super) fn open_header(&self, id: BlockId, header: &BlockHeader) -> Result<Secret, Unopenable> {
         let place = id.to_le_bytes();

@@ -228,8 +228,8 @@ struct Core {
     capacity_sectors: u64,
     tree: Tree,
     open_blocks: OpenBlocks,
-    /// Where notes go, if this store has such a block and this node opens it.
-    journal: OnceLock<Block>,
+    /// Where notes go, if this store has such a block and this node may add to it.
+    journal: OnceLock<journal::Journal>,
     /// There was no space for what adds to the store.
     is_full: AtomicBool,
     layers: RwLock<Layers>,

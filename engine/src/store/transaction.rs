@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::batch::Change;
 use super::block_keys::{BlockKeys, KeyChain};
 use super::checkpoint::Purpose;
+use super::journal::Journal;
 use super::layers::{Layers, Value};
 use super::overlay::{Content, Page, Segment};
 use super::read::{LOST, Source};
@@ -25,8 +26,8 @@ use crate::format::{
 use crate::limits::{
     ATTRIBUTES_BYTES_MAX, BATCH_WEIGHT_MAX, CLONE_SECTORS_MAX, CUT_ENDS_WEIGHT, DIRECT_WRITE_SECTORS,
     EXTENT_SECTORS_MAX, EXTENT_WEIGHT, EXTENT_WEIGHT_MAX, HEADER_WEIGHT, ITEM_BYTES_MAX, ITEM_SEAL_BYTES,
-    NOTES_BYTES_MAX, NOTES_MAX, PUNCH_EXTENTS_MAX, RECLAIM_STEP, RECORD_WEIGHT_MAX, REMOVED_WEIGHT,
-    REQUEST_SECTORS_MAX, SECTOR_BYTES, SHARED_SECTOR_WEIGHT, note_weight,
+    NOTE_BLOCKS_MAX, NOTES_BYTES_MAX, NOTES_MAX, PUNCH_EXTENTS_MAX, RECLAIM_STEP, RECORD_WEIGHT_MAX,
+    REMOVED_WEIGHT, REQUEST_SECTORS_MAX, SECTOR_BYTES, SHARED_SECTOR_WEIGHT, note_weight,
 };
 use crate::space::Run;
 
@@ -50,9 +51,9 @@ pub struct Transaction {
     /// Blocks that get another key, and what becomes of the note that something stands under older ones.
     pub(super) new_keys: Vec<(Block, KeyChain)>,
     pub(super) stales: Vec<(BlockId, Option<Stale>)>,
-    /// For the journal, one behind the other, and where each ends.
+    /// For the journal, one behind the other; where each ends, and which blocks it names.
     notes: Zeroizing<Vec<u8>>,
-    note_ends: Vec<usize>,
+    note_ends: Vec<(usize, Vec<BlockId>)>,
     /// The block that becomes the journal.
     journal: Option<Block>,
     /// What this adds to a record on top of what its items and data weigh by themselves.
@@ -156,11 +157,15 @@ impl Transaction {
 
     /// Notes something about this transaction in the journal, which becomes durable with it; see
     /// [`super::Store::notes_since`]. There are at most [`NOTES_MAX`] with [`NOTES_BYTES_MAX`] bytes in all. Nothing
-    /// happens in a store without a journal, or whose journal this node does not open.
-    pub fn note(&mut self, note: &[u8]) {
+    /// happens in a store without a journal, or where this node may not write to it.
+    ///
+    /// `blocks` are those that the note names: who writes a part of the store is believed only what it says of blocks there.
+    pub fn note(&mut self, note: &[u8], blocks: &[BlockId]) {
         self.notes.extend_from_slice(note);
-        self.note_ends.push(self.notes.len());
+        let shown = if self.core.bounds.is_some() { blocks.to_vec() } else { Vec::new() };
+        self.note_ends.push((self.notes.len(), shown));
         assert!(self.notes.len() <= NOTES_BYTES_MAX && self.note_ends.len() <= NOTES_MAX);
+        assert!(blocks.len() <= NOTE_BLOCKS_MAX);
     }
 
     /// Replaces the attributes that the layer above keeps with a block.
@@ -411,7 +416,10 @@ impl Transaction {
         let mut blocks: Vec<BlockId> = self.data.iter().map(|(block, _)| block.id()).collect();
         blocks.dedup();
         let mut start = 0;
-        let notes = self.note_ends.iter().map(|end| note_weight(end - std::mem::replace(&mut start, *end)));
+        let notes = self
+            .note_ends
+            .iter()
+            .map(|(end, blocks)| note_weight(end - std::mem::replace(&mut start, *end), blocks.len()));
         self.weight + items + data + blocks.len() * HEADER_WEIGHT + notes.sum::<usize>()
     }
 
@@ -623,12 +631,12 @@ impl Transaction {
         let op = Seq(core.next_op.fetch_add(1, Ordering::Relaxed));
         pending.newest = op;
         if let Some(block) = self.journal.take() {
-            let _ = core.journal.set(block);
+            let _ = core.journal.set(Journal::of_owner(block));
         }
         if core.journal.get().is_some() {
             let mut start = 0;
-            for end in &self.note_ends {
-                pending.note(op, &self.notes[std::mem::replace(&mut start, *end)..*end]);
+            for (end, blocks) in &self.note_ends {
+                pending.note(op, &self.notes[std::mem::replace(&mut start, *end)..*end], blocks);
             }
         }
         let weight = pending.weight;

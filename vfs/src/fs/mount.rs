@@ -59,8 +59,8 @@ impl Fs {
         let is_timed = options.clock.is_none();
         let fs = Self::of(Arc::new(Shared {
             names: NameHash(options.name_hash),
-            events: Hub::new(is_read_only),
-            journal: Journal::new(),
+            events: Hub::new(is_read_only, root.id()),
+            journal: Journal::new(root.id()),
             store,
             options,
             root: root.id(),
@@ -133,7 +133,7 @@ impl Fs {
     }
 
     /// The inode that an entry of a directory leads to.
-    pub(super) fn inode_in(&self, directory: &Inode, entry: &Entry) -> Result<Arc<Inode>> {
+    pub(crate) fn inode_in(&self, directory: &Inode, entry: &Entry) -> Result<Arc<Inode>> {
         let inode = self.inodes.get(entry.child, |changed| {
             let block = self.store.block_in(&directory.block, entry.child, &entry.wrapped_key)?;
             self.load(entry.child, block, changed)

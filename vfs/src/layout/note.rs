@@ -93,6 +93,27 @@ pub struct Note<'a> {
 }
 
 impl<'a> Note<'a> {
+    /// The same, where one inode has another number: the directory at the top of a mount is there under one of its own.
+    pub fn renumbered(self, from: u64, to: u64) -> Self {
+        let number = |ino| if ino == from { to } else { ino };
+        let place = |(parent, name)| (number(parent), name);
+        Self {
+            ino: number(self.ino),
+            name: self.name.map(place),
+            new_name: self.new_name.map(place),
+            other: number(self.other),
+            whiteout: number(self.whiteout),
+            ..self
+        }
+    }
+
+    /// The inodes that it names: [`blocktree_engine::limits::NOTE_BLOCKS_MAX`] at most.
+    pub fn inodes(&self) -> impl Iterator<Item = u64> {
+        let parent = |name: Option<(u64, &[u8])>| name.map_or(0, |(parent, _)| parent);
+        let all = [self.ino, parent(self.name), parent(self.new_name), self.other, self.whiteout];
+        all.into_iter().filter(|ino| *ino != 0)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let flag = |is_there: bool, flag: u8| if is_there { flag } else { 0 };
         let flags = flag(self.actor.is_some(), ACTOR)

@@ -13,7 +13,7 @@ use crate::space::Run;
 use crate::store::access::decode_access;
 use crate::store::block::open_older_key;
 use crate::store::block_keys::BlockKeys;
-use crate::store::journal::open_notes;
+use crate::store::journal::why_no_notes;
 use crate::store::layers::Found;
 use crate::store::readers::decode_readcap;
 use crate::store::resolve::decode_shared;
@@ -422,10 +422,7 @@ pub(super) fn check_item(
         }
         // That an item follows the one before it is not asked: a repair may have given that one up, and readers of the
         // journal notice.
-        (ItemKind::JOURNAL, Some(block)) => match open_notes(block, key, value) {
-            Ok((head, _)) => (head.previous.get() >= key.offset).then_some("follows itself"),
-            Err(_) => Some("does not open under the journal's key, or is malformed"),
-        },
+        (ItemKind::JOURNAL, Some(block)) => why_no_notes(block, key, value),
         (kind, Some(block)) if kind >= ItemKind::FIRST_FREE => {
             let opened = open_found(block, key, &Found::Value(value.into()));
             opened.is_err().then_some("does not open under the block's key")

@@ -7,11 +7,10 @@
 use super::{Fix, Survey};
 use crate::device::Write;
 use crate::format::{BlockId, Change, ItemKind, Key, Layout, SYSTEM_BLOCK, decode_changes};
-use crate::store::journal::open_notes;
 use crate::store::log::Record;
 use crate::store::log_tail::{behind_the_end, records_behind};
 use crate::store::open::OpenError;
-use crate::store::{Block, Core, Note};
+use crate::store::{Core, Note};
 
 /// A record behind damage in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +45,7 @@ pub(super) fn report(core: &Core, error: &OpenError, last: u64, survey: &mut Sur
 
 /// Says what is known of a record.
 pub(super) fn describe(core: &Core, record: &Record) -> LostRecord {
-    let journal = core.journal_id().ok().flatten();
-    let journal_block: Option<Block> = journal.and_then(|id| core.block(id).ok().flatten());
+    let journal = core.find_journal().ok().flatten();
     let (mut blocks, mut notes) = (Vec::new(), Vec::new());
     for change in decode_changes(&record.body).map_while(Result::ok) {
         let (key, value): (Key, &[u8]) = match change {
@@ -55,10 +53,11 @@ pub(super) fn describe(core: &Core, record: &Record) -> LostRecord {
             Change::Delete(key) => (key, &[]),
             Change::Allocate { .. } | Change::Free { .. } => continue,
         };
-        match &journal_block {
-            Some(block) if key.block == block.id() => {
+        match &journal {
+            Some(journal) if key.block == journal.id() => {
                 if key.kind == ItemKind::JOURNAL && !value.is_empty() {
-                    notes.extend(open_notes(block, &key, value).map_or(Vec::new(), |(_, notes)| notes));
+                    let opened = core.open_notes(journal, &key, value);
+                    notes.extend(opened.map_or(Vec::new(), |(_, notes)| notes));
                 }
             }
             _ if key.block == SYSTEM_BLOCK || key.kind == ItemKind::DEAD => {}

@@ -5,9 +5,13 @@ use zerocopy::IntoBytes;
 use super::*;
 use crate::crypto::{KdfCost, Principal, Rights};
 use crate::device::{MemoryDevice, SplitMix64, Write};
-use crate::format::{Layout, SharedBytes, encode_change};
+use crate::format::{
+    DeadBytes, JournalBytes, JournalPart, KeyBytes, Layout, SharedBytes, encode_change, encode_journal_head,
+};
 use crate::limits::SECTOR_BYTES;
+use crate::store::journal::LIFE;
 use crate::store::log::{RecordFields, seal_record};
+use crate::store::transaction::Reclaim;
 use crate::store::{Block, CheckOptions, CreateOptions, Credential, Grant, OpenOptions, Seq, Store, check};
 
 const PASSPHRASE: &[u8] = b"pass";
@@ -698,5 +702,115 @@ fn a_writer_stops_when_the_log_is_full() {
     let [_, inner, _] = world.opened(&store);
     make(&store, &inner, b"there is room again");
     store.close().unwrap();
+    world.assert_clean();
+}
+
+/// What a writer notes is read by the owner and by itself, and by no other writer; and it is about its own blocks.
+#[test]
+fn a_writer_notes_what_it_does_to_its_own() {
+    let world = World::new();
+    let store = world.open();
+    let seq = apply(&store, |transaction| drop(transaction.create_journal(b"")));
+    store.sync(seq).unwrap();
+    apply(&store, |transaction| transaction.note(b"by the owner", &[]));
+    store.close().unwrap();
+    drop(store);
+
+    let store = world.open_as_writer();
+    let opened = world.opened(&store);
+    let [top, inner, file] = [world.top, world.inner, world.file];
+    let notes = |store: &Store| {
+        let notes = store.notes_since(Seq(0), 100).unwrap().notes;
+        notes
+            .into_iter()
+            .map(|note| (note.bytes.to_vec(), note.blocks.map(|ids| ids.to_vec())))
+            .collect::<Vec<_>>()
+    };
+    apply(&store, |transaction| transaction.note(b"first", &[top, file]));
+    store.sync(store.newest()).unwrap();
+    let last = apply(&store, |transaction| {
+        transaction.note(b"second", &[file]);
+        transaction.note(b"third", &[inner]);
+    });
+    // What is nobody's any more is not noted.
+    apply(&store, |transaction| transaction.note(b"fourth", &[world.gone]));
+    store.sync(store.newest()).unwrap();
+    let shown = |text: &str, ids: &[BlockId]| (text.as_bytes().to_vec(), Some(ids.to_vec()));
+    let mut both = vec![file, inner];
+    both.sort_unstable();
+    let mut own = vec![top, file];
+    own.sort_unstable();
+    let expected = [shown("first", &own), shown("second", &both), shown("third", &both)];
+    assert_eq!(notes(&store), expected);
+
+    // The journal's next item, as it should be, and then with something wrong about it.
+    let journal = store.journal().unwrap().unwrap();
+    let ends = { store.core.sealer.lock().journal.newest() };
+    assert_eq!(ends.0, last.0);
+    let (readcap, author) = (store.own_readcaps()[0].0, world.writer.public().signing);
+    let item = |head: &JournalBytes, blocks: &[BlockId]| {
+        let mut value = Vec::new();
+        let part = JournalPart { readcap, blocks: blocks.to_vec() };
+        encode_journal_head(&mut value, head, Some(&part));
+        [value, vec![0; 40]].concat()
+    };
+    let bytes = (size_of::<KeyBytes>() + 2 + size_of::<JournalBytes>() + JournalPart::bytes(1) + 40) as u64;
+    let head = JournalBytes { author, previous: ends.0.into(), position: (ends.1 + bytes).into() };
+    let at = |offset| Key::new(journal, ItemKind::JOURNAL, offset);
+    let mut plain = Vec::new();
+    encode_journal_head(&mut plain, &head, None);
+    let verdict = |key: Key, value: &[u8]| {
+        let core = &store.core;
+        let bounds = core.bounds.clone().unwrap();
+        let forged = Forged::default().put(key, value);
+        let (seq, next_block) = (core.layers.read().sealed_seq + 1, bounds.next_block);
+        let claims = Claims { seq, next_block, time_ns: 0, body: &forged.body };
+        match judge(core, &bounds, &claims) {
+            Ok(_) => None,
+            Err(Judgement::Refused(why)) => Some(why),
+            Err(Judgement::Unknown(error)) => panic!("{error}"),
+        }
+    };
+    assert_eq!(verdict(at(last.0 + 1), &item(&head, &[file])), None);
+    let wrong = [
+        (at(last.0 + 1), item(&head, &[world.secret])),
+        (at(last.0 + 1), item(&head, &[world.gone])),
+        (at(last.0 + 1), item(&head, &[Store::ROOT])),
+        (at(last.0 + 1), item(&JournalBytes { author: [1; 32], ..head }, &[file])),
+        (at(last.0 + 1), item(&JournalBytes { previous: 0.into(), ..head }, &[file])),
+        (at(last.0 + 1), item(&JournalBytes { position: ends.1.into(), ..head }, &[file])),
+        (at(last.0 + 1), plain),
+        (at(last.0 + 1), vec![0; 10]),
+        (at(last.0), item(&head, &[file])),
+        (at(1), item(&head, &[file])),
+        (at((last.0 / LIFE + 2) * LIFE), item(&head, &[file])),
+        (Key::new(file, ItemKind::JOURNAL, last.0 + 1), item(&head, &[file])),
+    ];
+    for (index, (key, value)) in wrong.iter().enumerate() {
+        assert!(verdict(*key, value).is_some(), "{index}");
+    }
+    let first = Forged::default().delete(at(last.0));
+    let claims = Claims {
+        seq: 0,
+        next_block: store.core.bounds.as_ref().unwrap().next_block,
+        time_ns: 0,
+        body: &first.body,
+    };
+    assert!(
+        judge(&store.core, store.core.bounds.as_ref().unwrap(), &claims).is_err(),
+        "what was noted stays"
+    );
+    drop(opened);
+    store.close().unwrap();
+    drop(store);
+
+    let store = world.open();
+    assert_eq!(store.refused_record(), None);
+    let mut all = vec![(b"by the owner".to_vec(), None)];
+    all.extend(expected);
+    assert_eq!(notes(&store), all);
+    apply(&store, |transaction| transaction.note(b"after it", &[]));
+    store.close().unwrap();
+    drop(store);
     world.assert_clean();
 }
