@@ -66,7 +66,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let an app use a folder, answer HTTP requests, send them, or refuse what others do
+    /// Let an app have a folder, or something else that it asks for
     Grant {
         #[command(flatten)]
         named: Named,
