@@ -174,7 +174,9 @@ fn who_gives_no_answer_holds_nobody_up_and_the_owner_says_what_holds_then() {
     stage.app("grant", &["probe", "policy-fail-open"]).ok();
     fs::write(inside.join("open"), "").expect("what it does not answer is allowed now");
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
-    wait_until("it is asked again", || is_refused(fs::write(inside.join("create-a"), "")));
+    // Each time a new one: while nobody is asked, they are made.
+    let mut names = (0..).map(|number| inside.join(format!("create-{number}")));
+    wait_until("it is asked again", || names.next().is_some_and(|name| is_refused(fs::write(name, ""))));
     fs::write(inside.join("judge-panic"), "").expect("no answer is a yes");
     stage.umount();
 }

@@ -29,6 +29,13 @@ pub fn cargo() -> Command {
 /// ones are built once more.
 pub const EVERYTHING: [&str; 2] = ["--workspace", "--all-features"];
 
+/// `blocktree` as the tests have it. A plain build would be of other features, which those of crates for tests only bring
+/// along, and the large crates would be built once more.
+pub fn program_as_tested() -> Result<PathBuf> {
+    execute(cargo().arg("test").args(EVERYTHING).args(["--no-run", "--quiet", "--test", "cli"]))?;
+    Ok(target().join("debug/blocktree"))
+}
+
 /// Runs a program to its end; fails unless it succeeds.
 pub fn execute(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {}", shown(command)))?;

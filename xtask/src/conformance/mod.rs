@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::ground::{Filesystem, Ground};
 use self::report::{Report, Row};
 use crate::packages;
-use xtask::command::{EVERYTHING, cargo, execute, target};
+use xtask::command::{EVERYTHING, cargo, execute, program_as_tested, target};
 
 /// A set of cases that run on any mounted filesystem.
 trait Suite {
@@ -103,12 +103,11 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
 
 /// The program under test. The short form takes what the tests have built already.
 fn build(form: Form) -> Result<std::path::PathBuf> {
-    let (flag, folder) = match form {
-        Form::Short => ("--quiet", "debug"),
-        Form::Long => ("--release", "release"),
-    };
-    execute(cargo().arg("build").args(EVERYTHING).args(["--bin", "blocktree", flag]))?;
-    Ok(target().join(folder).join("blocktree"))
+    if form == Form::Short {
+        return program_as_tested();
+    }
+    execute(cargo().arg("build").args(EVERYTHING).args(["--bin", "blocktree", "--release"]))?;
+    Ok(target().join("release/blocktree"))
 }
 
 /// One suite on both filesystems.

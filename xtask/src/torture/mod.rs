@@ -16,7 +16,7 @@ pub(crate) use self::listen::run_tests;
 use self::table::{Row, print, read};
 use crate::guest::power;
 use crate::packages;
-use xtask::command::{EVERYTHING, cargo, execute, root, target};
+use xtask::command::{EVERYTHING, cargo, execute, program_as_tested, root};
 
 /// What is run: a test of a package, and which of its tests.
 struct Part {
@@ -118,10 +118,10 @@ const POWER: &str = "power cuts";
 fn cut_power(cuts: u64, seed: u64) -> Result<Row> {
     println!("{POWER}…");
     let began = Instant::now();
-    execute(cargo().arg("build").args(EVERYTHING).args(["--bin", "blocktree", "--quiet"]))?;
+    let program = program_as_tested()?;
     let mut row = Row { tests: 1, ..Row::default() };
     let mut tally = power::Tally::default();
-    if let Err(error) = power::run(&target().join("debug/blocktree"), seed, cuts, &mut tally) {
+    if let Err(error) = power::run(&program, seed, cuts, &mut tally) {
         println!("{error:#}");
         row.failures = 1;
     }
