@@ -22,6 +22,9 @@ fn signed() -> &'static [u8] {
             triggers: Vec::new(),
             limits: Limits::default(),
             serve: None,
+            policy: None,
+            receive: None,
+            send: Vec::new(),
             connect: Vec::new(),
             files: Vec::new(),
         };
