@@ -6,7 +6,6 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
@@ -16,6 +15,7 @@ use blocktree_vfs::{Fs, MountOptions, control};
 
 use super::{find_mount, open_store, print};
 use crate::calls;
+use crate::capabilities::now;
 use crate::cli::PassphraseSource;
 use crate::failure::{Failure, Result};
 
@@ -325,8 +325,7 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
 }
 
 fn expiry(days: Option<u32>) -> Option<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    days.map(|days| now + u64::from(days) * 24 * 60 * 60)
+    days.map(|days| now() + u64::from(days) * 24 * 60 * 60)
 }
 
 /// What an owner lets an app have.

@@ -6,7 +6,6 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_engine::crypto::{Rights, hexadecimal};
@@ -16,6 +15,7 @@ use blocktree_vfs::TreePath;
 use serde::Serialize;
 
 use super::{cap, print};
+use crate::capabilities::now;
 use crate::cli::PassphraseSource;
 use crate::failure::Result;
 use crate::mount_list::store_mounted_on;
@@ -104,8 +104,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             }
             let rights = if rights == "rw" { read_write() } else { Rights::READ };
             let principal = principal.open(passphrase.source().as_ref())?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let text = Request::sign(&principal, &path.to_string(), rights, reason, now);
+            let text = Request::sign(&principal, &path.to_string(), rights, reason, now());
             let text = text.context("cannot ask for that")?;
             match store {
                 None => print(&text)?,

@@ -22,6 +22,15 @@ fn stage() -> Stage {
     stage
 }
 
+/// The same, with the owner's word for it, and a receiver that does not run.
+fn stage_with_messages() -> Stage {
+    let stage = stage();
+    stage.app("grant", &["probe", "send:other"]).ok();
+    stage.app("grant", &["other", "receive"]).ok();
+    stage.app("disable", &["other"]).ok();
+    stage
+}
+
 /// What `other` was told, in order.
 fn told(stage: &Stage) -> Vec<String> {
     let log = stage.logs("other");
@@ -58,10 +67,7 @@ fn messages_wait_for_their_receiver_and_come_in_order() {
     if !can_mount() {
         return;
     }
-    let mut stage = stage();
-    stage.app("grant", &["probe", "send:other"]).ok();
-    stage.app("grant", &["other", "receive"]).ok();
-    stage.app("disable", &["other"]).ok();
+    let mut stage = stage_with_messages();
     let commands: Vec<String> = (0..20).map(|number| format!("send other {number}")).collect();
     let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
     stage.probe_does("first", &commands);
@@ -86,10 +92,7 @@ fn so_many_messages_wait_for_an_app() {
     if !can_mount() {
         return;
     }
-    let mut stage = stage();
-    stage.app("grant", &["probe", "send:other"]).ok();
-    stage.app("grant", &["other", "receive"]).ok();
-    stage.app("disable", &["other"]).ok();
+    let mut stage = stage_with_messages();
     // An event may take a second; it goes on where it was.
     fs::write(stage.path("box/flood.do"), "send-many other").expect("written");
     stage.wait_for_log("probe", "send-many other -> too-large");

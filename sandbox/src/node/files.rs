@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use blocktree_vfs::{Caller, FileKind, Fs, FsError, Ino, RenameFlags, Stat, Time, WriteFlags};
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -16,6 +15,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use super::folder::{self, Folder, Held};
 use super::grants::{Grant, error, parts, walk};
 use super::locks::{self, Locks, Table};
+use super::worker::seconds;
 use crate::ipc::{self, Entry, Error, Handle, How, Kind, Reply};
 use crate::limits::{DATA_BYTES_MAX, ENTRIES_PER_PAGE, HANDLES_MAX};
 use crate::package::Rights;
@@ -91,7 +91,7 @@ impl Files {
 
     /// The granted directory, if the grant holds and allows that.
     fn granted(&self, name: &str, rights: Rights) -> Result<Ino, Error> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = seconds();
         let grants = self.grants.read();
         let grant = grants.iter().find(|grant| grant.name == name).ok_or(Error::NotGranted)?;
         match grant.holds_at(now) && grant.rights >= rights {

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -22,7 +22,7 @@ use crate::limits::{
     HTTP_ANSWER_TIME, HTTP_BODY_AHEAD_BYTES, HTTP_BODY_BYTES_MAX, HTTP_BODY_TIME, HTTP_CONNECTIONS_MAX,
     HTTP_HEAD_TIME, HTTP_PATIENCE,
 };
-use crate::node::worker::Shared;
+use crate::node::worker::{Shared, seconds};
 
 /// Apps that run, by name.
 type Routes = Arc<Mutex<BTreeMap<String, Arc<Shared>>>>;
@@ -366,7 +366,7 @@ fn start(status: u16) -> String {
         "HTTP/1.1 {status} {}\r\ndate: {}\r\nx-content-type-options: nosniff\r\n\
          cross-origin-resource-policy: same-origin\r\n",
         reason(status),
-        date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
+        date(seconds()),
     )
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -14,7 +14,7 @@ use crate::node::grants::{Grant, Otherwise};
 use crate::node::process::{Process, Program};
 use crate::node::registry::{App, RegistryError};
 use crate::node::requests::Requests;
-use crate::node::worker::{Shared, told};
+use crate::node::worker::{Shared, seconds, told};
 use crate::package::Limits;
 
 /// An operation that waits, and for how long.
@@ -83,7 +83,7 @@ impl Judge {
 
     /// Those that hold now.
     pub(super) fn grants(&self) -> Vec<Grant> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = seconds();
         let grants = self.shared.grants.read();
         grants.iter().filter(|grant| grant.holds_at(now)).cloned().collect()
     }
