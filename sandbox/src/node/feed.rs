@@ -36,10 +36,12 @@ impl Wake {
         self.changed.notify_all();
     }
 
-    /// Waits until somebody has called [`Self::notify`] since the count was `seen`, or until `end`.
-    pub(super) fn wait(&self, seen: u64, end: std::time::Instant) {
+    /// Waits until somebody has called [`Self::notify`] since the count was `seen`, or until `end`; or not at all if what
+    /// `is_over` says became true before a call of [`Self::notify`].
+    pub(super) fn wait(&self, seen: u64, end: std::time::Instant, is_over: impl Fn() -> bool) {
         let mut count = self.count.lock();
-        while *count == seen {
+        // That call may have come before the count was looked at.
+        while *count == seen && !is_over() {
             if self.changed.wait_until(&mut count, end).timed_out() {
                 return;
             }

@@ -117,8 +117,7 @@ impl Worker {
     }
 
     fn stop_now(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.wake.notify();
+        self.shared.stop();
         self.shared.kill();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -159,6 +158,16 @@ impl Shared {
     pub(super) fn is_granted(&self, grant: &str) -> bool {
         let now = seconds();
         self.grants.read().iter().any(|one| one.name == grant && one.holds_at(now))
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.notify();
+    }
+
+    /// Waits until something has changed since the count was `seen`, until it is stopped, or until `end`.
+    fn wait(&self, seen: u64, end: Instant) {
+        self.wake.wait(seen, end, || self.is_stopped());
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -247,7 +256,7 @@ impl Work {
                 Ok(false) => {}
                 Err(error) => {
                     tracing::error!(app = self.app.name, %error, "an app waits until the store works again");
-                    self.shared.wake.wait(self.shared.wake.count(), Instant::now() + TROUBLE);
+                    self.sleep(TROUBLE);
                     continue;
                 }
             }
@@ -256,7 +265,7 @@ impl Work {
             }
             let far = Instant::now() + IDLE;
             let end = self.timers.iter().map(|timer| timer.next).min().map_or(far, |next| next.min(far));
-            self.shared.wake.wait(seen, end);
+            self.shared.wait(seen, end);
         }
         self.end_process();
     }
@@ -401,7 +410,7 @@ impl Work {
     fn sleep(&self, time: Duration) {
         let end = Instant::now() + time;
         while !self.shared.is_stopped() && Instant::now() < end {
-            self.shared.wake.wait(self.shared.wake.count(), end);
+            self.shared.wait(self.shared.wake.count(), end);
         }
     }
 
@@ -487,5 +496,28 @@ pub(super) fn shown(event: &Event) -> String {
         Event::Timer(name) => format!("timer {name}"),
         Event::Message { app, bytes } => format!("message of {} bytes from {app}", bytes.len()),
         Event::Overflow => "overflow".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_stopped_before_it_waits_does_not_wait() {
+        let shared = Shared {
+            actor: [0; 32],
+            wake: Arc::default(),
+            grants: Arc::default(),
+            powers: RwLock::default(),
+            stats: Mutex::default(),
+            waiting: Mutex::default(),
+            stop: Arc::default(),
+        };
+        // It looked, and was not stopped yet.
+        shared.stop();
+        let begun = Instant::now();
+        shared.wait(shared.wake.count(), begun + Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }
