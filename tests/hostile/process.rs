@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -222,17 +223,18 @@ fn open_files_take_no_descriptors_of_the_daemon() {
     assert!(ran.code == 1 && !ran.stderr.contains("panicked"), "{ran:?}");
 }
 
-/// A process that opens all files of a folder of folders and holds them; it writes to some when told to go on.
+/// A process that opens its share of the files in a folder of folders and holds them; it writes to one when told to go on.
 struct Holder(Child);
 
 impl Holder {
-    fn start(folder: &Path, files: usize) -> Self {
+    fn start(folder: &Path, files: Range<usize>) -> Self {
         let script = r#"ulimit -n "$(ulimit -Hn)"
-            for ((i = 0; i < $2; i++)); do exec {fd}<>"$1/$((i / 1000))/$i" || exit 1; last=$fd; done
+            for ((i = $2; i < $3; i++)); do exec {fd}<>"$1/$((i / 1000))/$i" || exit 1; last=$fd; done
             echo ready; read -r
             echo written >&"$last"; echo done; read -r"#;
         let mut command = Command::new("bash");
-        command.args(["-c", script, "bash"]).arg(folder).arg(files.to_string());
+        command.args(["-c", script, "bash"]).arg(folder);
+        command.args([files.start, files.end].map(|number| number.to_string()));
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         Self(child)
     }
@@ -263,9 +265,10 @@ fn a_hundred_thousand_open_files_take_little_memory() {
     }
     // So many processes, as each may have no more files open than its limit says.
     const HOLDERS: usize = 10;
-    const FILES: usize = 10_000;
-    // An inode with its block, its place in tables, and what the allocator adds.
-    const BYTES_PER_FILE: usize = 8 << 10;
+    const SHARE: usize = 10_000;
+    const FILES: usize = HOLDERS * SHARE;
+    // An inode with its block, its place in tables, what the allocator adds, and caches that fill by the way.
+    const BYTES_PER_FILE: usize = 4 << 10;
     let place = small_store("256M");
     let mount = place.mount();
     let resident = || {
@@ -274,16 +277,18 @@ fn a_hundred_thousand_open_files_take_little_memory() {
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
     };
     let path = |number: usize| mount.path(&format!("{}/{}", number / 1000, number));
+    let before = resident();
     for folder in 0..FILES / 1000 {
         fs::create_dir(mount.path(&folder.to_string())).unwrap();
     }
     (0..FILES).for_each(|number| drop(File::create_new(path(number)).unwrap()));
     File::open(path(0)).unwrap().sync_all().unwrap();
-    let before = resident();
-    let mut holders: Vec<Holder> = (0..HOLDERS).map(|_| Holder::start(&place.mountpoint(), FILES)).collect();
+    let share = |holder: usize| SHARE * holder..SHARE * (holder + 1);
+    let mut holders: Vec<Holder> =
+        (0..HOLDERS).map(|holder| Holder::start(&place.mountpoint(), share(holder))).collect();
     holders.iter_mut().for_each(|holder| holder.expect("ready"));
     let taken = resident().saturating_sub(before);
-    println!("{} KiB for {} open files", taken >> 10, HOLDERS * FILES);
+    println!("{} KiB for {FILES} open files", taken >> 10);
     assert!(taken <= FILES * BYTES_PER_FILE, "{taken} bytes");
     // Some go while they are open, and are written to.
     for number in (0..FILES).rev().step_by(3) {
