@@ -16,10 +16,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use blocktree_engine::crypto::{ExtentKey, KdfCost, Secret, hash, hash_sectors, open_sectors, seal_sectors};
+use blocktree_engine::crypto::{
+    ExtentKey, KdfCost, Principal, Rights, Secret, hash, hash_sectors, open_sectors, seal_sectors,
+};
 use blocktree_engine::device::MemoryDevice;
-use blocktree_engine::format::ItemKind;
-use blocktree_engine::{Block, CreateOptions, OpenOptions, Store};
+use blocktree_engine::format::{BlockId, ItemKind};
+use blocktree_engine::{Block, CreateOptions, Credential, Grant, OpenOptions, Store};
 use blocktree_vfs::{Caller, Fs, MountOptions, WriteFlags};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -77,7 +79,17 @@ const OPERATIONS: &[Operation] = &[
     Operation { name: "create a file", count: 500, run: create_file },
     Operation { name: "read 4 KiB of a file", count: 500, run: read_file },
     Operation { name: "write 4 KiB of a file", count: 500, run: write_file },
+    Operation { name: OWNERS_WORK, count: 200, run: |count| work(&tree()?, count) },
+    Operation { name: NODES_WORK, count: 200, run: |count| work(&tree_of(Who::Node)?, count) },
+    Operation { name: WRITERS_WORK, count: 200, run: |count| work(&tree_of(Who::Writer)?, count) },
 ];
+
+/// The same work on files, whoever does it.
+const OWNERS_WORK: &str = "make, write, read and remove a file, as the owner";
+const NODES_WORK: &str = "make, write, read and remove a file, with a right for the store";
+const WRITERS_WORK: &str = "make, write, read and remove a file, with a right for its directory";
+/// What it may cost that this is decided by a right, in percent.
+const RIGHT_PERCENT_MAX: f64 = 3.0;
 
 /// What was accepted, and with which compiler.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -97,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         eprintln!("accepted with {}; this is {compiler}", accepted.compiler);
     }
     println!("| operation | instructions | accepted | change |\n| --- | ---: | ---: | ---: |");
-    let mut worse = Vec::new();
+    let (mut worse, mut counts) = (Vec::new(), BTreeMap::new());
     for operation in OPERATIONS.iter().filter(wanted) {
         let count = measure(operation).with_context(|| operation.name)?;
         let before = accepted.instructions.get(operation.name).copied();
@@ -112,6 +124,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             worse.push(format!("{}: {} % more", operation.name, number(change.unwrap_or(0.0))));
         }
         accepted.instructions.insert(operation.name.to_owned(), count);
+        counts.insert(operation.name, count);
+    }
+    for name in [NODES_WORK, WRITERS_WORK] {
+        let Some((owners, theirs)) = counts.get(OWNERS_WORK).zip(counts.get(name)) else { continue };
+        let more = percent(*owners, *theirs);
+        println!("\n{name}: {more:+.2} %");
+        if more > RIGHT_PERCENT_MAX {
+            worse.push(format!("{name}: {} % more than as the owner", number(more)));
+        }
     }
     if options.accept {
         accepted.compiler = compiler;
@@ -309,11 +330,67 @@ fn recover(count: u64) -> Result<()> {
 
 /// A tree in memory.
 fn tree() -> Result<Fs> {
+    Ok(Fs::mount(formatted()?.1, MountOptions::default())?)
+}
+
+fn formatted() -> Result<(Arc<MemoryDevice>, Store)> {
     let device = Arc::new(MemoryDevice::new(STORE_SECTORS));
     let create = CreateOptions { capacity_sectors: STORE_SECTORS, kdf: KdfCost::TRIVIAL };
-    let store = Store::create_with(device, PASSPHRASE, &create, &options())?;
+    let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options())?;
     Fs::format(&store, 0, 0)?;
+    Ok((device, store))
+}
+
+/// Who has a right, and no passphrase.
+enum Who {
+    /// For the whole store.
+    Node,
+    /// For one directory, which is all that the mount shows.
+    Writer,
+}
+
+/// A tree in memory, as somebody sees it that has a right.
+fn tree_of(who: Who) -> Result<Fs> {
+    let (device, store) = formatted()?;
+    let fs = Fs::mount(store.clone(), MountOptions::default())?;
+    let shared = fs.mkdir(&Caller::default(), Fs::ROOT, b"shared", 0o777)?.ino;
+    fs.unmount()?;
+    let holder = Principal::generate();
+    let subject = holder.public();
+    let block = match who {
+        Who::Node => BlockId::from(Fs::ROOT),
+        Who::Writer => BlockId::from(shared),
+    };
+    let rights = Rights(Rights::READ.0 | Rights::WRITE.0);
+    store.issue_writecap(None, &Grant { subject, block, rights, not_before: 0, expires: u64::MAX })?;
+    store.grant_access(&subject, matches!(who, Who::Node))?;
+    if let Who::Writer = who {
+        let block = store.block(block)?.context("the directory is there")?;
+        store.share(&block, &subject, u64::MAX, true)?;
+    }
+    store.close()?;
+    let store = Store::open_as(device, &Credential::Principal { holder: &holder, root: None }, &options())?;
     Ok(Fs::mount(store, MountOptions::default())?)
+}
+
+/// Work on files below the root of a mount, made durable as often as programs do.
+fn work(fs: &Fs, count: u64) -> Result<()> {
+    let mut bytes = contents(1);
+    for i in 0..count {
+        let name = |i: u64| format!("file-{i:06}").into_bytes();
+        let ino = fs.create(&Caller::default(), Fs::ROOT, &name(i), 0o644)?.ino;
+        fs.write(ino, 0, &bytes, WriteFlags::default())?;
+        if i % 4 == 3 {
+            fs.fsync(ino, false)?;
+        }
+        ensure!(fs.read(ino, 0, &mut bytes)? == SECTOR, "the file is too short");
+        fs.release(ino, None);
+        fs.forget(ino, 1);
+        if i >= 16 {
+            fs.unlink(Fs::ROOT, &name(i - 16))?;
+        }
+    }
+    Ok(())
 }
 
 fn create_files(fs: &Fs, count: u64) -> Result<()> {
