@@ -13,7 +13,8 @@ impl Fs {
     pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<()> {
         let inode = self.inode(ino)?;
         let seq = {
-            let state = inode.state();
+            let mut state = inode.state();
+            state.rhythm.synced();
             if data_only { state.data_changed } else { state.changed }
         };
         self.durable_to(seq)
