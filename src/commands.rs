@@ -71,10 +71,15 @@ pub(crate) const DAMAGE_ADVICE: &str = " (`blocktree check` on it shows what is 
 
 /// Opens the volume of the store at `path`. Where that is in use, says by which mount, if it is one.
 pub(crate) fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>> {
-    let error = match blocktree_engine::device::open_volume(path, access) {
-        Ok(device) => return Ok(device),
-        Err(error) => error,
-    };
+    blocktree_engine::device::open_volume(path, access).or_else(|error| refuse(path, error))
+}
+
+/// Whether [`open_volume`] can open it now.
+pub(crate) fn try_volume(path: &Path, access: Access) -> Result<()> {
+    blocktree_engine::device::try_volume(path, access).or_else(|error| refuse(path, error))
+}
+
+fn refuse<T>(path: &Path, error: VolumeError) -> Result<T> {
     if matches!(error, VolumeError::Busy { .. }) {
         refuse_if_mounted(path)?;
     }

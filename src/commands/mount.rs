@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_vfs::control;
 
-use super::open_volume;
+use super::try_volume;
 use crate::cli::PassphraseSource;
 use crate::daemon::{self, Settings};
 use crate::failure::{FAILED, Failure, Result};
@@ -106,7 +106,7 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
     }
     check_mountpoint(&arguments.mountpoint, &arguments.store)?;
     // Before asking for the passphrase: there may be nothing to open, or somebody may have it open.
-    drop(open_volume(&arguments.store, options.store_access())?);
+    try_volume(&arguments.store, options.store_access())?;
     if resolve(&arguments.store) == resolve(&arguments.mountpoint) {
         let store = arguments.store.display();
         return Err(anyhow!("{store} is the store itself; mount it on another directory").into());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::device::{Access, VolumeError, open_volume};
+use blocktree_engine::device::{Access, VolumeError, try_volume};
 use blocktree_vfs::control::{Command, Hello, Plain};
 use blocktree_vfs::fuse::detach;
 
@@ -95,7 +95,7 @@ fn is_root() -> bool {
 
 /// The daemon has its store locked until it ends.
 fn wait_for_lock(store: &Path) -> Result<u8> {
-    while let Err(VolumeError::Busy { .. }) = open_volume(store, Access::ReadOnly) {
+    while let Err(VolumeError::Busy { .. }) = try_volume(store, Access::ReadOnly) {
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(0)

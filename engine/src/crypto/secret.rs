@@ -38,9 +38,10 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Fresh random bytes from the operating system's generator, seeded anew after fork and VM clone by it.
+/// Fresh random bytes from the operating system's generator, seeded anew after fork and VM clone by it. Not from that of the
+/// cryptographic library, which gathers entropy of its own first, for a tenth of a second in each process.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives random bytes");
+    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
     bytes
 }

@@ -105,13 +105,25 @@ pub fn create_volume(path: &Path, size_bytes: Option<u64>) -> Result<NewVolume, 
 /// Opens the volume at `path`. Whoever else has it open, unless one of the two is [`Access::Shared`], makes this fail
 /// with [`VolumeError::Busy`] at once.
 pub fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>, VolumeError> {
+    let (path, lock) = find_volume(path, access)?;
+    open_device(&path, access, lock)
+}
+
+/// Whether [`open_volume`] can open the volume at `path` now; takes no memory for that.
+pub fn try_volume(path: &Path, access: Access) -> Result<(), VolumeError> {
+    let (path, _lock) = find_volume(path, access)?;
+    open_direct(&path, access).map(drop).map_err(|error| io_error("open", &path, error))
+}
+
+/// What is to be opened, locked.
+fn find_volume(path: &Path, access: Access) -> Result<(PathBuf, Option<File>), VolumeError> {
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => VolumeError::Missing { path: path.into() },
         _ => io_error("look at", path, error),
     })?;
     if metadata.file_type().is_block_device() {
         let lock = if access == Access::Shared { None } else { Some(lock_block_device(path, access)?) };
-        return open_device(path, access, lock);
+        return Ok((path.into(), lock));
     }
     let volume = path.join(VOLUME_FILE);
     let not_a_store = || VolumeError::NotAStore { path: path.into() };
@@ -126,7 +138,7 @@ pub fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>, Volum
         _ => return Err(not_a_store()),
     }
     let lock = if access == Access::Shared { None } else { Some(lock_volume_file(path, &volume, access)?) };
-    open_device(&volume, access, lock)
+    Ok((volume, lock))
 }
 
 fn create_on_block_device(path: &Path, size_bytes: Option<u64>) -> Result<NewVolume, VolumeError> {

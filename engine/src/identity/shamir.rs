@@ -3,7 +3,6 @@
 //! Each byte is a polynomial of degree k − 1 over GF(2⁸) with the polynomial of AES, whose value at 0 is the byte; share x
 //! has its value at x. Multiplication takes the same steps whatever the numbers are.
 
-use aws_lc_rs::rand;
 use zeroize::Zeroizing;
 
 /// The most shares: their numbers fit four bits.
@@ -13,7 +12,7 @@ pub const SHARES_MAX: u8 = 15;
 pub(super) fn split(secret: &[u8], needed: u8, shares: u8) -> Vec<Zeroizing<Vec<u8>>> {
     assert!(2 <= needed && needed <= shares && shares <= SHARES_MAX);
     let mut coefficients = Zeroizing::new(vec![0; secret.len() * usize::from(needed - 1)]);
-    rand::fill(&mut coefficients).expect("the operating system gives random bytes");
+    getrandom::fill(&mut coefficients).expect("the operating system gives random bytes");
     split_with(secret, &coefficients, shares)
 }
 
