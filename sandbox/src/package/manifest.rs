@@ -251,11 +251,7 @@ impl Manifest {
         }
         self.check_grants()?;
         self.check_triggers()?;
-        self.check_network()?;
-        self.check_messages()?;
-        if let Some(Reason { reason }) = &self.policy {
-            check_text("the reason to refuse operations", reason)?;
-        }
+        self.check_powers()?;
         let Limits { memory_mib, seconds } = self.limits;
         if !(1..=MEMORY_MIB_MAX).contains(&memory_mib) || !(1..=SECONDS_MAX).contains(&seconds) {
             return Err(ManifestError::Limit);
@@ -281,42 +277,21 @@ impl Manifest {
         Ok(())
     }
 
-    fn check_network(&self) -> Result<(), ManifestError> {
-        if let Some(Reason { reason }) = &self.serve {
-            check_text("the reason to answer requests", reason)?;
+    /// What it asks for beside folders.
+    fn check_powers(&self) -> Result<(), ManifestError> {
+        let asked = [
+            ("the reason to answer requests", &self.serve),
+            ("the reason to take messages", &self.receive),
+            ("the reason to refuse operations", &self.policy),
+        ];
+        for (what, asked) in asked {
+            asked.as_ref().map_or(Ok(()), |asked| check_text(what, &asked.reason))?;
         }
-        if self.connect.len() > HOSTS_MAX {
-            return Err(ManifestError::TooMany("hosts"));
-        }
-        let mut seen = BTreeSet::new();
-        for Connect { host, reason } in &self.connect {
-            if host.len() > HOST_BYTES_MAX || host_of(host).is_none() {
-                return Err(ManifestError::Host(host.clone()));
-            }
-            check_text("the reason of a host", reason)?;
-            if !seen.insert(host) {
-                return Err(ManifestError::Twice(format!("the host {host}")));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_messages(&self) -> Result<(), ManifestError> {
-        if let Some(Reason { reason }) = &self.receive {
-            check_text("the reason to take messages", reason)?;
-        }
-        if self.send.len() > SENDS_MAX {
-            return Err(ManifestError::TooMany("apps to send messages to"));
-        }
-        let mut seen = BTreeSet::new();
-        for Recipient { app, reason } in &self.send {
-            check_name("the other app's name", app)?;
-            check_text("the reason to send messages", reason)?;
-            if !seen.insert(app) {
-                return Err(ManifestError::Twice(format!("the app {app}")));
-            }
-        }
-        Ok(())
+        let hosts = self.connect.iter().map(|Connect { host, reason }| (host, reason));
+        check_others(hosts, HOSTS_MAX, ["hosts", "the host", "the reason of a host"], check_host)?;
+        let apps = self.send.iter().map(|Recipient { app, reason }| (app, reason));
+        let words = ["apps to send messages to", "the app", "the reason to send messages"];
+        check_others(apps, SENDS_MAX, words, |app| check_name("the other app's name", app))
     }
 
     fn check_triggers(&self) -> Result<(), ManifestError> {
@@ -422,6 +397,34 @@ pub(crate) fn is_name(text: &str) -> bool {
 
 fn check_name(what: &'static str, value: &str) -> Result<(), ManifestError> {
     if is_name(value) { Ok(()) } else { Err(ManifestError::Name { what, value: value.to_owned() }) }
+}
+
+fn check_host(host: &str) -> Result<(), ManifestError> {
+    let is_host = host.len() <= HOST_BYTES_MAX && host_of(host).is_some();
+    if is_host { Ok(()) } else { Err(ManifestError::Host(host.to_owned())) }
+}
+
+/// What an app wants to reach: so many at most, each once and with a reason. The words are for all of them, for one, and for its
+/// reason.
+fn check_others<'a>(
+    others: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
+    most: usize,
+    words: [&'static str; 3],
+    check: impl Fn(&str) -> Result<(), ManifestError>,
+) -> Result<(), ManifestError> {
+    let [all, one, its_reason] = words;
+    if others.len() > most {
+        return Err(ManifestError::TooMany(all));
+    }
+    let mut seen = BTreeSet::new();
+    for (other, reason) in others {
+        check(other)?;
+        check_text(its_reason, reason)?;
+        if !seen.insert(other) {
+            return Err(ManifestError::Twice(format!("{one} {other}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_text(what: &'static str, text: &str) -> Result<(), ManifestError> {
