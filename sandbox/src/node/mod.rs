@@ -248,6 +248,7 @@ impl Apps {
                 self.halt(&name);
                 self.registry.remove(&name)?;
             }
+                self.services.post.forget(&name);
             Call::Enable { name, is_enabled } => self.enable(&name, is_enabled)?,
             Call::Grant { name, choice } => {
                 let manifest = self.app(&name)?.manifest()?;

@@ -4,14 +4,15 @@
 //!    a crash takes both back, or none.
 //! 2. A message goes when it was handled or given up. So it comes at least once.
 //! 3. So many wait for an app; then senders are told.
+//! 4. What is remembered of a receiver is what its folder says; where something failed, that is asked again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::feed::Wake;
-use super::registry::{self, App, Registry};
+use super::registry::{self, App, Registry, RegistryError};
 use crate::ipc::{Error, Event};
 use crate::limits::{LETTER_BYTES_MAX, LETTERS_MAX};
 use crate::package::is_name;
@@ -19,8 +20,31 @@ use crate::package::is_name;
 pub(super) struct Post {
     registry: Registry,
     wake: Arc<Wake>,
-    /// Apps for which something may wait. Held while a message is put down.
-    receivers: Mutex<BTreeSet<String>>,
+    /// For apps that are installed. Held while a message is put down or taken away.
+    receivers: Mutex<BTreeMap<String, Receiver>>,
+}
+
+#[derive(Default)]
+struct Receiver {
+    /// Something may wait that it was not asked about since.
+    is_noticed: bool,
+    /// `None` until the folder was looked at.
+    letters: Option<Letters>,
+}
+
+/// What waits for an app.
+#[derive(Clone, Copy)]
+struct Letters {
+    count: usize,
+    /// The number of the next one.
+    next: u64,
+}
+
+impl Letters {
+    fn of(names: &[String]) -> Self {
+        let next = names.iter().filter_map(|name| number(name)).max().map_or(0, |last| last.wrapping_add(1));
+        Self { count: names.len(), next }
+    }
 }
 
 impl Post {
@@ -36,42 +60,64 @@ impl Post {
         if bytes.len() > LETTER_BYTES_MAX {
             return Err(Error::TooLarge);
         }
-        let mut receivers = self.receivers.lock();
         self.put(from, to, bytes)?;
-        receivers.insert(to.to_owned());
-        drop(receivers);
         self.wake.notify();
         Ok(())
     }
 
     fn put(&self, from: &str, to: &str, bytes: &[u8]) -> Result<(), Error> {
-        let failed = |error: registry::RegistryError| {
+        let failed = |error: RegistryError| {
             tracing::warn!(%error, "a message could not be put down");
             Error::Failed
         };
+        let mut receivers = self.receivers.lock();
         let app = self.registry.app(to).map_err(failed)?.ok_or(Error::NotGranted)?;
         if !app.state().map_err(failed)?.powers.receives {
             return Err(Error::NotGranted);
         }
-        let folder = app.letters().map_err(failed)?;
-        let waiting = folder.list().map_err(super::grants::error)?;
-        if waiting.len() >= LETTERS_MAX {
+        let receiver = receivers.entry(to.to_owned()).or_default();
+        let Letters { count, next } = match receiver.letters.take() {
+            Some(letters) => letters,
+            None => Letters::of(&waiting(&app).map_err(failed)?),
+        };
+        if count >= LETTERS_MAX {
+            receiver.letters = Some(Letters { count, next });
             return Err(Error::TooLarge);
         }
-        let last = waiting.iter().filter_map(|(name, _)| number(name)).max();
-        let name = file_name(last.map_or(0, |last| last.wrapping_add(1)));
         let letter = postcard::to_allocvec(&(from, bytes)).map_err(|_| Error::Failed)?;
-        folder.write(&name, &letter).map_err(super::grants::error)
+        let folder = app.letters().map_err(failed)?;
+        folder.write(&file_name(next), &letter).map_err(super::grants::error)?;
+        receiver.letters = Some(Letters { count: count + 1, next: next.wrapping_add(1) });
+        receiver.is_noticed = true;
+        Ok(())
     }
 
     /// Whether something may wait for an app that was not asked for since.
     pub(super) fn take_notice(&self, app: &str) -> bool {
-        self.receivers.lock().remove(app)
+        let mut receivers = self.receivers.lock();
+        receivers.get_mut(app).is_some_and(|receiver| std::mem::take(&mut receiver.is_noticed))
     }
 
     /// There may be something for an app.
     pub(super) fn notice(&self, app: &str) {
-        self.receivers.lock().insert(app.to_owned());
+        self.receivers.lock().entry(app.to_owned()).or_default().is_noticed = true;
+    }
+
+    /// A message was handled, or given up.
+    pub(super) fn remove(&self, app: &App, name: &str) -> registry::Result<()> {
+        let mut receivers = self.receivers.lock();
+        let mut receiver = receivers.get_mut(&app.name);
+        let letters = receiver.as_mut().and_then(|receiver| receiver.letters.take());
+        app.letters()?.remove(name)?;
+        if let (Some(receiver), Some(Letters { count, next })) = (receiver, letters) {
+            receiver.letters = Some(Letters { count: count.saturating_sub(1), next });
+        }
+        Ok(())
+    }
+
+    /// An app is being removed, with what waits for it.
+    pub(super) fn forget(&self, app: &str) {
+        self.receivers.lock().remove(app);
     }
 }
 
@@ -88,11 +134,6 @@ pub(super) fn read(app: &App, name: &str) -> registry::Result<Option<Event>> {
     Ok(letter.map(|(app, bytes)| Event::Message { app, bytes }))
 }
 
-/// It was handled, or given up.
-pub(super) fn remove(app: &App, name: &str) -> registry::Result<()> {
-    Ok(app.letters()?.remove(name)?)
-}
-
 /// Names of one length, so that their order is that of the numbers.
 fn file_name(number: u64) -> String {
     format!("{number:020}")
@@ -104,7 +145,11 @@ fn number(name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::grants::Powers;
+    use super::super::registry::State;
+    use super::super::tests::World;
     use super::*;
+    use crate::package::Rights;
 
     #[test]
     fn names_have_the_order_of_their_numbers() {
@@ -115,5 +160,93 @@ mod tests {
         for name in ["", "1", "being-written", "+0000000000000000001"] {
             assert_eq!(number(name), None, "{name}");
         }
+    }
+
+    struct Place {
+        world: World,
+        registry: Registry,
+        post: Post,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let world = World::new(Rights::Read);
+            let registry = Registry::new(&world.fs);
+            let place = Self { post: Post::new(registry.clone(), Arc::default()), registry, world };
+            place.install("one");
+            place.install("other");
+            place
+        }
+
+        fn install(&self, name: &str) {
+            let powers = Powers { receives: true, ..Powers::default() };
+            self.registry.make(name).unwrap().set_state(&State { powers, ..State::new() }).unwrap();
+        }
+
+        fn app(&self, name: &str) -> App {
+            self.registry.app(name).unwrap().unwrap()
+        }
+
+        fn numbers(&self, name: &str) -> Vec<u64> {
+            waiting(&self.app(name)).unwrap().iter().map(|name| number(name).unwrap()).collect()
+        }
+
+        fn take(&self, name: &str, number: u64) {
+            self.post.remove(&self.app(name), &file_name(number)).unwrap();
+        }
+
+        fn send(&self, to: &str) -> Result<(), Error> {
+            self.post.send("sender", to, b"text")
+        }
+
+        /// As after a restart.
+        fn forget_all(&mut self) {
+            self.post = Post::new(Registry::new(&self.world.fs), Arc::default());
+        }
+    }
+
+    #[test]
+    fn numbers_go_on_for_each_receiver_whatever_was_taken_and_forgotten() {
+        let mut place = Place::new();
+        for to in ["one", "one", "other", "one"] {
+            place.send(to).unwrap();
+        }
+        place.take("one", 0);
+        place.send("one").unwrap();
+        assert_eq!((place.numbers("one"), place.numbers("other")), (vec![1, 2, 3], vec![0]));
+        place.forget_all();
+        place.take("one", 2);
+        place.send("one").unwrap();
+        place.send("other").unwrap();
+        assert_eq!((place.numbers("one"), place.numbers("other")), (vec![1, 3, 4], vec![0, 1]));
+        // While one is there, no number comes again that it could be mistaken for.
+        place.take("one", 4);
+        place.send("one").unwrap();
+        assert_eq!(place.numbers("one"), [1, 3, 5]);
+        place.registry.remove("one").unwrap();
+        place.post.forget("one");
+        assert_eq!(place.send("one"), Err(Error::NotGranted));
+        place.install("one");
+        place.send("one").unwrap();
+        assert_eq!((place.numbers("one"), place.numbers("other")), (vec![0], vec![0, 1]));
+    }
+
+    #[test]
+    fn so_many_wait_and_what_is_taken_makes_room() {
+        let mut place = Place::new();
+        for _ in 0..LETTERS_MAX {
+            place.send("one").unwrap();
+        }
+        assert_eq!(place.send("one"), Err(Error::TooLarge));
+        place.send("other").unwrap();
+        place.take("one", 7);
+        place.send("one").unwrap();
+        assert_eq!(place.send("one"), Err(Error::TooLarge));
+        place.forget_all();
+        assert_eq!(place.send("one"), Err(Error::TooLarge));
+        assert_eq!(place.numbers("one").len(), LETTERS_MAX);
+        place.take("one", 8);
+        place.send("one").unwrap();
+        assert_eq!(place.send("one"), Err(Error::TooLarge));
     }
 }

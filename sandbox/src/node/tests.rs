@@ -23,14 +23,14 @@ const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 1, umask: 0 };
 const APP: [u8; 32] = [7; 32];
 
 /// A filesystem in memory with a folder `/box`, which an app is granted.
-struct World {
-    fs: Arc<Fs>,
-    top: Ino,
-    grants: Grants,
+pub(super) struct World {
+    pub(super) fs: Arc<Fs>,
+    pub(super) top: Ino,
+    pub(super) grants: Grants,
 }
 
 impl World {
-    fn new(rights: Rights) -> Self {
+    pub(super) fn new(rights: Rights) -> Self {
         const CAPACITY_SECTORS: u64 = (64 << 20) / 4096;
         let device = Arc::new(MemoryDevice::new(CAPACITY_SECTORS));
         let options = CreateOptions { capacity_sectors: CAPACITY_SECTORS, kdf: KdfCost::TRIVIAL };
@@ -42,7 +42,7 @@ impl World {
         Self { fs, top, grants: Arc::new(RwLock::new(vec![grant])) }
     }
 
-    fn files(&self) -> Files {
+    pub(super) fn files(&self) -> Files {
         let acting = Arc::new(self.fs.acting_for(Actor::Principal(APP)));
         let folder = Folder::new(&self.fs, self.fs.make_system_directory().unwrap());
         let unfinished = folder.make_folder("unfinished").unwrap();
@@ -55,14 +55,14 @@ impl World {
         )
     }
 
-    fn put(&self, parent: Ino, name: &str, bytes: &[u8]) -> Ino {
+    pub(super) fn put(&self, parent: Ino, name: &str, bytes: &[u8]) -> Ino {
         let ino = self.fs.create(&USER, parent, name.as_bytes(), 0o644).unwrap().ino;
         self.fs.write(ino, 0, bytes, WriteFlags::default()).unwrap();
         self.fs.release(ino, None);
         ino
     }
 
-    fn dir(&self, parent: Ino, name: &str) -> Ino {
+    pub(super) fn dir(&self, parent: Ino, name: &str) -> Ino {
         self.fs.mkdir(&USER, parent, name.as_bytes(), 0o755).unwrap().ino
     }
 
@@ -71,7 +71,7 @@ impl World {
     }
 }
 
-fn open(files: &mut Files, path: &str, how: How) -> Result<Handle, Error> {
+pub(super) fn open(files: &mut Files, path: &str, how: How) -> Result<Handle, Error> {
     match files.open("box".into(), path.into(), how)? {
         Reply::Handle(handle) => Ok(handle),
         other => panic!("{other:?}"),

@@ -317,7 +317,7 @@ impl Work {
                 // Perhaps in the middle of it: it comes again.
                 return Ok(false);
             }
-            post::remove(&self.app, name)?;
+            self.post.remove(&self.app, name)?;
             self.serve_waiting()?;
         }
         Ok(!waiting.is_empty())
