@@ -271,3 +271,6 @@ fn incoming(data: Data, window: &Window) -> Result<Vec<u8>, Error> {
         Data::Window(_) => Err(Error::TooLarge),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use super::grants::Powers;
 use super::net::Exchange;
 use super::post::{self, Post};
 use super::process::{Process, ProcessError, Program};
-use super::registry::{App, DeadLetter, RegistryError};
+use super::registry::{App, DeadLetter, RegistryError, State};
 use super::requests::{Requests, Services};
 use crate::ipc::{Event, Failure};
 use crate::limits::{ATTEMPTS_MAX, DEAD_LETTER_BYTES_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX};
@@ -93,15 +93,7 @@ pub(super) struct Setting {
 impl Worker {
     pub(super) fn start(setting: Setting) -> Result<Self, RegistryError> {
         let state = setting.app.state()?;
-        let shared = Arc::new(Shared {
-            actor: state.actor(),
-            wake: Arc::clone(&setting.wake),
-            grants: Arc::new(RwLock::new(state.grants.clone())),
-            powers: RwLock::new(state.powers.clone()),
-            stats: Mutex::default(),
-            waiting: Mutex::default(),
-            stop: Arc::default(),
-        });
+        let shared = Arc::new(Shared::new(&state, &setting.wake));
         let mut work = Work::new(setting, Arc::clone(&shared))?;
         let name = format!("app-{}", work.app.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || work.run());
@@ -136,6 +128,18 @@ impl Drop for Worker {
 }
 
 impl Shared {
+    pub(super) fn new(state: &State, wake: &Arc<Wake>) -> Self {
+        Self {
+            actor: state.actor(),
+            wake: Arc::clone(wake),
+            grants: Arc::new(RwLock::new(state.grants.clone())),
+            powers: RwLock::new(state.powers.clone()),
+            stats: Mutex::default(),
+            waiting: Mutex::default(),
+            stop: Arc::default(),
+        }
+    }
+
     /// Kills the process if one runs. While its number is in the statistics, it was not waited for.
     fn kill(&self) {
         let stats = self.stats.lock();
@@ -505,15 +509,7 @@ mod tests {
 
     #[test]
     fn who_is_stopped_before_it_waits_does_not_wait() {
-        let shared = Shared {
-            actor: [0; 32],
-            wake: Arc::default(),
-            grants: Arc::default(),
-            powers: RwLock::default(),
-            stats: Mutex::default(),
-            waiting: Mutex::default(),
-            stop: Arc::default(),
-        };
+        let shared = Shared::new(&State::new(), &Arc::default());
         // It looked, and was not stopped yet.
         shared.stop();
         let begun = Instant::now();
