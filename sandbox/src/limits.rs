@@ -74,6 +74,8 @@ pub const POLICY_WAITING_MAX: usize = 64;
 /// Connections to the node's HTTP address.
 pub const HTTP_CONNECTIONS_MAX: usize = 128;
 /// Requests that wait for one app.
+/// Entries of directories that are looked at to find all names of a file.
+pub const POLICY_SEARCH_ENTRIES_MAX: usize = 100_000;
 pub const HTTP_WAITING_MAX: usize = 32;
 /// The head of a request or of an answer.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;

@@ -126,6 +126,35 @@ fn an_app_says_no_before_anything_changes_and_is_not_asked_about_itself() {
 }
 
 #[test]
+fn a_file_is_asked_about_under_each_of_its_names() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = with_probe("policy");
+    let (inside, outside) = (stage.path("box"), stage.path("outside"));
+    fs::create_dir(&outside).expect("made");
+    fs::create_dir(inside.join("sub")).expect("made");
+    fs::write(outside.join("file"), "x").expect("written");
+    fs::hard_link(outside.join("file"), outside.join("again")).expect("linked");
+    fs::write(outside.join("again"), "xy").expect("it has no name where somebody is asked");
+    fs::hard_link(outside.join("file"), inside.join("attributes-a")).expect("linked");
+    assert!(is_refused(chmod(&outside.join("again"), 0o600)));
+    fs::write(outside.join("again"), "xyz").expect("that is not refused");
+    fs::hard_link(outside.join("file"), inside.join("sub/modify-a")).expect("linked");
+    assert!(is_refused(fs::write(inside.join("attributes-a"), "other")));
+    assert!(is_refused(fs::write(outside.join("again"), "other")));
+    assert_eq!(fs::read_to_string(outside.join("file")).expect("read"), "xyz");
+    // The name that was seen last goes, and the others are still there.
+    let open = fs::File::open(outside.join("again")).expect("opened");
+    for name in ["again", "file"] {
+        fs::remove_file(outside.join(name)).expect("removed");
+    }
+    assert!(is_refused(open.set_permissions(fs::Permissions::from_mode(0o600))));
+    drop(open);
+    stage.umount();
+}
+
+#[test]
 fn who_is_asked_can_look_and_change_nothing() {
     if !can_mount() {
         return;

@@ -52,6 +52,11 @@ impl Fs {
         Ok(self.inode(ino)?.place().clone())
     }
 
+    /// A directory that all names of an inode are below or in. It may be far above them.
+    pub fn directory_above(&self, ino: Ino) -> Result<Ino> {
+        Ok(self.ino_of(self.inode(ino)?.block.home()))
+    }
+
     /// The directory that a directory is in; the one at the top is in itself.
     pub(super) fn above(&self, directory: &Inode, attributes: &Attributes) -> Ino {
         if directory.ino == Self::ROOT { Self::ROOT } else { self.ino_of(attributes.parent) }

@@ -9,6 +9,7 @@
 //! 3. No answer in time, or none at all, is what the owner said it is.
 
 mod judge;
+mod names;
 
 use std::sync::{Arc, Weak};
 
@@ -17,11 +18,11 @@ use blocktree_vfs::{FileKind, Fs, FsError, Ino, Result};
 use parking_lot::RwLock;
 
 pub(super) use self::judge::Judge;
+use self::names::{path_below, paths_below};
 use super::files::kind;
 use super::folder::Held;
-use super::grants::{Grant, names_below};
+use super::grants::Grant;
 use crate::ipc::{Operation, Subject};
-use crate::limits::PATH_BYTES_MAX;
 
 /// Asks the apps that may refuse.
 pub(super) struct Gate {
@@ -89,12 +90,12 @@ fn operations(fs: &Arc<Fs>, grant: &Grant, intent: &Intent<'_>) -> Result<Vec<Op
         let held = Held::lookup(fs, parent, name)?;
         Ok::<_, FsError>(subject(path, held.stat.kind, held.stat.permissions))
     };
-    let known = |ino: Ino| -> Result<Option<(String, Held)>> {
-        let Some(name) = fs.known_name(ino)? else { return Ok(None) };
-        let Some(path) = path(name.parent, &name.name)? else { return Ok(None) };
-        let held = Held::lookup(fs, name.parent, &name.name)?;
-        // Somebody else may have the name by now.
-        Ok((held.ino() == ino).then_some((path, held)))
+    // Under each of its names.
+    let named = |ino: Ino, permissions: Option<u32>| {
+        let stat = fs.getattr(ino)?;
+        let permissions = permissions.unwrap_or(stat.permissions) & 0o7777;
+        let subjects = paths_below(fs, grant.ino, &stat)?.into_iter();
+        Ok::<_, FsError>(subjects.map(move |path| subject(path, stat.kind, permissions)))
     };
     Ok(match *intent {
         Intent::Link { parent, name, kind, permissions, .. } => {
@@ -118,27 +119,10 @@ fn operations(fs: &Arc<Fs>, grant: &Grant, intent: &Intent<'_>) -> Result<Vec<Op
             let back = if exchange { moved(new_parent, new_name, new, old)? } else { None };
             there.into_iter().chain(back).collect()
         }
-        Intent::Modify { ino } => match known(ino)? {
-            Some((path, held)) => {
-                vec![Operation::Modify(subject(path, held.stat.kind, held.stat.permissions))]
-            }
-            None => Vec::new(),
-        },
-        Intent::Attributes { ino, permissions } => match known(ino)? {
-            Some((path, held)) => {
-                let permissions = permissions.unwrap_or(held.stat.permissions) & 0o7777;
-                vec![Operation::Attributes(subject(path, held.stat.kind, permissions))]
-            }
-            None => Vec::new(),
-        },
+        Intent::Modify { ino } => named(ino, None)?.map(Operation::Modify).collect(),
+        Intent::Attributes { ino, permissions } => {
+            named(ino, permissions)?.map(Operation::Attributes).collect()
+        }
         Intent::Data { .. } => Vec::new(),
     })
-}
-
-/// The path of a name below a granted directory, in which what is no UTF-8 is replaced.
-fn path_below(fs: &Arc<Fs>, top: Ino, parent: Ino, name: &[u8]) -> Result<Option<String>> {
-    let Some(mut names) = names_below(fs, top, parent)? else { return Ok(None) };
-    names.push(name.to_owned());
-    let path = String::from_utf8_lossy(&names.join(&b'/')).into_owned();
-    if path.len() > PATH_BYTES_MAX { Err(FsError::NameTooLong) } else { Ok(Some(path)) }
 }
