@@ -20,6 +20,10 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 pub const INLINE_BYTES_MAX: usize = 32 << 10;
 /// The most data of one request.
 pub const DATA_BYTES_MAX: usize = 1 << 20;
+/// What is read ahead of a file that an app reads from one end to the other, each as long as a request's data, and by how
+/// many threads.
+pub const AHEAD_PIECES: usize = 4;
+pub const AHEAD_THREADS: usize = 3;
 /// The memory that node and sandbox share: it takes a package or what it was compiled to.
 pub const WINDOW_BYTES: usize = 256 << 20;
 const _: () = assert!(PACKAGE_BYTES_MAX <= WINDOW_BYTES && DATA_BYTES_MAX <= WINDOW_BYTES);
@@ -70,12 +74,12 @@ pub const POLICY_TIME: Duration = Duration::from_secs(1);
 pub const POLICY_PAUSE: Duration = Duration::from_secs(5);
 /// Operations that wait for one app.
 pub const POLICY_WAITING_MAX: usize = 64;
+/// Entries of directories that are looked at to find all names of a file.
+pub const POLICY_SEARCH_ENTRIES_MAX: usize = 100_000;
 
 /// Connections to the node's HTTP address.
 pub const HTTP_CONNECTIONS_MAX: usize = 128;
 /// Requests that wait for one app.
-/// Entries of directories that are looked at to find all names of a file.
-pub const POLICY_SEARCH_ENTRIES_MAX: usize = 100_000;
 pub const HTTP_WAITING_MAX: usize = 32;
 /// The head of a request or of an answer.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;

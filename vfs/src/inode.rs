@@ -139,6 +139,13 @@ impl Inode {
         self.state.lock().attributes
     }
 
+    /// An operation changed its bytes, and none of its attributes.
+    pub(crate) fn changed_by(&self, seq: Seq) {
+        let mut state = self.state();
+        state.changed = seq;
+        state.data_changed = seq;
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.opens.load(Ordering::Relaxed) > 0
     }

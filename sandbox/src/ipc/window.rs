@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
 };
@@ -38,16 +39,17 @@ impl Window {
         if length > WINDOW_BYTES {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut bytes = vec![0; length];
-        let mut done = 0;
-        while done < length {
-            match pread(&self.0, &mut bytes[done..], done as u64) {
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let done = bytes.len() as u64;
+            match pread(&self.0, spare_capacity(&mut bytes), done) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => done += count,
-                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        // There may have been room for more.
+        bytes.truncate(length);
         Ok(bytes)
     }
 

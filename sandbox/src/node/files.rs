@@ -12,12 +12,13 @@ use std::sync::Arc;
 use blocktree_vfs::{Caller, FileKind, Fs, FsError, Ino, RenameFlags, Stat, Time, WriteFlags};
 use parking_lot::{RwLock, RwLockReadGuard};
 
+use super::ahead::Ahead;
 use super::folder::{self, Folder, Held};
 use super::grants::{Grant, error, parts, walk};
 use super::locks::{self, Locks, Table};
 use super::worker::seconds;
 use crate::ipc::{self, Entry, Error, Handle, How, Kind, Reply};
-use crate::limits::{DATA_BYTES_MAX, ENTRIES_PER_PAGE, HANDLES_MAX};
+use crate::limits::{ENTRIES_PER_PAGE, HANDLES_MAX};
 use crate::package::Rights;
 
 /// What the kernel remembers of a mounted tree: it must be told of changes that it did not ask for.
@@ -46,6 +47,7 @@ pub(super) struct Files {
     kernel: Arc<dyn Kernel>,
     grants: Grants,
     locks: Arc<Locks>,
+    ahead: Ahead,
     /// For files that have no name yet; without it, no file can be made.
     unfinished: Option<Folder>,
     open: BTreeMap<Handle, Open>,
@@ -86,7 +88,8 @@ impl Files {
         locks: Arc<Locks>,
         unfinished: Option<Folder>,
     ) -> Self {
-        Self { fs, kernel, grants, locks, unfinished, open: BTreeMap::new(), next: 1 }
+        let ahead = Ahead::new(Arc::clone(&fs));
+        Self { fs, kernel, grants, locks, ahead, unfinished, open: BTreeMap::new(), next: 1 }
     }
 
     /// The granted directory, if the grant holds and allows that.
@@ -167,12 +170,9 @@ impl Files {
         })
     }
 
-    pub(super) fn read(&self, handle: Handle, offset: u64, length: u32) -> Result<Vec<u8>, Error> {
-        let open = self.handle(handle, Rights::Read)?;
-        let mut bytes = vec![0; (length as usize).min(DATA_BYTES_MAX)];
-        let count = self.fs.read(open.file.ino(), offset, &mut bytes).map_err(error)?;
-        bytes.truncate(count);
-        Ok(bytes)
+    pub(super) fn read(&mut self, handle: Handle, offset: u64, length: u32) -> Result<&[u8], Error> {
+        let ino = self.handle(handle, Rights::Read)?.file.ino();
+        self.ahead.read(handle, ino, offset, length as usize).map_err(error)
     }
 
     /// What an app means by the name of a lock.
@@ -258,11 +258,13 @@ impl Files {
 
     pub(super) fn close(&mut self, handle: Handle) -> Result<Reply, Error> {
         let open = self.open.remove(&handle).ok_or(Error::NotFound)?;
+        self.ahead.close(handle);
         self.end(&open);
         Ok(Reply::Done)
     }
 
     pub(super) fn close_all(&mut self) {
+        self.ahead.end();
         for open in std::mem::take(&mut self.open).into_values() {
             self.end(&open);
         }

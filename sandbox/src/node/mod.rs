@@ -1,8 +1,8 @@
 //! The layer of the node: which apps there are, what each may do, and when it is called.
 //!
 //! [`Apps`] is all of them. `registry` is what the store keeps of them, `worker` one app at work, `process` its process,
-//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `locks` what it may lock, `post` its messages,
-//! `net` its HTTP, `policy` what it may refuse, `call` what the owner's commands ask.
+//! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `ahead` what it will read, `locks` what it may
+//! lock, `post` its messages, `net` its HTTP, `policy` what it may refuse, `call` what the owner's commands ask.
 //!
 //! Invariants:
 //! 1. Nothing is installed but a package whose signature was verified, and nothing runs that was not verified again.
@@ -10,6 +10,7 @@
 //! 3. Without an app that runs, nobody observes the tree, and no thread and no process is there. Nobody is asked before a
 //!    change until an app may refuse one.
 
+mod ahead;
 mod call;
 mod feed;
 mod files;
@@ -247,8 +248,8 @@ impl Apps {
                 self.app(&name)?;
                 self.halt(&name);
                 self.registry.remove(&name)?;
-            }
                 self.services.post.forget(&name);
+            }
             Call::Enable { name, is_enabled } => self.enable(&name, is_enabled)?,
             Call::Grant { name, choice } => {
                 let manifest = self.app(&name)?.manifest()?;

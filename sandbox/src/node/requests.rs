@@ -166,7 +166,7 @@ impl Requests {
             Request::Remove { grant, path } => files.remove(&grant, &path),
             Request::MakeDirectory { grant, path } => files.make_directory(&grant, &path),
             Request::KeyGet { key } => match self.keys.get(&key)? {
-                Some(value) => outgoing(value, window),
+                Some(value) => outgoing(&value, window),
                 None => Ok(Reply::NoData),
             },
             Request::KeySet { key, value } => {
@@ -204,7 +204,7 @@ impl Requests {
     fn answer_http(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
         let exchange = self.exchange.as_mut().ok_or(Error::NotGranted);
         match request {
-            Request::BodyRead => outgoing(exchange?.read()?, window),
+            Request::BodyRead => outgoing(&exchange?.read()?, window),
             Request::Respond { status, headers } => exchange?.respond(status, headers).map(|()| Reply::Done),
             Request::BodyWrite { data } => exchange?.write(incoming(data, window)?).map(|()| Reply::Done),
             Request::Fetch { method, url, headers, body } => {
@@ -212,7 +212,7 @@ impl Requests {
                 let powers = self.shared.powers.read().clone();
                 self.fetches.send(&self.services.net, &powers, &asked, &self.shared.stop)
             }
-            Request::FetchRead { handle } => outgoing(self.fetches.read(handle)?, window),
+            Request::FetchRead { handle } => outgoing(&self.fetches.read(handle)?, window),
             Request::FetchClose { handle } => self.fetches.close(handle),
             _ => Err(Error::Malformed),
         }
@@ -253,11 +253,11 @@ fn is_look(request: &Request) -> bool {
     )
 }
 
-fn outgoing(bytes: Vec<u8>, window: &Window) -> Result<Reply, Error> {
+fn outgoing(bytes: &[u8], window: &Window) -> Result<Reply, Error> {
     if bytes.len() <= INLINE_BYTES_MAX {
-        return Ok(Reply::Data(Data::Inline(bytes)));
+        return Ok(Reply::Data(Data::Inline(bytes.to_vec())));
     }
-    window.put(&bytes).map_err(|_| Error::Failed)?;
+    window.put(bytes).map_err(|_| Error::Failed)?;
     Ok(Reply::Data(Data::Window(bytes.len() as u32)))
 }
 

@@ -130,7 +130,7 @@ impl Fs {
                     if end == last {
                         return Ok(());
                     }
-                    part.apply()?;
+                    inode.changed_by(part.apply()?);
                     (first, sectors) = (end, last - end);
                 }
             }

@@ -212,11 +212,7 @@ impl Fs {
     ) -> Result<()> {
         let _reservation = self.inodes.reserve(inode.ino);
         let seq = change.commit(happened)?;
-        {
-            let mut state = inode.state();
-            state.changed = seq;
-            state.data_changed = seq;
-        }
+        inode.changed_by(seq);
         self.inodes.insert(inode, opens);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The read path, and lseek's search for data and holes.
 
+use blocktree_engine::Seq;
+
 use super::{Fs, Whence};
 use crate::inode::Inode;
 use crate::layout::FileKind;
@@ -25,6 +27,12 @@ impl Fs {
         }
         self.accessed(&inode);
         Ok(length)
+    }
+
+    /// The last operation that changed an inode's bytes, or more of it: while this stays the same, so do they. Somebody must
+    /// hold the inode in between.
+    pub fn last_change(&self, ino: Ino) -> Result<Seq> {
+        Ok(self.inode(ino)?.state().data_changed)
     }
 
     /// Moves the access time in memory, as relatime has it; the next change or the last release writes it.
