@@ -28,3 +28,8 @@ pub fn capabilities(bytes: &[u8]) {
     let _ = decode_readcap(&at(ItemKind::READCAP), bytes);
     let _ = decode_access(&at(ItemKind::ACCESS), bytes);
 }
+
+/// Reads what a TPM attests.
+pub fn attested(bytes: &[u8]) {
+    let _ = crate::attestation::parse_attest(bytes);
+}

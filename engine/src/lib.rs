@@ -2,6 +2,7 @@
 //! sectors. It knows blocks, items and sectors; it knows no names, no paths and no POSIX.
 
 pub mod anchor;
+pub mod attestation;
 pub mod crypto;
 pub mod device;
 mod error;

@@ -119,6 +119,8 @@ pub const SEALED_FILE_BYTES_MAX: usize = 4096;
 pub const APPROVALS_MAX: usize = 16;
 /// Nor a request for a right.
 pub const CAP_REQUEST_BYTES_MAX: usize = 8192;
+/// A file of an attestation is never longer: two keys, and a certificate of an endorsement key of up to 4 KiB, are the most.
+pub const ATTESTATION_FILE_BYTES_MAX: usize = 8192;
 
 const _: () = assert!(STORE_SECTORS_MIN <= VOLUME_SECTORS_INITIAL);
 const _: () = assert!(STORE_SECTORS_DEFAULT <= STORE_SECTORS_MAX);

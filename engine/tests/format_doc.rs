@@ -137,6 +137,10 @@ fn real() -> BTreeMap<String, Drawn> {
     );
     layout!(map, CountedAnchorHeader { magic, version, index, value, store_id, root_principal, now, next });
     layout!(map, TpmFileHeader { magic, version, pcrs, flags, public_bytes, private_bytes });
+    layout!(
+        map,
+        NodeStatementBytes { store_id, node, key_signature, node_signature, public_bytes, private_bytes }
+    );
     layout!(map, BackupClear { store_id, root_principal, time_ns, set, needed, share, reserved });
     layout!(map, BackupSecrets { store_id, owner_key, structure_key, root_seeds, check });
     layout!(map, KeyBytes { block, kind, offset });

@@ -17,7 +17,7 @@ use crate::anchor::Choice;
 use crate::cli::{BackupPassphraseSource, PassphraseSource, parse_size};
 use crate::failure::Result;
 use crate::passphrase::{Passphrase, obtain, obtain_another};
-use crate::tpm::{APPROVER_CONTEXT, PCRS_USUAL, Tpm, enroll};
+use crate::tpm::{PCRS_USUAL, Tpm, enroll};
 use crate::{signature, size, system};
 
 /// Make a new store.
@@ -62,8 +62,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     let open_options = OpenOptions { anchor: Choice::Usual.anchor(), ..OpenOptions::default() };
     let made = Store::create_with(volume.device.clone(), &passphrase, &options, &open_options)
         .map_err(anyhow::Error::from)
-        .and_then(format)
-        .and_then(|()| keeper.map_or(Ok(()), |keeper| keeper.keep(&*volume.device, &passphrase)));
+        .and_then(|store| {
+            format(&store)?;
+            keeper.map_or(Ok(()), |keeper| keeper.keep(&store, &*volume.device, &passphrase))
+        });
     if let Err(error) = made {
         volume.discard();
         return Err(error.context(format!("cannot make a store in {}", path.display())).into());
@@ -102,11 +104,10 @@ impl<'a> Keeper<'a> {
     }
 
     /// Makes both files, or none.
-    fn keep(mut self, device: &dyn Device, passphrase: &[u8]) -> anyhow::Result<()> {
+    fn keep(mut self, store: &Store, device: &dyn Device, passphrase: &[u8]) -> anyhow::Result<()> {
         let keys = read_master_keys(device, passphrase).context("cannot read its keys")?;
-        let approver = keys.owner.derive(APPROVER_CONTEXT);
         write_backup(&keys, &[self.backup.to_owned()], None, Some(&self.backup_passphrase))?;
-        let enrolled = enroll(&mut self.tpm, self.file, passphrase, PCRS_USUAL, None, &approver);
+        let enrolled = enroll(&mut self.tpm, self.file, passphrase, PCRS_USUAL, None, store);
         if enrolled.is_err() {
             let _ = std::fs::remove_file(self.backup);
         }
@@ -126,9 +127,9 @@ fn random_passphrase() -> Passphrase {
 }
 
 /// Makes the root directory, which belongs to the caller, and makes it all durable.
-fn format(store: Store) -> anyhow::Result<()> {
+fn format(store: &Store) -> anyhow::Result<()> {
     let (user, group) = system::effective_user_and_group();
-    Fs::format(&store, user, group).context("cannot make its root directory")?;
+    Fs::format(store, user, group).context("cannot make its root directory")?;
     store.close().context("cannot make it durable")
 }
 

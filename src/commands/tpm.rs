@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::slice;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::crypto::{Approver, Secret};
+use blocktree_engine::crypto::{Approver, hexadecimal};
 use blocktree_engine::device::Access;
+use blocktree_engine::identity::TpmFile;
 use blocktree_engine::{OpenOptions, Store};
 
 use super::key::open_backup;
@@ -15,7 +16,9 @@ use crate::failure::{Failure, Result};
 use crate::passphrase::{Passphrase, obtain, obtain_another};
 use crate::private_file;
 use crate::store_key::parse_id;
-use crate::tpm::{self, APPROVER_CONTEXT, PIN_BYTES_MAX, PcrValues, SECRET_BYTES_MAX, Tpm, approve, enroll};
+use crate::tpm::{
+    self, APPROVER_CONTEXT, PIN_BYTES_MAX, PcrValues, SECRET_BYTES_MAX, Tpm, approve, approver_of, enroll,
+};
 
 /// How many PCRs a TPM has.
 const PCRS: u32 = 24;
@@ -23,8 +26,11 @@ const PCRS: u32 = 24;
 /// Let a TPM keep passphrases.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Show whether there is a TPM and whether it takes PINs
-    Status,
+    /// Show whether there is a TPM and whether it takes PINs, and for which node it keeps a file
+    Status {
+        /// A file that `tpm enroll` made
+        file: Option<PathBuf>,
+    },
     /// Let the TPM keep a store's passphrase; commands take it with --passphrase-from tpm:FILE
     Enroll {
         /// A store that is not mounted
@@ -68,11 +74,14 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: &Command) -> Result<u8> {
     match command {
-        Command::Status => {
-            let status = Tpm::open()?.status()?;
+        Command::Status { file } => {
+            let file = file.as_deref().map(tpm::read).transpose()?;
+            let mut tpm = Tpm::open()?;
+            let status = tpm.status()?;
+            let node = file.map_or(Ok(String::new()), |file| describe_node(&mut tpm, &file))?;
             let lock = if status.is_locked { "locked: it takes no PIN for now" } else { "takes PINs" };
             print(&format!(
-                "Maker:      {}\nPINs:       {lock}\nWrong PINs: {} of {} that lock it\n",
+                "Maker:      {}\nPINs:       {lock}\nWrong PINs: {} of {} that lock it\n{node}",
                 status.maker, status.failures, status.failures_max
             ))?;
         }
@@ -85,7 +94,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             }
             // Before asking for the passphrase.
             let mut tpm = Tpm::open()?;
-            let (secret, approver) = open(store, passphrase)?;
+            let (secret, opened) = open(store, passphrase)?;
             if secret.len() > SECRET_BYTES_MAX {
                 return Err(anyhow!(
                     "a TPM keeps at most {SECRET_BYTES_MAX} bytes; choose a shorter passphrase"
@@ -100,7 +109,8 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 return Err(anyhow!("a PIN has at most {PIN_BYTES_MAX} bytes").into());
             }
             let pin = pin.as_ref().map(|pin| pin.as_slice());
-            enroll(&mut tpm, file, &secret, *pcrs, pin, &approver)?;
+            enroll(&mut tpm, file, &secret, *pcrs, pin, &opened)?;
+            opened.close().context("cannot close the store")?;
             let file = file.display();
             print(&format!("The TPM keeps the passphrase: --passphrase-from tpm:{file}\n"))?;
         }
@@ -119,7 +129,11 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                     let keys = open_backup(slice::from_ref(backup), backup_passphrase.source().as_ref())?;
                     keys.owner.derive(APPROVER_CONTEXT)
                 }
-                None => open(store, passphrase)?.1,
+                None => {
+                    let opened = open(store, passphrase)?.1;
+                    opened.close().context("cannot close the store")?;
+                    approver_of(&opened)?
+                }
             };
             let approver = Approver::from_secret(&secret);
             if approvals.approver != *approver.public() {
@@ -137,15 +151,27 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
     Ok(0)
 }
 
-/// A store's passphrase, with which it opens, and the secret from which its approver follows.
-fn open(store: &Path, passphrase: &PassphraseSource) -> Result<(Passphrase, Secret)> {
+/// A store's passphrase, and the store that it opens.
+fn open(store: &Path, passphrase: &PassphraseSource) -> Result<(Passphrase, Store)> {
     let device = open_volume(store, Access::ReadOnly)?;
     let secret = obtain(passphrase.source().as_ref(), store, false)?;
     let options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
     let opened = Store::open(device, &secret, &options).map_err(|error| open_failed(error, store))?;
-    let approver = opened.derived_key(APPROVER_CONTEXT);
-    opened.close().context("cannot close the store")?;
-    Ok((secret, approver.ok_or_else(|| anyhow!("the passphrase gives no owner key"))?))
+    Ok((secret, opened))
+}
+
+/// Whose passphrase the TPM keeps in a file, as a key says that this TPM has.
+fn describe_node(tpm: &mut Tpm, file: &TpmFile) -> anyhow::Result<String> {
+    let Some(statement) = &file.node else {
+        return Ok("Node:       not stated; `blocktree tpm enroll` makes a new file that does\n".to_owned());
+    };
+    tpm.check_node_key(&statement.key)?;
+    Ok(format!(
+        "Store:      {}\nNode:       {}\nTPM key:    {}, which signed that this is the node\n",
+        hexadecimal(&statement.store_id),
+        statement.node,
+        statement.key_fingerprint()
+    ))
 }
 
 /// `7=` and 64 hexadecimal digits.

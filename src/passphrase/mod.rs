@@ -108,6 +108,7 @@ fn from(source: &Source, of: &Path, is_new: bool) -> anyhow::Result<Passphrase> 
         Source::Keyring(name) => from_keyring(name),
         Source::Tpm(file) => {
             let sealed = tpm::read(file)?;
+            tpm::refuse_other_node(file, &sealed, of)?;
             let pin = if sealed.has_pin { from_people(file, false)? } else { Passphrase::default() };
             tpm::unseal(file, &sealed, &pin)
         }

@@ -6,23 +6,25 @@
 //! 2. A secret crosses the bus encrypted, under a session that is salted with the storage key.
 
 mod counter;
+mod node_key;
 mod policy;
 
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, anyhow};
 use blocktree_engine::identity::{Approvals, TpmFile};
-use tss_esapi::attributes::{ObjectAttributesBuilder, SessionAttributesBuilder};
+use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder, SessionAttributesBuilder};
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
 use tss_esapi::constants::{PropertyTag, SessionType};
 use tss_esapi::handles::{KeyHandle, ObjectHandle, SessionHandle};
-use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::algorithm::{EccSchemeAlgorithm, HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
-    Auth, Digest, EccPoint, KeyedHashScheme, Private, Public, PublicBuilder, PublicEccParametersBuilder,
-    PublicKeyedHashParameters, SensitiveData, SymmetricDefinition, SymmetricDefinitionObject,
+    Auth, Digest, EccPoint, EccScheme, KeyedHashScheme, Private, Public, PublicBuilder,
+    PublicEccParametersBuilder, PublicKeyedHashParameters, SensitiveData, SymmetricDefinition,
+    SymmetricDefinitionObject,
 };
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
@@ -89,7 +91,14 @@ impl Tpm {
         });
         let sealed = sealed.map_err(explain).context("the TPM does not keep the secret")?;
         let public = sealed.out_public.marshall().map_err(explain)?;
-        Ok(TpmFile { pcrs, has_pin: pin.is_some(), public, private: sealed.out_private.to_vec(), approvals })
+        Ok(TpmFile {
+            pcrs,
+            has_pin: pin.is_some(),
+            public,
+            private: sealed.out_private.to_vec(),
+            node: None,
+            approvals,
+        })
     }
 
     pub(crate) fn unseal(&mut self, file: &TpmFile, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
@@ -160,7 +169,7 @@ fn flushing<T>(
     result.and_then(|value| flushed.map(|()| value))
 }
 
-/// Starts a session whose parameters are encrypted; with a salt, also for those who listen from its start on.
+/// Starts a session; with a salt, one whose parameters are encrypted, also for those who listen from its start on.
 fn start_session(
     context: &mut Context,
     salt: Option<KeyHandle>,
@@ -168,8 +177,8 @@ fn start_session(
 ) -> TpmResult<AuthSession> {
     let cipher = SymmetricDefinition::AES_128_CFB;
     let session = context.start_auth_session(salt, None, None, kind, cipher, HashingAlgorithm::Sha256)?;
-    let session = session.ok_or(Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm))?;
-    if kind != SessionType::Trial {
+    let session = session.ok_or_else(wrong_value)?;
+    if salt.is_some() {
         let (attributes, mask) =
             SessionAttributesBuilder::new().with_encrypt(true).with_decrypt(true).build();
         context.tr_sess_set_attributes(session, attributes, mask)?;
@@ -213,6 +222,21 @@ fn storage_key() -> TpmResult<Public> {
         .build()
 }
 
+/// A key for signatures of ECDSA over P-256 with SHA-256; `point` is its own where it exists already.
+fn signing_key(attributes: ObjectAttributes, policy: Digest, point: EccPoint) -> TpmResult<Public> {
+    let scheme = EccScheme::create(EccSchemeAlgorithm::EcDsa, Some(HashingAlgorithm::Sha256), None)?;
+    let parameters = PublicEccParametersBuilder::new_unrestricted_signing_key(scheme, EccCurve::NistP256)
+        .with_restricted(attributes.restricted());
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::Ecc)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_auth_policy(policy)
+        .with_ecc_parameters(parameters.build()?)
+        .with_ecc_unique_identifier(point)
+        .build()
+}
+
 /// With a PIN, wrong ones count, and too many lock the TPM.
 fn sealed_object(policy: Digest, has_pin: bool) -> TpmResult<Public> {
     let attributes = ObjectAttributesBuilder::new()
@@ -229,6 +253,10 @@ fn sealed_object(policy: Digest, has_pin: bool) -> TpmResult<Public> {
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
+}
+
+fn wrong_value() -> Error {
+    Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm)
 }
 
 fn kind(error: &Error) -> Option<Tss2ResponseCodeKind> {

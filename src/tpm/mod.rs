@@ -23,7 +23,7 @@ use crate::private_file;
 pub(crate) use counter::TpmCounter;
 #[cfg(feature = "tpm")]
 pub(crate) use device::Tpm;
-pub(crate) use enrolment::{APPROVER_CONTEXT, approve, enroll};
+pub(crate) use enrolment::{APPROVER_CONTEXT, approve, approver_of, enroll, refuse_other_node};
 
 /// PCR 7, the state of Secure Boot, which updates of a kernel leave alone.
 pub(crate) const PCRS_USUAL: u32 = 1 << 7;
@@ -70,6 +70,9 @@ pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<
             path.display()
         )
     };
+    if let Some(statement) = &file.node {
+        tpm.check_node_key(&statement.key).with_context(what)?;
+    }
     tpm.unseal(file, pin).with_context(what)
 }
 
@@ -77,6 +80,7 @@ pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<
 #[cfg(not(feature = "tpm"))]
 mod none {
     use anyhow::bail;
+    use blocktree_engine::attestation::StatementKey;
     use blocktree_engine::identity::{Approvals, TpmFile};
     use zeroize::Zeroizing;
 
@@ -109,6 +113,14 @@ mod none {
         }
 
         pub(crate) fn unseal(&mut self, _: &TpmFile, _: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+            match *self {}
+        }
+
+        pub(crate) fn sign_once(&mut self, _: &[u8]) -> anyhow::Result<(StatementKey, [u8; 64])> {
+            match *self {}
+        }
+
+        pub(crate) fn check_node_key(&mut self, _: &StatementKey) -> anyhow::Result<()> {
             match *self {}
         }
 

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{finish, is_alive, program, wait_until};
+use crate::support::{Ran, finish, is_alive, program, wait_until};
 
 /// A software TPM. Its state outlives a restart, as that of a TPM does.
 pub(crate) struct Tpm {
@@ -65,7 +65,17 @@ impl Tpm {
 
     /// Runs one of tpm2-tools, which leave nothing loaded here.
     pub(crate) fn tool(&self, name: &str, arguments: &[&str]) -> String {
-        finish(Command::new(name).env("TPM2TOOLS_TCTI", self.place()).args(arguments)).ok().stdout
+        self.run_tool(name, arguments).ok().stdout
+    }
+
+    /// One that the TPM refuses.
+    pub(crate) fn tool_fails(&self, name: &str, arguments: &[&str], says: &str) {
+        let ran = self.run_tool(name, arguments);
+        assert!(ran.code != 0 && ran.stderr.contains(says), "{ran:?}");
+    }
+
+    fn run_tool(&self, name: &str, arguments: &[&str]) -> Ran {
+        finish(Command::new(name).env("TPM2TOOLS_TCTI", self.place()).args(arguments))
     }
 }
 

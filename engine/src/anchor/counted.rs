@@ -26,7 +26,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use super::file::replace;
 use super::{Anchor, AnchorError, Anchored, Head};
 use crate::crypto::{Secret, keyed_hash};
-use crate::format::{AnchorBytes, CountedAnchorHeader, FORMAT_VERSION, Malformed, OTHER_VERSION, malformed};
+use crate::format::{AnchorBytes, CountedAnchorHeader, FORMAT_VERSION, Malformed, check_kind, malformed};
 use crate::identity::TpmFile;
 use crate::limits::SEALED_FILE_BYTES_MAX;
 
@@ -73,15 +73,10 @@ pub struct CountedFile {
 
 impl CountedFile {
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+        check_kind(WHAT, CountedAnchorHeader::MAGIC, bytes)?;
         let Ok((header, rest)) = CountedAnchorHeader::read_from_prefix(bytes) else {
             return Err(malformed(WHAT, "it is too short"));
         };
-        if header.magic != CountedAnchorHeader::MAGIC {
-            return Err(malformed(WHAT, "it is another kind of file"));
-        }
-        if header.version.get() != FORMAT_VERSION {
-            return Err(malformed(WHAT, OTHER_VERSION));
-        }
         let Some((key, check)) = rest.split_last_chunk() else {
             return Err(malformed(WHAT, "it is too short"));
         };

@@ -30,7 +30,10 @@ pub use journal::{
 pub use key::{BlockId, ItemKind, Key, KeyBytes, SYSTEM_BLOCK};
 pub use keyslot::{KeySlotHeader, KeySlotSecrets, RootSlotHeader, RootSlotSecrets};
 pub use node::{Child, NODE_MAGIC, NodeHeader, NodePtr, Slot};
-pub use portable::{BackupClear, BackupSecrets, CountedAnchorHeader, SealedFileHeader, TpmFileHeader};
+pub(crate) use portable::check_kind;
+pub use portable::{
+    BackupClear, BackupSecrets, CountedAnchorHeader, NodeStatementBytes, SealedFileHeader, TpmFileHeader,
+};
 pub use record::{Change, RECORD_MAGIC, RecordHeader, decode_changes, encode_change};
 pub use space::{SpaceEntry, SpaceTable};
 pub use superblock::{AnchorBytes, Layout, SUPERBLOCK_MAGIC, Superblock};

@@ -4,7 +4,21 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::AnchorBytes;
+use super::{AnchorBytes, FORMAT_VERSION, Malformed, OTHER_VERSION, malformed};
+
+/// Sees to it that `bytes` begin as such a file does: with its magic number and our version.
+pub(crate) fn check_kind(what: &'static str, magic: [u8; 8], bytes: &[u8]) -> Result<(), Malformed> {
+    let too_short = malformed(what, "it is too short");
+    let (found, rest) = bytes.split_first_chunk().ok_or(too_short.clone())?;
+    let (version, _) = rest.split_first_chunk().ok_or(too_short)?;
+    if *found != magic {
+        return Err(malformed(what, "it is another kind of file"));
+    }
+    if u32::from_le_bytes(*version) != FORMAT_VERSION {
+        return Err(malformed(what, OTHER_VERSION));
+    }
+    Ok(())
+}
 
 /// The head of a file of keys. A clear part follows, then the sealed one (nonce, ciphertext, tag), whose seal also covers
 /// all before it, and a check sum.
@@ -71,7 +85,7 @@ pub struct TpmFileHeader {
     pub version: U32,
     /// Which PCRs of the SHA-256 bank must be as they were, a bit each.
     pub pcrs: U32,
-    /// Bits: 1 a PIN is needed, 2 an approver and what it signed follow.
+    /// Bits: 1 a PIN is needed, 2 an approver and what it signed follow, 4 a node's statement follows before them.
     pub flags: U32,
     pub public_bytes: U32,
     pub private_bytes: U32,
@@ -81,6 +95,23 @@ const _: () = assert!(size_of::<TpmFileHeader>() == 28);
 impl TpmFileHeader {
     pub const MAGIC: [u8; 8] = *b"BTTPMKEY";
 }
+
+/// What a key in a TPM says of a node. The key follows, as the TPM wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct NodeStatementBytes {
+    pub store_id: [u8; 16],
+    /// The node's public signing and encryption keys.
+    pub node: [u8; 64],
+    /// The TPM key's, r and s, of the statement.
+    pub key_signature: [u8; 64],
+    /// The node's, of the TPM key.
+    pub node_signature: [u8; 64],
+    pub public_bytes: U32,
+    /// 0 where it is shown to others.
+    pub private_bytes: U32,
+}
+const _: () = assert!(size_of::<NodeStatementBytes>() == 216);
 
 /// The head of an anchor's file that counts together with a TPM's counter. The counter's key follows, as the file that
 /// [`TpmFileHeader`] begins, and a keyed hash.

@@ -4,17 +4,21 @@
 //!
 //! The TPM asks for certain values of its PCRs. They are in the object itself and fixed; or it names a key, the approver,
 //! and the file has that key's signatures of policies, one for each way in which the machine may start.
+//!
+//! Invariant: a statement of a file that was parsed was signed by the key and by the node that it names.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::attestation::NodeStatement;
 use crate::crypto::{ApproverPublic, tagged_hash};
-use crate::format::{FORMAT_VERSION, Malformed, OTHER_VERSION, TpmFileHeader, malformed};
+use crate::format::{FORMAT_VERSION, Malformed, OTHER_VERSION, TpmFileHeader, check_kind, malformed};
 use crate::limits::{APPROVALS_MAX, SEALED_FILE_BYTES_MAX};
 
 const WHAT: &str = "TPM file";
 const CHECK_BYTES: usize = 32;
 const PIN: u32 = 1;
 const APPROVED: u32 = 2;
+const NODE: u32 = 4;
 
 /// A secret that is sealed to a TPM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,9 @@ pub struct TpmFile {
     /// The object as the TPM writes it: TPMT_PUBLIC and TPM2B_PRIVATE's buffer.
     pub public: Vec<u8>,
     pub private: Vec<u8>,
+    /// What a key of that TPM says of the node whose store the secret opens. Files of anchors have none, nor have those that were
+    /// made by programs that knew of none.
+    pub node: Option<NodeStatement>,
     /// Who says which values of the PCRs are right; `None`: those of the time when it was sealed.
     pub approvals: Option<Approvals>,
 }
@@ -67,15 +74,19 @@ impl TpmFile {
     pub fn to_bytes(&self) -> Vec<u8> {
         let pin = if self.has_pin { PIN } else { 0 };
         let approved = if self.approvals.is_some() { APPROVED } else { 0 };
+        let node = if self.node.is_some() { NODE } else { 0 };
         let header = TpmFileHeader {
             magic: TpmFileHeader::MAGIC,
             version: FORMAT_VERSION.into(),
             pcrs: self.pcrs.into(),
-            flags: (pin | approved).into(),
+            flags: (pin | approved | node).into(),
             public_bytes: (self.public.len() as u32).into(),
             private_bytes: (self.private.len() as u32).into(),
         };
         let mut file = [header.as_bytes(), &self.public, &self.private].concat();
+        if let Some(node) = &self.node {
+            file.extend_from_slice(&node.to_bytes());
+        }
         if let Some(approvals) = &self.approvals {
             file.extend_from_slice(&approvals.approver);
             file.extend_from_slice(approvals.signed.as_bytes());
@@ -86,23 +97,27 @@ impl TpmFile {
 
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         const DAMAGED: Malformed = malformed(WHAT, "it is damaged or cut off");
+        check_kind(WHAT, TpmFileHeader::MAGIC, bytes)?;
         let Ok((header, rest)) = TpmFileHeader::read_from_prefix(bytes) else {
             return Err(malformed(WHAT, "it is too short"));
         };
-        if header.magic != TpmFileHeader::MAGIC {
-            return Err(malformed(WHAT, "it is another kind of file"));
-        }
-        if header.version.get() != FORMAT_VERSION {
-            return Err(malformed(WHAT, OTHER_VERSION));
-        }
         let (all, check) = bytes.split_last_chunk().ok_or(DAMAGED)?;
         let flags = header.flags.get();
-        if bytes.len() > SEALED_FILE_BYTES_MAX || *check != check_sum(all) || flags & !(PIN | APPROVED) != 0 {
+        if bytes.len() > SEALED_FILE_BYTES_MAX || *check != check_sum(all) {
             return Err(DAMAGED);
+        }
+        if flags & !(PIN | APPROVED | NODE) != 0 {
+            return Err(malformed(WHAT, OTHER_VERSION));
         }
         let rest = rest.len().checked_sub(CHECK_BYTES).map(|length| &rest[..length]).ok_or(DAMAGED)?;
         let (public, rest) = rest.split_at_checked(header.public_bytes.get() as usize).ok_or(DAMAGED)?;
         let (private, rest) = rest.split_at_checked(header.private_bytes.get() as usize).ok_or(DAMAGED)?;
+        let (node, rest) = if flags & NODE != 0 {
+            let (statement, rest) = NodeStatement::parse(rest)?;
+            (Some(statement), rest)
+        } else {
+            (None, rest)
+        };
         let approvals = if flags & APPROVED != 0 {
             Some(parse_approvals(rest).ok_or(DAMAGED)?)
         } else if rest.is_empty() {
@@ -115,6 +130,7 @@ impl TpmFile {
             has_pin: flags & PIN != 0,
             public: public.to_vec(),
             private: private.to_vec(),
+            node,
             approvals,
         })
     }
@@ -134,12 +150,43 @@ fn check_sum(bytes: &[u8]) -> [u8; CHECK_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attestation::tests::{SIGNING, statement};
+    use crate::crypto::Principal;
 
     fn file(approvals: Option<usize>) -> TpmFile {
         let approval = |number| Approval { policy: [number as u8; 32], signature: [9; 64] };
         let approvals = approvals
             .map(|count| Approvals { approver: [5; 64], signed: (0..count).map(approval).collect() });
-        TpmFile { pcrs: 0x80, has_pin: true, public: vec![1; 78], private: vec![2; 190], approvals }
+        TpmFile {
+            pcrs: 0x80,
+            has_pin: true,
+            public: vec![1; 78],
+            private: vec![2; 190],
+            node: None,
+            approvals,
+        }
+    }
+
+    #[test]
+    fn what_a_file_says_of_a_node_was_signed() {
+        for approvals in [None, Some(2), Some(APPROVALS_MAX)] {
+            let node = Some(statement(&Principal::generate(), SIGNING).unwrap());
+            let file = TpmFile { node, ..file(approvals) };
+            let bytes = file.to_bytes();
+            assert_eq!(TpmFile::parse(&bytes), Ok(file));
+            // Changed by somebody who knows how check sums are made.
+            for at in [28 + 78 + 190, 28 + 78 + 190 + 100] {
+                let mut forged = bytes[..bytes.len() - CHECK_BYTES].to_vec();
+                forged[at] ^= 1;
+                forged.extend_from_slice(&check_sum(&forged));
+                assert!(TpmFile::parse(&forged).unwrap_err().why.contains("not signed"), "byte {at}");
+            }
+        }
+        let mut newer = file(None).to_bytes();
+        newer[16] |= 8;
+        newer.truncate(newer.len() - CHECK_BYTES);
+        newer.extend_from_slice(&check_sum(&newer));
+        assert_eq!(TpmFile::parse(&newer).unwrap_err().why, OTHER_VERSION);
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl Store {
         self.core.keys.node.public()
     }
 
+    /// The signature of who opened the store, of a hash that nothing else has signed.
+    pub fn sign(&self, hash: &[u8; 32]) -> [u8; 64] {
+        self.core.keys.node.sign(hash)
+    }
+
     /// The principal that every right comes from.
     pub fn root_principal(&self) -> [u8; 32] {
         self.core.keys.root_principal

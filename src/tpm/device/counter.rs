@@ -13,7 +13,7 @@ use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
 use tss_esapi::structures::{Auth, NvPublic};
 
-use super::{Tpm, TpmResult, explain, kind, salted};
+use super::{Tpm, TpmResult, explain, kind, salted, wrong_value};
 
 const COUNTER_BYTES: usize = 8;
 
@@ -106,8 +106,7 @@ fn find(context: &mut Context, place: NvIndexTpmHandle) -> TpmResult<NvIndexHand
 
 fn read(context: &mut Context, counter: NvIndexHandle) -> TpmResult<u64> {
     let bytes = context.nv_read(NvAuth::NvIndex(counter), counter, COUNTER_BYTES as u16, 0)?;
-    let wrong = tss_esapi::Error::WrapperError(tss_esapi::WrapperErrorKind::WrongValueFromTpm);
-    Ok(u64::from_be_bytes(bytes.value().try_into().map_err(|_| wrong)?))
+    Ok(u64::from_be_bytes(bytes.value().try_into().map_err(|_| wrong_value())?))
 }
 
 /// A place in what the TCG's registry of handles leaves to the owner.

@@ -7,18 +7,16 @@ use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::SessionType;
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_VERIFIED};
 use tss_esapi::handles::{KeyHandle, SessionHandle};
-use tss_esapi::interface_types::algorithm::{EccSchemeAlgorithm, HashingAlgorithm, PublicAlgorithm};
-use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::PolicySession;
 use tss_esapi::structures::{
-    Digest, EccParameter, EccPoint, EccScheme, EccSignature, MaxBuffer, Name, Nonce, PcrSelectionList,
-    PcrSelectionListBuilder, PcrSlot, Public, PublicBuilder, PublicEccParametersBuilder, Signature,
-    VerifiedTicket,
+    Digest, EccParameter, EccPoint, EccSignature, MaxBuffer, Name, Nonce, PcrSelectionList,
+    PcrSelectionListBuilder, PcrSlot, Public, Signature, VerifiedTicket,
 };
 use tss_esapi::tss2_esys::{TPM2B_DIGEST, TPMT_TK_VERIFIED};
 
-use super::{TpmResult, flushing, start_session};
+use super::{TpmResult, flushing, signing_key, start_session};
 
 /// The digest that a sealed object carries.
 pub(super) fn demanded(
@@ -120,7 +118,7 @@ fn with_approver<T>(
     })
 }
 
-fn with_policy<T>(
+pub(super) fn with_policy<T>(
     context: &mut Context,
     salt: Option<KeyHandle>,
     kind: SessionType,
@@ -146,13 +144,5 @@ fn verifying_key(point: &[u8; 64]) -> TpmResult<Public> {
     let [x, y] = [x, y].map(|part| EccParameter::try_from(part.to_vec()));
     let attributes =
         ObjectAttributesBuilder::new().with_user_with_auth(true).with_sign_encrypt(true).build()?;
-    let scheme = EccScheme::create(EccSchemeAlgorithm::EcDsa, Some(HashingAlgorithm::Sha256), None)?;
-    let parameters = PublicEccParametersBuilder::new_unrestricted_signing_key(scheme, EccCurve::NistP256);
-    PublicBuilder::new()
-        .with_public_algorithm(PublicAlgorithm::Ecc)
-        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes)
-        .with_ecc_parameters(parameters.build()?)
-        .with_ecc_unique_identifier(EccPoint::new(x?, y?))
-        .build()
+    signing_key(attributes, Digest::default(), EccPoint::new(x?, y?))
 }

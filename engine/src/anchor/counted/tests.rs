@@ -44,7 +44,14 @@ impl Counter for Memory {
         let highest = state.counters.values().map(|(_, value)| *value).max().unwrap_or(40);
         let index = state.counters.keys().max().map_or(0, |last| last + 1);
         state.counters.insert(index, (Secret::random(), highest + 1));
-        let key = TpmFile { pcrs: 0, has_pin: false, public: vec![1], private: vec![2], approvals: None };
+        let key = TpmFile {
+            pcrs: 0,
+            has_pin: false,
+            public: vec![1],
+            private: vec![2],
+            node: None,
+            approvals: None,
+        };
         Ok(CounterPlace { index, key })
     }
 
