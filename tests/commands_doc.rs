@@ -46,18 +46,19 @@ fn subcommands(help: &str) -> Vec<String> {
 /// Every command that does something, with its options.
 fn real() -> BTreeMap<String, Options> {
     let mut commands = BTreeMap::new();
-    for name in subcommands(&help(&[])) {
-        let text = help(&[&name]);
-        let below = subcommands(&text);
-        if below.is_empty() {
-            commands.insert(name.clone(), options(usage_and_options(&text)));
-        }
-        for sub in below {
-            let text = help(&[&name, &sub]);
-            commands.insert(format!("{name} {sub}"), options(usage_and_options(&text)));
-        }
-    }
+    collect(&[], &mut commands);
     commands
+}
+
+fn collect(command: &[&str], commands: &mut BTreeMap<String, Options>) {
+    let text = help(command);
+    let below = subcommands(&text);
+    if below.is_empty() {
+        commands.insert(command.join(" "), options(usage_and_options(&text)));
+    }
+    for sub in &below {
+        collect(&[command, &[sub]].concat(), commands);
+    }
 }
 
 /// Help without the prose above it, which may speak of options of others.

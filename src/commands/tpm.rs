@@ -1,5 +1,7 @@
 //! `blocktree tpm`: passphrases that a TPM keeps, so that a machine opens its store by itself and a stolen disk does not.
 
+mod attest;
+
 use std::path::{Path, PathBuf};
 use std::slice;
 
@@ -65,6 +67,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         passphrase: PassphraseSource,
     },
+    #[command(subcommand)]
+    Attest(attest::Command),
     /// Forget what a TPM keeps in a file; the store keeps its passphrase
     Remove {
         /// The file that `tpm enroll` made, or an anchor's, whose counter goes with it
@@ -143,6 +147,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             approve(&mut tpm, sealed.pcrs, &named, &approver, approvals)?;
             private_file::replace(file, &sealed.to_bytes())?;
         }
+        Command::Attest(command) => return attest::run(command),
         Command::Remove { file } => {
             tpm::forget(file)?;
             std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;

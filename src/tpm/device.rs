@@ -5,6 +5,7 @@
 //!    manager nobody else frees it.
 //! 2. A secret crosses the bus encrypted, under a session that is salted with the storage key.
 
+mod attest;
 mod counter;
 mod node_key;
 mod policy;

@@ -80,7 +80,7 @@ pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<
 #[cfg(not(feature = "tpm"))]
 mod none {
     use anyhow::bail;
-    use blocktree_engine::attestation::StatementKey;
+    use blocktree_engine::attestation::{Answer, Challenge, NodeStatement, Request, StatementKey};
     use blocktree_engine::identity::{Approvals, TpmFile};
     use zeroize::Zeroizing;
 
@@ -121,6 +121,14 @@ mod none {
         }
 
         pub(crate) fn check_node_key(&mut self, _: &StatementKey) -> anyhow::Result<()> {
+            match *self {}
+        }
+
+        pub(crate) fn request_attestation(&mut self) -> anyhow::Result<Request> {
+            match *self {}
+        }
+
+        pub(crate) fn answer(&mut self, _: &Challenge, _: &NodeStatement) -> anyhow::Result<Answer> {
             match *self {}
         }
 

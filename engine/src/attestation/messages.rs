@@ -38,7 +38,7 @@ pub struct Challenge {
     pub seed: Vec<u8>,
 }
 
-/// What a verifier keeps of its challenge, and shows nobody.
+/// What a verifier keeps of its challenge, and shows nobody: until it was answered, when the secret is worth nothing any more.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Kept {
     pub request: Request,
@@ -179,7 +179,7 @@ impl Answer {
         )
     }
 
-    /// Reads an answer. Its statement holds; whether the rest does, [`verify`](super::verify) says.
+    /// Reads an answer. Its statement holds; whether the rest does, [`verify()`](super::verify()) says.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let [secret, quote, quote_signature, certify, certify_signature, values, statement] =
             parts(Self::WHAT, Self::MAGIC, bytes)?;

@@ -1,7 +1,7 @@
 //! The layer of attestation: what a TPM says of a node and its machine, read and verified by those who have no TPM.
 //!
 //! It talks to no TPM. [`NodeStatement`] is what a key that never leaves a TPM says of a node's own key. A verifier believes that
-//! the key is in a certain TPM, and how the machine started, after a [`Challenge`] that [`verify`] holds the [`Answer`] against.
+//! the key is in a certain TPM, and how the machine started, after a [`Challenge`] that [`verify()`] holds the [`Answer`] against.
 //!
 //! Invariants:
 //! 1. All of it may have been written by anybody: nothing is believed but what was signed, and nothing panics.
