@@ -152,10 +152,16 @@ impl files::Host for Host {
         &mut self,
         grant: String,
         path: String,
-        after: Option<u64>,
-    ) -> wasmtime::Result<Result<(Vec<types::Entry>, Option<u64>), Error>> {
+        after: Option<String>,
+    ) -> wasmtime::Result<Result<(Vec<types::Entry>, Option<String>), Error>> {
+        // As text, since there are languages whose numbers do not have 64 bits.
+        let Ok(after) = after.map(|place| place.parse()).transpose() else {
+            return Ok(Err(Error::Malformed));
+        };
         Ok(match self.node.ask(Request::List { grant, path, after }) {
-            Ok(Reply::Entries { entries, after }) => Ok((entries.into_iter().map(entry).collect(), after)),
+            Ok(Reply::Entries { entries, after }) => {
+                Ok((entries.into_iter().map(entry).collect(), after.map(|place: u64| place.to_string())))
+            }
             other => Err(unexpected(other)),
         })
     }

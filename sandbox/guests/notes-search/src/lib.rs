@@ -120,7 +120,7 @@ fn scan(index: &mut Index, path: &str) -> Result<(), Error> {
         }
         let mut after = None;
         loop {
-            let (entries, next) = files::list(GRANT, &path, after)?;
+            let (entries, next) = files::list(GRANT, &path, after.as_deref())?;
             for entry in entries {
                 let below = if path.is_empty() { entry.name } else { format!("{path}/{}", entry.name) };
                 match entry.kind {

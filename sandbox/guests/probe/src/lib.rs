@@ -307,7 +307,7 @@ fn write(grant: &str, path: &str, bytes: &[u8]) -> Result<(), Error> {
 fn list(grant: &str, path: &str) -> Result<Vec<String>, Error> {
     let (mut names, mut after) = (Vec::new(), None);
     loop {
-        let (entries, next) = files::list(grant, path, after)?;
+        let (entries, next) = files::list(grant, path, after.as_deref())?;
         names.extend(entries.into_iter().map(|entry| entry.name));
         after = next;
         if after.is_none() {
