@@ -66,6 +66,7 @@ fn loaded(
 ) -> wasmtime::Result<Loaded> {
     let mut linker = Linker::new(&engine);
     Everything::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    super::wasi::add_to_linker(&mut linker)?;
     // Imports that are not there, or are of other types than they claim, end here.
     let ready = linker.instantiate_pre(component)?;
     let events = events::GuestIndices::new(&ready).ok();

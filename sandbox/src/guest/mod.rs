@@ -15,6 +15,7 @@ mod host;
 mod http;
 mod node;
 mod policy;
+mod wasi;
 
 use std::io;
 use std::os::fd::AsFd;
