@@ -14,3 +14,4 @@ mod site;
 mod stage;
 mod thumbnails;
 mod tutorial;
+mod typescript;

@@ -32,6 +32,8 @@ pub(crate) const THUMBNAILS: &str = include_str!("../../sandbox/guests/thumbnail
 
 pub(crate) const NOTES: &str = include_str!("../../sandbox/guests/notes-search/app.toml");
 
+pub(crate) const MARKDOWN: &str = include_str!("../../sandbox/guests/markdown/app.toml");
+
 pub(crate) const GUARD: &str = include_str!("../../sandbox/guests/guard/app.toml");
 
 pub(crate) const SITE: &str = include_str!("../../sandbox/guests/site/app.toml");

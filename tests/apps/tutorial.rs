@@ -7,8 +7,8 @@ use std::process::Command;
 use crate::stage::Stage;
 use crate::support::{can_mount, finish, wait_until};
 
-/// What the page's last command shows.
-const SHOWN: &str = "first.txt: 3 words";
+/// What the page says that the logs of its apps show.
+const SHOWN: [(&str, &str); 2] = [("word-count", "first.txt: 3 words"), ("words", "second.txt: 2 words")];
 
 /// The blocks of commands of a page: those that are not marked as something else.
 fn blocks(page: &str) -> Vec<&str> {
@@ -24,7 +24,9 @@ fn the_tutorial_does_what_it_says() {
     let mut stage = Stage::new();
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/apps-tutorial.md"));
     let page = page.expect("the page");
-    assert!(page.contains(&format!("`{SHOWN}`")), "the page says what is shown");
+    for (_, line) in SHOWN {
+        assert!(page.contains(&format!("`{line}`")), "the page says what is shown");
+    }
     let folder = stage.place.path("reader");
     fs::create_dir(&folder).expect("made");
     let mut environment = xtask::guests::environment().expect("a compiler");
@@ -32,8 +34,8 @@ fn the_tutorial_does_what_it_says() {
     let path = &mut environment.iter_mut().find(|(name, _)| *name == "PATH").expect("a path").1;
     let paths = std::iter::once(own).chain(std::env::split_paths(path)).collect::<Vec<_>>();
     *path = std::env::join_paths(paths).expect("a path");
-    // The apps of these tests are built into one folder, in place of the one beside the sources.
-    let built = xtask::guests::built();
+    // The apps of these tests are built into one folder, in place of the one beside the sources, and with the same tools.
+    let built = xtask::guests::build().expect("the example apps are built");
     let home = std::env::var_os("HOME").unwrap_or_default();
     let of_home = |variable: &str, name: &str| {
         std::env::var_os(variable).unwrap_or_else(|| Path::new(&home).join(name).into())
@@ -54,13 +56,19 @@ fn the_tutorial_does_what_it_says() {
         command.env("HOME", &folder).env("CARGO_HOME", &cargo).env("RUSTUP_HOME", &rustup);
         finish(&mut command).ok();
         commands += block.lines().count();
+        if block.contains("app new --language typescript words") {
+            std::os::unix::fs::symlink(xtask::guests::typescript::tools(), folder.join("words/node_modules"))
+                .expect("linked");
+        }
         let made = folder.join("word-count/target/wasm32-unknown-unknown/release");
-        if block.contains("app new") {
+        if block.contains("app new word-count") {
             fs::create_dir_all(made.parent().expect("a folder")).expect("made");
             std::os::unix::fs::symlink(&built, made).expect("linked");
         }
     }
-    assert!(commands >= 9, "these are too few: {commands}");
-    wait_until("the app has counted", || stage.logs("word-count").contains(SHOWN));
+    assert!(commands >= 14, "these are too few: {commands}");
+    for (app, line) in SHOWN {
+        wait_until(&format!("{app} has counted"), || stage.logs(app).contains(line));
+    }
     stage.umount();
 }

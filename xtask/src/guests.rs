@@ -1,8 +1,10 @@
-//! Builds the apps of `sandbox/guests` for WebAssembly.
+//! Builds the apps of `sandbox/guests` for WebAssembly: here those in Rust, in [`typescript`] the others.
 //!
 //! rustup has the target `wasm32-unknown-unknown` where it can fetch it. Debian has another way, which is taken here: a
 //! compiler that knows the target (`rustc-web`) and the source of the standard library (`rust-web-src`), which cargo
 //! builds with the apps, once, into a folder of its own; the linker is rustup's.
+
+pub mod typescript;
 
 use std::ffi::OsString;
 use std::fs;
@@ -41,6 +43,7 @@ pub fn build() -> Result<PathBuf> {
     command.current_dir(root().join("sandbox/guests"));
     command.args(["build", "--release", "--quiet", "--locked", "--target", TARGET]);
     execute(command.envs(environment()?).env_remove("RUSTFLAGS"))?;
+    typescript::build(&built())?;
     Ok(built())
 }
 

@@ -53,6 +53,10 @@ const PACKAGES: &[&str] = &[
     "tpm2-tools",
 ];
 
+/// What builds apps in TypeScript. Who gives out a newer Node.js than Debian's gives npm out with it, and it excludes Debian's;
+/// so these are installed only where the programs are not there.
+const NODE_PACKAGES: [&str; 2] = ["nodejs", "npm"];
+
 /// What runs virtual machines.
 pub(crate) const EMULATOR: &str = "qemu-system-x86_64";
 const EMULATOR_PACKAGE: &str = "qemu-system-x86";
@@ -116,10 +120,17 @@ fn of_which_it_is_made(package: &str) -> Result<String> {
 /// Installs what is missing.
 pub(crate) fn ensure() -> Result<()> {
     if !is_installed("dpkg-query") || !is_installed("apt-get") {
-        eprintln!("not a Debian system: these packages' programs must be there: {}", PACKAGES.join(" "));
+        eprintln!(
+            "not a Debian system: these packages' programs must be there: {} {}",
+            PACKAGES.join(" "),
+            NODE_PACKAGES.join(" ")
+        );
         return Ok(());
     }
-    let missing = missing(&installed()?);
+    let mut missing = missing(&installed()?);
+    if !is_installed("node") || !is_installed("npm") {
+        missing.extend(NODE_PACKAGES);
+    }
     if missing.is_empty() {
         return Ok(());
     }

@@ -29,7 +29,7 @@ pub use manifest::{
     Trigger, Version, Wanted,
 };
 pub use project::{PROJECT_FILE, Project, ProjectError, componentize};
-pub use template::template;
+pub use template::{Language, template};
 
 use crate::limits::{MANIFEST_BYTES_MAX, PACKAGE_BYTES_MAX};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use anyhow::{Context as _, anyhow, bail};
-use blocktree_sandbox::package::{Package, Project, sign, template};
+use blocktree_sandbox::package::{self, Package, Project, sign, template};
 
 use super::{described, print, read_package, to_json};
 use crate::cli::PassphraseSource;
@@ -18,6 +18,9 @@ pub(crate) enum Command {
     New {
         /// The folder; its name is the app's
         folder: PathBuf,
+        /// What it is written in
+        #[arg(long, value_enum, default_value_t = Language::Rust)]
+        language: Language,
     },
     /// Run the build command of an app's folder
     Build {
@@ -52,9 +55,24 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Language {
+    Rust,
+    Typescript,
+}
+
+impl From<Language> for package::Language {
+    fn from(language: Language) -> Self {
+        match language {
+            Language::Rust => Self::Rust,
+            Language::Typescript => Self::Typescript,
+        }
+    }
+}
+
 pub(super) fn run(command: &Command) -> Result<()> {
     match command {
-        Command::New { folder } => make(folder)?,
+        Command::New { folder, language } => make(folder, *language)?,
         Command::Build { folder } => build(folder)?,
         Command::Pack { folder, output } => {
             let project = Project::read(folder)?;
@@ -94,9 +112,9 @@ pub(super) fn run(command: &Command) -> Result<()> {
     Ok(())
 }
 
-fn make(folder: &Path) -> anyhow::Result<()> {
+fn make(folder: &Path, language: Language) -> anyhow::Result<()> {
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let files = template(name).with_context(|| {
+    let files = template(name, language.into()).with_context(|| {
         format!("{name:?} cannot be an app's name: it has lower-case letters, digits and single hyphens")
     })?;
     if folder.exists() {

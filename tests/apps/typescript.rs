@@ -1,0 +1,135 @@
+//! Apps in TypeScript and JavaScript: an example at work, and walls that hold for an engine of another language, too.
+
+use std::fs;
+
+use crate::http::ask;
+use crate::stage::{MARKDOWN, PROBE, Stage};
+use crate::support::{can_mount, wait_until};
+
+#[test]
+fn each_note_has_a_page() {
+    if !can_mount() {
+        return;
+    }
+    let http = ["-o", "http=127.0.0.1:0"];
+    let mut stage = Stage::with(&http);
+    let (notes, pages) = (stage.path("notes"), stage.path("pages"));
+    fs::create_dir_all(notes.join("garden")).expect("made");
+    fs::create_dir(&pages).expect("made");
+    // These were there before the app: more than a list of entries has at once.
+    fs::write(notes.join("garden/apples.md"), "# Apple *trees*\n\nSee [cake](../cake.md).\n")
+        .expect("written");
+    for number in 0..120 {
+        fs::write(notes.join(format!("{number}.md")), "x").expect("written");
+    }
+    fs::write(notes.join("other.txt"), "# Other").expect("written");
+    let package = stage.package("markdown", MARKDOWN, "author");
+    let grants = ["--grant", "notes=/notes", "--grant", "pages=/pages", "--grant", "http"];
+    stage.install(&package, &grants).ok();
+    let get = |path: &str| ask(stage.address("markdown"), &format!("GET /markdown/{path}"), "");
+    let (status, head, list) = get("");
+    assert!(status == 200 && head.contains("content-security-policy: default-src 'none'"), "{head}");
+    assert!(list.contains("<a href=\"garden/apples.html\">Apple *trees*</a>"), "{list}");
+    assert_eq!(list.matches("<li>").count(), 121, "{list}");
+    let (status, _, page) = get("garden/apples.html");
+    assert!(status == 200 && page.contains("<h1>Apple <em>trees</em></h1>"), "{page}");
+    assert!(page.contains("<a href=\"../cake.html\">cake</a>"), "{page}");
+
+    // What a note may not do in its page.
+    let hostile = "Größe 🎂 <script>alert(1)</script> [x](javascript:alert) ![x](data:x) \
+                   [y](javascript&colon;alert)";
+    fs::write(notes.join("cake.md"), hostile).expect("written");
+    let read = |path: &str| fs::read_to_string(pages.join(path)).unwrap_or_default();
+    wait_until("the note has a page", || read("cake.html").contains("Größe 🎂"));
+    let page = read("cake.html");
+    assert!(page.contains("&lt;script&gt;") && page.contains("<title>cake</title>"), "{page}");
+    assert!(
+        !page.contains("<script") && !page.contains("\"javascript:") && !page.contains("\"data:"),
+        "{page}"
+    );
+    assert!(page.contains("javascript&amp;colon;alert"), "{page}");
+
+    // What changes, moves and goes.
+    fs::write(notes.join("cake.md"), "plum").expect("written");
+    wait_until("the page changes", || read("cake.html").contains("plum"));
+    fs::rename(notes.join("garden"), notes.join("yard")).expect("renamed");
+    wait_until("the page moves", || read("yard/apples.html").contains("Apple"));
+    wait_until("none is left behind", || read("garden/apples.html").is_empty());
+    fs::remove_file(notes.join("cake.md")).expect("removed");
+    wait_until("the page goes", || !pages.join("cake.html").exists());
+    for nothing in ["cake.html", "../notes/0.md", "%2e%2e/notes/0.md", "%ff"] {
+        assert_ne!(get(nothing).0, 200, "{nothing}");
+    }
+    assert_eq!(get("cake.html").0, 404);
+
+    // The code that was compiled and the titles are kept.
+    stage.app("disable", &["markdown"]).ok();
+    fs::write(notes.join("late.md"), "# Late").expect("written");
+    stage.remount_with(&http);
+    stage.app("enable", &["markdown"]).ok();
+    let list = || ask(stage.address("markdown"), "GET /markdown/", "").2;
+    wait_until("the list has what came meanwhile", || list().contains(">Late<"));
+    assert!(list().contains("yard/apples.html"));
+    stage.umount();
+}
+
+/// Plain JavaScript that does what the names of files say.
+const UNRULY: &str = r#"
+import * as log from "blocktree:app/log@0.1.0";
+import * as files from "blocktree:app/files@0.1.0";
+
+const does = {
+    loop() { for (;;); },
+    bomb() { const all = []; for (;;) all.push(new Uint8Array(1 << 20)); },
+    grow() { let text = "x"; for (;;) text += text; },
+    recurse() { const again = (depth) => 1 + again(depth + 1); again(0); },
+    fail() { throw new Error("as I was told"); },
+    escape() { files.open("box", "../secret"); },
+    // A mistake that the engine itself does not survive.
+    panic() { files.open("box", "panic").read(0n, 1); },
+    well() {
+        const age = Date.now() - 1.7e12;
+        log.write("info", `well ${age > 0} ${Math.random() !== Math.random()}`);
+    },
+};
+
+export const events = {
+    handle(event) { if (event.tag === "written") does[event.val.path](); },
+};
+"#;
+
+#[test]
+fn javascript_that_runs_away_is_stopped_and_the_next_event_is_handled() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::new();
+    fs::create_dir(stage.path("box")).expect("made");
+    fs::write(stage.path("secret"), "secret").expect("written");
+    // The example was built with the same tools.
+    stage.package("markdown", MARKDOWN, "author");
+    let (script, component) = (stage.place.path("unruly.js"), stage.place.path("unruly.wasm"));
+    fs::write(&script, UNRULY).expect("written");
+    xtask::guests::typescript::componentize(&script, "reactor", &component).expect("a component");
+    let project = PROBE.replace("VERSION", "1.0.0").replace("RIGHTS", "rw");
+    let code = fs::read(&component).expect("read");
+    let package = stage.package_of(&code, "probe", &project, "author");
+    stage.install(&package, &["--grant", "box=/box"]).ok();
+    for (name, says) in [
+        ("loop", "it took too long"),
+        ("bomb", ""),
+        ("grow", ""),
+        ("recurse", ""),
+        ("fail", "as I was told"),
+        ("escape", "malformed"),
+        ("panic", "it trapped"),
+    ] {
+        fs::write(stage.path("box").join(name), name).expect("written");
+        stage.wait_for_log("probe", &format!("given up: written box/{name}: {says}"));
+    }
+    // What an engine prints.
+    stage.wait_for_log("probe", "warn: expected number");
+    fs::write(stage.path("box/well"), "well").expect("written");
+    stage.wait_for_log("probe", "info: well true true");
+    stage.umount();
+}
