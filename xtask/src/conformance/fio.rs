@@ -19,12 +19,13 @@ struct Shape {
     pattern: &'static str,
     engine: &'static str,
     is_direct: bool,
-    block_bytes: &'static str,
+    block_bytes: usize,
     jobs: &'static str,
 }
 
 /// Whole sectors, more than a sector, and across the edges of sectors.
-const BLOCKS: [&str; 4] = ["4k", "64k", "1m", "3000"];
+const BLOCKS: [usize; 4] = [4 << 10, 64 << 10, 1 << 20, UNEVEN];
+const UNEVEN: usize = 3000;
 
 fn shapes(form: Form) -> Vec<Shape> {
     let mut shapes = Vec::new();
@@ -40,10 +41,10 @@ fn shapes(form: Form) -> Vec<Shape> {
         }
     }
     // Pages are what both mmap(2) and O_DIRECT know.
-    shapes.retain(|shape| !(shape.is_direct && (shape.engine == "mmap" || shape.block_bytes == "3000")));
+    shapes.retain(|shape| !(shape.is_direct && (shape.engine == "mmap" || shape.block_bytes == UNEVEN)));
     if form == Form::Short {
         let is_short = |shape: &Shape| {
-            shape.pattern == "randrw" && shape.jobs == "1" && matches!(shape.block_bytes, "4k" | "3000")
+            shape.pattern == "randrw" && shape.jobs == "1" && matches!(shape.block_bytes, 4096 | UNEVEN)
         };
         shapes.retain(is_short);
     }
@@ -57,7 +58,9 @@ impl Shape {
         format!("{pattern} {engine} {direct} {block_bytes} {jobs}")
     }
 
-    fn run(&self, folder: &Path, bytes: &str, more: &[&str]) -> Result<()> {
+    fn run(&self, folder: &Path, bytes: usize, more: &[&str]) -> Result<()> {
+        // In a part of a block, fio finds nothing again.
+        let bytes = bytes - bytes % self.block_bytes;
         let direct = if self.is_direct { "1" } else { "0" };
         let fio = output(
             Command::new("fio")
@@ -87,7 +90,7 @@ impl Suite for Fio {
     }
 
     fn run(&self, ground: &Ground, form: Form) -> Result<Report> {
-        let bytes = if form == Form::Short { "4m" } else { "8m" };
+        let bytes = if form == Form::Short { 4 << 20 } else { 8 << 20 };
         let mut report = Report::default();
         let shapes = shapes(form);
         let folder = |number: usize| ground.folder().join(number.to_string());
