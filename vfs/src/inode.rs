@@ -50,26 +50,6 @@ pub(crate) struct State {
     pub(crate) changed: Seq,
     /// The last one that changed what fdatasync(2) promises.
     pub(crate) data_changed: Seq,
-    pub(crate) rhythm: Rhythm,
-}
-
-/// How many writes come before each fsync(2): databases and logs keep to it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Rhythm {
-    writes: u32,
-    writes_last_time: u32,
-}
-
-impl Rhythm {
-    /// Something was written; whether an fsync comes next, if it goes on as last time.
-    pub(crate) fn wrote(&mut self) -> bool {
-        self.writes = self.writes.saturating_add(1);
-        self.writes == self.writes_last_time
-    }
-
-    pub(crate) fn synced(&mut self) {
-        self.writes_last_time = std::mem::take(&mut self.writes);
-    }
 }
 
 impl Inode {
@@ -78,13 +58,7 @@ impl Inode {
             ino,
             block,
             operation: Mutex::new(()),
-            state: Mutex::new(State {
-                attributes,
-                atime_pending: false,
-                changed,
-                data_changed: changed,
-                rhythm: Rhythm::default(),
-            }),
+            state: Mutex::new(State { attributes, atime_pending: false, changed, data_changed: changed }),
             lookups: AtomicU64::new(0),
             opens: AtomicU64::new(0),
             dead: AtomicBool::new(false),

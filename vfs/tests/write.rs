@@ -2,12 +2,7 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use blocktree_engine::crypto::KdfCost;
-use blocktree_engine::device::MemoryDevice;
-use blocktree_engine::{CreateOptions, OpenOptions, Store};
-use blocktree_vfs::{FallocateMode, FileKind, Fs, MountOptions, SetXattrFlags, WriteFlags};
+use blocktree_vfs::{FallocateMode, FileKind, MountOptions, SetXattrFlags, WriteFlags};
 use support::*;
 
 const KILL: WriteFlags = WriteFlags { kill_privileges: true, from_cache: false };
@@ -207,39 +202,4 @@ fn long_copies_stop_early() {
     assert_eq!(fs.copy_file_range(source, 0, target, 0, 1 << 40, KEEP).unwrap(), 4 << 20);
     assert_eq!(fs.copy_file_range(source, 1, target, 0, 1 << 40, KEEP).unwrap(), 4 << 20);
     assert_eq!(fs.stat(target).size, 4 << 20);
-}
-
-/// What is written as often as before each fsync is on its way to the disk before the fsync comes; nothing else is.
-#[test]
-fn the_last_write_before_an_fsync_does_not_wait_for_it() {
-    const PASSPHRASE: &[u8] = b"passphrase";
-    let options = OpenOptions { background: false, ..OpenOptions::default() };
-    let capacity_sectors = (64 << 20) / 4096;
-    let create = CreateOptions { capacity_sectors, kdf: KdfCost::TRIVIAL };
-    let device = Arc::new(MemoryDevice::new(capacity_sectors));
-    let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options).unwrap();
-    Fs::format(&store, 0, 0).unwrap();
-    let fs = Fs::mount(store, MountOptions::default()).unwrap();
-    let file = fs.file(ROOT, "f");
-    let on_disk = || {
-        let device = Arc::new(MemoryDevice::from_bytes(device.snapshot()));
-        let fs =
-            Fs::mount(Store::open(device, PASSPHRASE, &options).unwrap(), MountOptions::default()).unwrap();
-        String::from_utf8(fs.bytes(fs.find(ROOT, "f").unwrap())).unwrap()
-    };
-    let write = |bytes: &str| fs.put(file, 0, bytes.as_bytes());
-    write("a1");
-    write("a2");
-    fs.fsync(file, true).unwrap();
-    write("b1");
-    assert_eq!(on_disk(), "a2");
-    write("b2");
-    assert_eq!(on_disk(), "b2");
-    write("b3");
-    assert_eq!(on_disk(), "b2", "it wrote more than the last time");
-    fs.fsync(file, true).unwrap();
-    assert_eq!(on_disk(), "b3");
-    fs.fsync(file, true).unwrap();
-    write("c1");
-    assert_eq!(on_disk(), "b3", "the last fsync had nothing to do");
 }

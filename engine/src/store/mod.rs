@@ -364,16 +364,6 @@ impl Store {
         self.core.sync(seq)
     }
 
-    /// Starts to write what is pending, for who will want it durable in a moment: a call of [`Store::sync`] has less to wait
-    /// for then. Nothing happens while somebody else waits for something to be durable, since what gathers meanwhile goes
-    /// together.
-    pub fn start_commit(&self) {
-        if self.core.turn.is_free() {
-            // An error poisons the store, which tells whoever waits for it.
-            let _ = self.core.commit_if_room();
-        }
-    }
-
     /// The newest operation.
     pub fn newest(&self) -> Seq {
         Seq(self.core.next_op.load(Ordering::Acquire) - 1)

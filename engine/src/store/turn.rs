@@ -16,11 +16,6 @@ pub(super) struct Turn {
 pub(super) struct Taken<'a>(&'a Turn);
 
 impl Turn {
-    /// Whether nobody has the turn just now.
-    pub(super) fn is_free(&self) -> bool {
-        !*self.is_taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits for the turn.
     pub(super) fn take(&self) -> Taken<'_> {
         self.take_unless(|| false).expect("nothing else ends the wait")

@@ -13,8 +13,7 @@ impl Fs {
     pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<()> {
         let inode = self.inode(ino)?;
         let seq = {
-            let mut state = inode.state();
-            state.rhythm.synced();
+            let state = inode.state();
             if data_only { state.data_changed } else { state.changed }
         };
         self.durable_to(seq)

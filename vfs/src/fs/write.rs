@@ -17,11 +17,9 @@ impl Fs {
         let inode = self.writable_file(ino)?;
         let range = Range { start: offset, end: offset.saturating_add(bytes.len() as u64) };
         self.announce(Mask::DATA, || Intent::Data { ino, range })?;
-        let guard = inode.lock()?;
+        let _guard = inode.lock()?;
         check_write(&inode, offset, flags)?;
         self.write_locked(&inode, offset, bytes, flags)?;
-        drop(guard);
-        self.wrote(&inode);
         Ok(bytes.len())
     }
 
@@ -30,20 +28,11 @@ impl Fs {
         let inode = self.writable_file(ino)?;
         let range = Range { start: inode.attributes().size, end: u64::MAX };
         self.announce(Mask::DATA, || Intent::Data { ino, range })?;
-        let guard = inode.lock()?;
+        let _guard = inode.lock()?;
         let offset = inode.attributes().size;
         check_write(&inode, offset, flags)?;
         self.write_locked(&inode, offset, bytes, flags)?;
-        drop(guard);
-        self.wrote(&inode);
         Ok(offset)
-    }
-
-    /// Gives the disk something to do already if an fsync will come next.
-    fn wrote(&self, inode: &Inode) {
-        if inode.state().rhythm.wrote() {
-            self.store.start_commit();
-        }
     }
 
     fn write_locked(&self, inode: &Arc<Inode>, offset: u64, bytes: &[u8], flags: WriteFlags) -> Result<()> {
