@@ -100,7 +100,7 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     let dir = options.dir.clone().unwrap_or_else(target);
     check_room(&dir, 2 << 30)?;
     build()?;
-    xtask::guests::build()?;
+    xtask::guests::build_rust()?;
     let scratch = Scratch::new(&dir, "apps")?;
     let ours = program()?;
     let mut rows = Vec::new();

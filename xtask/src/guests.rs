@@ -39,12 +39,17 @@ pub fn environment() -> Result<Vec<(&'static str, OsString)>> {
 
 /// Builds what is out of date; the folder with a `.wasm` for each app.
 pub fn build() -> Result<PathBuf> {
+    build_rust()?;
+    typescript::build(&built())?;
+    Ok(built())
+}
+
+/// As [`build`], of the apps in Rust alone, for which no other tools have to be fetched.
+pub fn build_rust() -> Result<()> {
     let mut command = cargo();
     command.current_dir(root().join("sandbox/guests"));
     command.args(["build", "--release", "--quiet", "--locked", "--target", TARGET]);
-    execute(command.envs(environment()?).env_remove("RUSTFLAGS"))?;
-    typescript::build(&built())?;
-    Ok(built())
+    execute(command.envs(environment()?).env_remove("RUSTFLAGS"))
 }
 
 /// Where what was built is.

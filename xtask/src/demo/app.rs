@@ -25,7 +25,7 @@ png = chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEN
 open(sys.argv[1], 'wb').write(b'\\x89PNG\\r\\n\\x1a\\n' + png)";
 
 pub(crate) fn run(stage: &Stage) -> Result<()> {
-    guests::build()?;
+    guests::build_rust()?;
     let package = guests::package("thumbnails", &stage.outside(""), &|| stage.blocktree())?;
     say("app", "thumbnails: packed, and signed by its author");
 
