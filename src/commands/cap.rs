@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use blocktree_engine::crypto::{Certificate, Principal, Revocation, Rights};
-use blocktree_engine::device::{Access, Device};
+use blocktree_engine::device::{Access, Device, peek_volume};
 use blocktree_engine::format::BlockId;
 use blocktree_engine::{Grant, OpenOptions, Store, read_signer};
 use blocktree_vfs::control::{self, CapabilityCall};
@@ -239,9 +239,9 @@ impl Office {
             false => None,
             true => {
                 let store = &mount.store;
-                let device = blocktree_engine::device::open_volume(store, Access::Shared)?;
+                let device = peek_volume(store)?;
                 let key = StoreKey::obtain(passphrase.source().as_ref(), holder, store)?;
-                Some(signer(&*device, &key, store)?)
+                Some(signer(&device, &key, store)?)
             }
         };
         Ok(Self::Daemon { root, signer })

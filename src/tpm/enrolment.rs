@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use blocktree_engine::Store;
 use blocktree_engine::attestation::NodeStatement;
 use blocktree_engine::crypto::{Approver, Secret};
-use blocktree_engine::device::{Access, open_volume};
+use blocktree_engine::device::peek_volume;
 use blocktree_engine::identity::{Approval, Approvals, TpmFile};
 use blocktree_engine::node_of_key_slot;
 
@@ -62,8 +62,8 @@ fn state(tpm: &mut Tpm, store: &Store) -> anyhow::Result<NodeStatement> {
 pub(crate) fn refuse_other_node(path: &Path, file: &TpmFile, store: &Path) -> anyhow::Result<()> {
     let Some(statement) = &file.node else { return Ok(()) };
     // Where there is no store, the passphrase is for something else, such as the file of a principal.
-    let Ok(device) = open_volume(store, Access::Shared) else { return Ok(()) };
-    let found = node_of_key_slot(&*device, &statement.store_id).context("cannot read the key slot")?;
+    let Ok(device) = peek_volume(store) else { return Ok(()) };
+    let found = node_of_key_slot(&device, &statement.store_id).context("cannot read the key slot")?;
     if found.is_none_or(|certificate| certificate.subject != statement.node.to_bytes()) {
         bail!(
             "{} was made for another store than {}, or before the store got another node; make a new one with \

@@ -28,7 +28,7 @@ pub use faulty::{CrashPoint, Faults, FaultyDevice, Image, SplitMix64, Survivors}
 pub use file::FileDevice;
 pub use memory::MemoryDevice;
 pub use uring::UringDevice;
-pub use volume::{Access, NewVolume, VolumeError, create_volume, open_volume, try_volume};
+pub use volume::{Access, NewVolume, VolumeError, create_volume, open_volume, peek_volume, try_volume};
 
 /// One read of a batch: `bytes` is whole sectors, filled from `sector` on.
 pub struct Read<'a> {

@@ -109,10 +109,17 @@ pub fn open_volume(path: &Path, access: Access) -> Result<Arc<dyn Device>, Volum
     open_device(&path, access, lock)
 }
 
+/// The volume at `path`, to read a few sectors beside whoever has it open. Takes no memory for many requests, as
+/// [`open_volume`] does.
+pub fn peek_volume(path: &Path) -> Result<FileDevice, VolumeError> {
+    let (path, lock) = find_volume(path, Access::Shared)?;
+    Ok(FileDevice::on(host_file(&path, Access::Shared, lock)?))
+}
+
 /// Whether [`open_volume`] can open the volume at `path` now; takes no memory for that.
 pub fn try_volume(path: &Path, access: Access) -> Result<(), VolumeError> {
-    let (path, _lock) = find_volume(path, access)?;
-    open_direct(&path, access).map(drop).map_err(|error| io_error("open", &path, error))
+    let (path, lock) = find_volume(path, access)?;
+    host_file(&path, access, lock).map(drop)
 }
 
 /// What is to be opened, locked.
@@ -303,15 +310,18 @@ fn options(access: Access) -> OpenOptions {
 
 /// Opens for I/O what is locked already, and chooses how.
 fn open_device(path: &Path, access: Access, lock: Option<File>) -> Result<Arc<dyn Device>, VolumeError> {
-    let file = open_direct(path, access).map_err(|error| io_error("open", path, error))?;
-    let host = HostFile::with_lock(file, lock).map_err(|error| io_error("measure", path, error))?;
-    Ok(match UringDevice::on(host) {
+    Ok(match UringDevice::on(host_file(path, access, lock)?) {
         Ok(device) => Arc::new(device),
         Err((error, host)) => {
             tracing::warn!(%error, path = %path.display(), "no io_uring here; using slower plain reads and writes");
             Arc::new(FileDevice::on(host))
         }
     })
+}
+
+fn host_file(path: &Path, access: Access, lock: Option<File>) -> Result<HostFile, VolumeError> {
+    let file = open_direct(path, access).map_err(|error| io_error("open", path, error))?;
+    HostFile::with_lock(file, lock).map_err(|error| io_error("measure", path, error))
 }
 
 /// With O_DIRECT where the host can do that for whole sectors.
