@@ -12,6 +12,14 @@ use zeroize::Zeroizing;
 
 use crate::system::effective_user_and_group;
 
+/// For commands that make a file in the end: before they ask people for anything.
+pub(crate) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        bail!("{} exists already; choose another name", path.display());
+    }
+    Ok(())
+}
+
 /// Makes a file that is not there yet: as a whole and durable, or not at all.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write(path, bytes, |new| fs::hard_link(new, path))

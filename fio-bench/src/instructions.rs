@@ -233,11 +233,16 @@ fn options() -> OpenOptions {
     OpenOptions { background: false, ..OpenOptions::default() }
 }
 
-/// A store in memory with one block.
-fn store() -> Result<(Arc<MemoryDevice>, Store, Block)> {
+fn empty_store() -> Result<(Arc<MemoryDevice>, Store)> {
     let device = Arc::new(MemoryDevice::new(STORE_SECTORS));
     let create = CreateOptions { capacity_sectors: STORE_SECTORS, kdf: KdfCost::TRIVIAL };
     let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options())?;
+    Ok((device, store))
+}
+
+/// A store in memory with one block.
+fn store() -> Result<(Arc<MemoryDevice>, Store, Block)> {
+    let (device, store) = empty_store()?;
     let mut transaction = store.transaction();
     let block = transaction.create(b"attributes");
     store.sync(transaction.apply()?)?;
@@ -335,9 +340,7 @@ fn tree() -> Result<Fs> {
 }
 
 fn formatted() -> Result<(Arc<MemoryDevice>, Store)> {
-    let device = Arc::new(MemoryDevice::new(STORE_SECTORS));
-    let create = CreateOptions { capacity_sectors: STORE_SECTORS, kdf: KdfCost::TRIVIAL };
-    let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options())?;
+    let (device, store) = empty_store()?;
     Fs::format(&store, 0, 0)?;
     Ok((device, store))
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use blocktree_engine::crypto::{KdfCost, random};
 use blocktree_engine::device::{Device, VolumeError, create_volume};
 use blocktree_engine::limits::SECTOR_BYTES;
@@ -18,7 +18,7 @@ use crate::cli::{BackupPassphraseSource, PassphraseSource, parse_size};
 use crate::failure::Result;
 use crate::passphrase::{Passphrase, obtain, obtain_another};
 use crate::tpm::{PCRS_USUAL, Tpm, enroll};
-use crate::{signature, size, system};
+use crate::{private_file, signature, size, system};
 
 /// Make a new store.
 ///
@@ -94,9 +94,7 @@ impl<'a> Keeper<'a> {
     fn of(arguments: &'a Arguments) -> anyhow::Result<Option<Self>> {
         let (Some(file), Some(backup)) = (&arguments.tpm, &arguments.backup) else { return Ok(None) };
         for file in [file, backup] {
-            if file.exists() {
-                bail!("{} exists already; choose another name", file.display());
-            }
+            private_file::refuse_existing(file)?;
         }
         let tpm = Tpm::open()?;
         let backup_passphrase = obtain_another(arguments.backup_passphrase.source().as_ref(), backup, true)?;

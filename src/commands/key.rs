@@ -118,9 +118,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             passphrase,
         } => {
             let files = file.as_deref().map(|file| names(file, *split)).unwrap_or_default();
-            if let Some(file) = files.iter().find(|file| file.exists()) {
-                return Err(anyhow!("{} exists already; choose another name", file.display()).into());
-            }
+            files.iter().try_for_each(|file| private_file::refuse_existing(file))?;
             let access = if *words { Access::ReadWrite } else { Access::ReadOnly };
             let device = open_volume(store, access)?;
             let passphrase = obtain(passphrase.source().as_ref(), store, false)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use blocktree_engine::crypto::{Principal, PublicKeys, hexadecimal};
 use serde::Serialize;
 
@@ -87,9 +87,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                     folder.join(name)
                 }
             };
-            if path.exists() {
-                return Err(anyhow!("{} exists already; choose another name", path.display()).into());
-            }
+            private_file::refuse_existing(&path)?;
             let passphrase = match no_passphrase {
                 true => None,
                 false => Some(obtain(passphrase.source().as_ref(), &path, true)?),

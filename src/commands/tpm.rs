@@ -90,9 +90,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             ))?;
         }
         Command::Enroll { store, file, pcrs, pin, passphrase, new_passphrase } => {
-            if file.exists() {
-                return Err(anyhow!("{} exists already; choose another name", file.display()).into());
-            }
+            private_file::refuse_existing(file)?;
             if new_passphrase.source().is_some() && !pin {
                 return Err(Failure::usage("a new passphrase is for the PIN; add --pin"));
             }

@@ -200,16 +200,18 @@ fn salted<T>(
     })
 }
 
-fn storage_key() -> TpmResult<Public> {
-    let attributes = ObjectAttributesBuilder::new()
+/// Attributes of a key that the TPM makes and keeps, and that wrong authorisations do not lock.
+fn made_in_tpm() -> ObjectAttributesBuilder {
+    ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
         .with_sensitive_data_origin(true)
         .with_user_with_auth(true)
         .with_no_da(true)
-        .with_decrypt(true)
-        .with_restricted(true)
-        .build()?;
+}
+
+fn storage_key() -> TpmResult<Public> {
+    let attributes = made_in_tpm().with_decrypt(true).with_restricted(true).build()?;
     let parameters = PublicEccParametersBuilder::new_restricted_decryption_key(
         SymmetricDefinitionObject::AES_128_CFB,
         EccCurve::NistP256,

@@ -113,7 +113,7 @@ impl Inode {
         self.state.lock().attributes
     }
 
-    /// An operation changed its bytes, and none of its attributes.
+    /// An operation changed its bytes, or made it; its attributes are here as they are behind that.
     pub(crate) fn changed_by(&self, seq: Seq) {
         let mut state = self.state();
         state.changed = seq;

@@ -188,7 +188,7 @@ fn selection(reader: &mut Reader<'_>) -> Option<u32> {
 }
 
 /// Refuses a key that could be anywhere else than in the TPM.
-pub(super) fn check_kept(what: &'static str, attributes: u32) -> Result<(), Malformed> {
+fn check_kept(what: &'static str, attributes: u32) -> Result<(), Malformed> {
     if attributes & (FIXED_TPM | FIXED_PARENT) != FIXED_TPM | FIXED_PARENT {
         return Err(malformed(what, "it can be exported from the TPM"));
     }

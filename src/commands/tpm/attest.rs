@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use blocktree_engine::attestation::{Answer, Challenge, Expected, Kept, Request, Verified, verify};
 use blocktree_engine::crypto::hexadecimal;
 use blocktree_engine::format::Malformed;
@@ -63,12 +63,12 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<u8> {
     match command {
         Command::Request { request } => {
-            refuse_existing(request)?;
+            private_file::refuse_existing(request)?;
             private_file::write_new(request, &Tpm::open()?.request_attestation()?.to_bytes())?;
         }
         Command::Challenge { request, challenge, kept, pcrs } => {
-            refuse_existing(challenge)?;
-            refuse_existing(kept)?;
+            private_file::refuse_existing(challenge)?;
+            private_file::refuse_existing(kept)?;
             let request = read(request, Request::parse)?;
             let endorsement = describe_endorsement(&request)?;
             let (made, keep) = Challenge::make(request, *pcrs).context("no challenge was made")?;
@@ -81,7 +81,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             print(&endorsement)?;
         }
         Command::Answer { file, challenge, answer } => {
-            refuse_existing(answer)?;
+            private_file::refuse_existing(answer)?;
             let Some(statement) = tpm::read(file)?.node else {
                 let file = file.display();
                 return Err(
@@ -109,13 +109,6 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
 fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> std::result::Result<T, Malformed>) -> anyhow::Result<T> {
     let bytes = private_file::read(path, ATTESTATION_FILE_BYTES_MAX)?;
     parse(&bytes).with_context(|| format!("{} is of no use", path.display()))
-}
-
-fn refuse_existing(path: &Path) -> anyhow::Result<()> {
-    if path.exists() {
-        bail!("{} exists already; choose another name", path.display());
-    }
-    Ok(())
 }
 
 fn describe(request: &Request, verified: &Verified, expected: &PcrValues) -> anyhow::Result<String> {

@@ -8,7 +8,6 @@ use blocktree_engine::attestation::{Answer, Challenge, NodeStatement, Request, S
 use tss_esapi::Context;
 use tss_esapi::abstraction::AsymmetricAlgorithmSelection;
 use tss_esapi::abstraction::ek::{create_ek_public_from_default_template_2, retrieve_ek_pubcert};
-use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::{CapabilityType, CommandCode, SessionType};
 use tss_esapi::handles::{AuthHandle, KeyHandle};
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
@@ -22,7 +21,7 @@ use tss_esapi::traits::Marshall as _;
 
 use super::node_key::r_and_s;
 use super::policy::{selection, with_policy};
-use super::{Tpm, TpmResult, explain, flushing, signing_key};
+use super::{Tpm, TpmResult, explain, flushing, made_in_tpm, signing_key};
 
 /// TCG EK Credential Profile: where the certificate of the endorsement key is, RSA-2048 from the default template.
 const CERTIFICATE_INDEX: u32 = 0x01c0_0002;
@@ -155,14 +154,6 @@ fn endorsement_key() -> TpmResult<Public> {
 
 /// Restricted: it signs nothing that the TPM did not say.
 fn attestation_key() -> TpmResult<Public> {
-    let attributes = ObjectAttributesBuilder::new()
-        .with_fixed_tpm(true)
-        .with_fixed_parent(true)
-        .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
-        .with_no_da(true)
-        .with_restricted(true)
-        .with_sign_encrypt(true)
-        .build()?;
+    let attributes = made_in_tpm().with_restricted(true).with_sign_encrypt(true).build()?;
     signing_key(attributes, Digest::default(), EccPoint::default())
 }

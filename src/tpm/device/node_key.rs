@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use blocktree_engine::attestation::StatementKey;
 use blocktree_engine::crypto::Secret;
 use tss_esapi::Context;
-use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::constants::{CommandCode, SessionType};
 use tss_esapi::handles::KeyHandle;
@@ -16,7 +15,7 @@ use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 use tss_esapi::tss2_esys::{TPM2B_DIGEST, TPMT_TK_HASHCHECK};
 
 use super::policy::{sha256, with_policy};
-use super::{Tpm, TpmResult, explain, flushing, salted, signing_key, wrong_value};
+use super::{Tpm, TpmResult, explain, flushing, made_in_tpm, salted, signing_key, wrong_value};
 
 impl Tpm {
     /// Makes a key that signs `message` (ECDSA, r and s) and nothing after it.
@@ -80,15 +79,7 @@ fn node_key(context: &mut Context) -> TpmResult<Public> {
         context.policy_command_code(session, CommandCode::Certify)?;
         context.policy_get_digest(session)
     })?;
-    let attributes = ObjectAttributesBuilder::new()
-        .with_fixed_tpm(true)
-        .with_fixed_parent(true)
-        .with_sensitive_data_origin(true)
-        .with_user_with_auth(true)
-        .with_admin_with_policy(true)
-        .with_no_da(true)
-        .with_sign_encrypt(true)
-        .build()?;
+    let attributes = made_in_tpm().with_admin_with_policy(true).with_sign_encrypt(true).build()?;
     signing_key(attributes, certify_only, EccPoint::default())
 }
 
