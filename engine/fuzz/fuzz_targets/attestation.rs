@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(challenge.to_bytes(), data);
     }
     if let Ok(kept) = Kept::parse(data) {
-        assert_eq!(kept.to_bytes(), data);
+        assert_eq!(*kept.to_bytes(), data);
     }
     if let Ok(answer) = Answer::parse(data) {
         assert_eq!(answer.to_bytes(), data);

@@ -3,9 +3,11 @@
 //!
 //! Each is a magic number and a version, parts with their lengths before them, and a check sum against accidents.
 
+use zeroize::Zeroizing;
+
 use super::statement::NodeStatement;
 use super::structures::{EndorsementKey, SigningKey, name_of};
-use crate::crypto::{certificate_of, make_credential, random, tagged_hash};
+use crate::crypto::{Secret, certificate_of, make_credential, random, tagged_hash};
 use crate::format::{FORMAT_VERSION, Malformed, check_kind, malformed};
 use crate::limits::ATTESTATION_FILE_BYTES_MAX;
 
@@ -39,12 +41,12 @@ pub struct Challenge {
 }
 
 /// What a verifier keeps of its challenge, and shows nobody: until it was answered, when the secret is worth nothing any more.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Kept {
     pub request: Request,
     pub nonce: [u8; 32],
     pub pcrs: u32,
-    pub(super) secret: [u8; 32],
+    pub(super) secret: Secret,
 }
 
 /// TPMS_ATTEST, and the attestation key's signature of it, r and s.
@@ -115,10 +117,10 @@ impl Challenge {
 
     /// A challenge for the TPM of a request, and what to keep of it.
     pub fn make(request: Request, pcrs: u32) -> Result<(Self, Kept), Malformed> {
-        let kept = Kept { request, nonce: random(), pcrs, secret: random() };
+        let kept = Kept { request, nonce: random(), pcrs, secret: Secret::random() };
         let modulus = EndorsementKey::parse(&kept.request.endorsement)?.modulus;
         let name = name_of(&kept.request.attestation);
-        let (credential, seed) = make_credential(&modulus, &name, &kept.secret)
+        let (credential, seed) = make_credential(&modulus, &name, kept.secret.bytes())
             .ok_or(malformed(Request::WHAT, "nothing can be encrypted to its endorsement key"))?;
         Ok((Self { nonce: kept.nonce, pcrs, credential, seed }, kept))
     }
@@ -142,9 +144,9 @@ impl Kept {
     const WHAT: &str = "what was kept of a challenge";
     const MAGIC: [u8; 8] = *b"BTATTKEP";
 
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let request = self.request.to_bytes();
-        file(Self::MAGIC, &[&request, &self.nonce, &self.pcrs.to_le_bytes(), &self.secret])
+        file(Self::MAGIC, &[&request, &self.nonce, &self.pcrs.to_le_bytes(), self.secret.bytes()]).into()
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -153,7 +155,7 @@ impl Kept {
             request: Request::parse(request)?,
             nonce: exactly(Self::WHAT, nonce)?,
             pcrs: parse_pcrs(Self::WHAT, pcrs)?,
-            secret: exactly(Self::WHAT, secret)?,
+            secret: Secret::new(exactly(Self::WHAT, secret)?),
         })
     }
 }
@@ -267,14 +269,14 @@ mod tests {
         assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
         let (challenge, kept) = Challenge::make(request.clone(), 0x80).unwrap();
         assert_eq!(Challenge::parse(&challenge.to_bytes()), Ok(challenge.clone()));
-        assert!(Kept::parse(&kept.to_bytes()).unwrap() == kept);
+        assert_eq!(Kept::parse(&kept.to_bytes()).unwrap().to_bytes(), kept.to_bytes());
         // TPMS_ID_OBJECT of 32 bytes, and what RSA-2048 encrypts.
         assert_eq!((challenge.credential.len(), challenge.seed.len()), (2 + 32 + 2 + 32, 256));
-        let secrets = [&kept.secret[..], &kept.secret[..8]];
+        let secrets = [&kept.secret.bytes()[..], &kept.secret.bytes()[..8]];
         for secret in secrets {
             assert!(!challenge.to_bytes().windows(secret.len()).any(|part| part == secret));
         }
-        let files = [request.to_bytes(), challenge.to_bytes(), kept.to_bytes()];
+        let files = [request.to_bytes(), challenge.to_bytes(), kept.to_bytes().to_vec()];
         let parses = |bytes: &[u8]| {
             [
                 Request::parse(bytes).is_ok(),

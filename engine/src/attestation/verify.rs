@@ -61,7 +61,7 @@ pub fn verify(kept: &Kept, answer: &Answer, expected: &Expected) -> Result<Verif
     if expected.endorsement.is_some_and(|expected| expected != endorsement) {
         return Err(AttestationError::OtherEndorsement(endorsement));
     }
-    if answer.secret != kept.secret {
+    if !kept.secret.is(&answer.secret) {
         return Err(AttestationError::OtherSecret);
     }
     let key = kept.request.attestation_key()?;
@@ -156,7 +156,7 @@ mod tests {
         fn answer(&self) -> Answer {
             let nonce = &self.kept.nonce;
             Answer {
-                secret: self.kept.secret,
+                secret: *self.kept.secret.bytes(),
                 quote: self.quote(nonce, PCRS),
                 certify: self.certify(nonce, &self.statement.key.public),
                 values: self.values.clone(),
@@ -179,7 +179,7 @@ mod tests {
             pcrs: [(7, [7; 32])].into(),
         };
         let kept = Kept::parse(&machine.kept.to_bytes()).unwrap();
-        assert!(kept == machine.kept);
+        assert_eq!(kept.to_bytes(), machine.kept.to_bytes());
         let answer = Answer::parse(&machine.answer().to_bytes()).unwrap();
         let verified = verify(&kept, &answer, &expected).unwrap();
         assert_eq!(verified.statement, machine.statement.clone().without_private());
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(refuses(Answer { quote: machine.quote(nonce, PCRS), ..good.clone() }), OtherNonce(QUOTE));
         let certify = machine.certify(nonce, &machine.statement.key.public);
         assert_eq!(refuses(Answer { certify, ..good.clone() }), OtherNonce(CERTIFICATION));
-        assert_eq!(refuses(Answer { secret: other.kept.secret, ..good.clone() }), OtherSecret);
+        assert_eq!(refuses(Answer { secret: *other.kept.secret.bytes(), ..good.clone() }), OtherSecret);
         // Another attestation key's.
         let nonce = &machine.kept.nonce;
         assert_eq!(refuses(Answer { quote: other.quote(nonce, PCRS), ..good.clone() }), Signature(QUOTE));

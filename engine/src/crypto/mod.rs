@@ -8,8 +8,8 @@
 //! 1. No (key, nonce) pair is ever used twice: nonces are random, drawn from the operating system's generator
 //!    at the moment of use, so that copies and rolled-back images of a store cannot repeat them.
 //! 2. Secrets are zeroized when dropped, stand in memory that is not dumped, and have no `Debug` that shows them.
-//! 3. Whether a tag fits is compared in constant time, by the libraries that open what is sealed. Hashes and signatures
-//!    are of public bytes.
+//! 3. Whether a tag fits is compared in constant time, by the libraries that open what is sealed, and so are secrets.
+//!    Hashes and signatures are of public bytes.
 
 mod approver;
 mod certificate;

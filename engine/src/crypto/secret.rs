@@ -1,5 +1,6 @@
 //! Secret bytes.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::Zeroizing;
 
 use super::vault::Slot;
@@ -23,6 +24,11 @@ impl Secret {
 
     pub fn bytes(&self) -> &[u8; 32] {
         self.0.bytes()
+    }
+
+    /// Whether these bytes are this secret; how long it takes says nothing of it.
+    pub fn is(&self, bytes: &[u8; 32]) -> bool {
+        verify_slices_are_equal(self.bytes(), bytes).is_ok()
     }
 }
 
