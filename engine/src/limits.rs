@@ -50,6 +50,8 @@ pub const RECORD_SECTORS_MAX: u64 = LOG_SECTORS_MIN / 4;
 pub const MEMTABLE_BYTES_MAX: usize = 48 << 20;
 /// Decrypted index nodes kept in memory.
 pub const NODE_CACHE_BYTES: usize = 96 << 20;
+/// Leaves that a checkpoint reads at once: 1 MiB.
+pub const MERGE_AHEAD_NODES: usize = 64;
 /// Blocks whose keys are kept expanded: some 300 bytes each.
 pub const KEY_CACHE_BLOCKS: usize = 16 << 10;
 /// Keys that a block had before, and that something of it may still stand under.

@@ -44,7 +44,7 @@ use crate::format::{
     BlockId, CertificateBytes, Change, ItemKind, KeySlotHeader, KeySlotSecrets, Layout, Malformed,
     OTHER_VERSION, RecordHeader, Superblock,
 };
-use crate::limits::{LOG_SECTORS_MIN, NODE_SECTORS, SUPERBLOCK_CHAIN_MAX};
+use crate::limits::{LOG_SECTORS_MIN, NODE_BYTES, NODE_SECTORS, SUPERBLOCK_CHAIN_MAX};
 use crate::space::{Delta, Run, Space, Table, TableError};
 use crate::tree::{NodeBytes, NodeReader, Root, Tree};
 
@@ -288,6 +288,18 @@ impl NodeReader for DeviceNodes {
         self.0.read(&mut [Read { sector, bytes: &mut buffer }])?;
         bytes.copy_from_slice(&buffer);
         Ok(())
+    }
+
+    fn read_nodes(&self, sectors: &[u64]) -> io::Result<Vec<Box<NodeBytes>>> {
+        let mut buffers: Vec<_> = sectors.iter().map(|_| self.0.buffer(NODE_SECTORS)).collect();
+        let reads = sectors.iter().zip(&mut buffers);
+        self.0.read(&mut reads.map(|(&sector, bytes)| Read { sector, bytes }).collect::<Vec<_>>())?;
+        let copied = buffers.iter().map(|buffer| {
+            let mut bytes = Box::new([0; NODE_BYTES]);
+            bytes.copy_from_slice(buffer);
+            bytes
+        });
+        Ok(copied.collect())
     }
 }
 

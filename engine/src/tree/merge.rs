@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use zerocopy::IntoBytes;
 
+use super::ahead::ReadAhead;
 use super::cache::NodeKey;
 use super::node::Node;
 use super::read::{Link, NONCE_BYTES};
@@ -26,7 +27,7 @@ use super::run::{Need, Run};
 use super::{MergeError, NodeBytes, NodeSink, Root, Tree, TreeError};
 use crate::crypto::{ExtentKey, hash, random, seal_sectors};
 use crate::format::{Key, NodePtr};
-use crate::limits::{ITEM_BYTES_MAX, NODE_BYTES};
+use crate::limits::{ITEM_BYTES_MAX, MERGE_AHEAD_NODES, NODE_BYTES};
 
 impl Tree {
     /// Merges changes into the index below `root` and returns the root of the outcome, which is `root` itself if
@@ -47,7 +48,7 @@ impl Tree {
         &self,
         root: &Root,
         birth: u64,
-        changes: impl IntoIterator<Item = (Key, Option<V>)>,
+        changes: impl IntoIterator<Item = (Key, Option<V>), IntoIter: Clone>,
         nodes: &mut dyn NodeSink,
     ) -> Result<Root, MergeError> {
         self.merge_with(root, birth, changes, nodes, false)
@@ -59,7 +60,7 @@ impl Tree {
         &self,
         root: &Root,
         birth: u64,
-        changes: impl IntoIterator<Item = (Key, Option<V>)>,
+        changes: impl IntoIterator<Item = (Key, Option<V>), IntoIter: Clone>,
         nodes: &mut dyn NodeSink,
     ) -> Result<Root, MergeError> {
         self.merge_with(root, birth, changes, nodes, true)
@@ -69,7 +70,7 @@ impl Tree {
         &self,
         root: &Root,
         birth: u64,
-        changes: impl IntoIterator<Item = (Key, Option<V>)>,
+        changes: impl IntoIterator<Item = (Key, Option<V>), IntoIter: Clone>,
         nodes: &mut dyn NodeSink,
         leaves_out_damaged: bool,
     ) -> Result<Root, MergeError> {
@@ -85,6 +86,7 @@ impl Tree {
             nodes,
             change: changes.next(),
             changes,
+            ahead: ReadAhead::default(),
             path: Vec::new(),
             runs: Vec::new(),
             stale: Vec::new(),
@@ -120,6 +122,7 @@ struct Merge<'a, V, I: Iterator<Item = (Key, Option<V>)>> {
     /// The next change, and those after it.
     change: Option<(Key, Option<V>)>,
     changes: I,
+    ahead: ReadAhead,
     /// From the root down.
     path: Vec<Step>,
     /// By level.
@@ -130,10 +133,10 @@ struct Merge<'a, V, I: Iterator<Item = (Key, Option<V>)>> {
     sealed: Box<NodeBytes>,
 }
 
-impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
+impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)> + Clone> Merge<'_, V, I> {
     /// Applies the changes that fall into a node. Returns whether it was dissolved; if not, nothing happened.
     fn visit(&mut self, link: Link) -> Result<bool, MergeError> {
-        let (node, cached) = match self.tree.node_once(&link) {
+        let (node, cached) = match self.tree.node_once(&link, &mut self.ahead) {
             Err(_) if self.leaves_out_damaged => {
                 self.dissolve_path()?;
                 self.put_changes(link.upper())?;
@@ -146,10 +149,14 @@ impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
         }
         self.path.push(Step { link, node: node.clone(), cached, index: 0, dissolved: false });
         let mut dissolved = false;
+        let mut is_read = 0;
         for index in 0..node.count() {
             let Some(child) = link.child(&node, index) else { break };
             if let Some(step) = self.path.last_mut() {
                 step.index = index;
+            }
+            if link.level == 1 && index >= is_read {
+                is_read = self.read_ahead(&link, &node, index);
             }
             if self.is_change_below(child.upper()) && self.visit(child)? {
                 dissolved = true;
@@ -159,6 +166,26 @@ impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
         }
         self.path.pop();
         Ok(dissolved)
+    }
+
+    /// Reads some of a node's leaves from a first one on, those that changes fall into; tells up to which one.
+    fn read_ahead(&mut self, link: &Link, node: &Node, first: usize) -> usize {
+        let next = self.change.iter().map(|(key, _)| *key);
+        let mut keys = next.chain(self.changes.clone().map(|(key, _)| key)).peekable();
+        let mut wanted = Vec::new();
+        let mut index = first;
+        while wanted.len() < MERGE_AHEAD_NODES
+            && let Some(child) = link.child(node, index)
+        {
+            let is_below = |key: &Key| child.upper().is_none_or(|upper| *key < upper);
+            if keys.next_if(&is_below).is_some() {
+                wanted.push(child.ptr);
+                while keys.next_if(&is_below).is_some() {}
+            }
+            index += 1;
+        }
+        self.ahead.fill(self.tree, wanted);
+        index
     }
 
     fn visit_leaf(&mut self, link: Link, node: &Node, cached: bool) -> Result<bool, MergeError> {
@@ -254,7 +281,7 @@ impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
         while self.is_pending(level + 1) {
             let need = self.need(level);
             if need != Need::No {
-                match self.tree.node_once(&link) {
+                match self.tree.node_once(&link, &mut self.ahead) {
                     Ok((node, cached)) => return self.take_up(&link, &node, cached),
                     Err(error) if need == Need::Must => return Err(error.into()),
                     // The node is none of our business, and should not be in the way of ours.
@@ -290,7 +317,7 @@ impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)>> Merge<'_, V, I> {
             let upper = (0..=level).rev().find_map(|level| self.runs[level].first_key());
             let Some((lowest, ptr)) = self.run(level + 1).pop_old() else { continue };
             let link = Link::before(ptr, level as u8, lowest, upper);
-            match self.tree.node_once(&link) {
+            match self.tree.node_once(&link, &mut self.ahead) {
                 Ok((node, cached)) => {
                     self.dissolve(&link, &node, cached);
                     self.run(level).prepend(&node);

@@ -15,6 +15,7 @@
 //! 4. A node that nothing changed is not written again, nor, as a rule, read.
 //! 5. An inner node has at least two children, a leaf at least one item; the empty index has no node.
 
+mod ahead;
 mod cache;
 mod merge;
 mod node;
@@ -70,6 +71,9 @@ pub(crate) trait NodeReader: Send + Sync {
     /// Fills `bytes` with the ciphertext of the node whose first sector is `sector`. A sector that the device
     /// does not have is [`io::ErrorKind::InvalidInput`], and counts as corruption of the pointer to it.
     fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()>;
+
+    /// The ciphertexts of several nodes, read at once. Where one cannot be read, none is.
+    fn read_nodes(&self, sectors: &[u64]) -> io::Result<Vec<Box<NodeBytes>>>;
 }
 
 /// Where a merge puts its nodes.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::ahead::ReadAhead;
 use super::node::Node;
 use super::{NodeBytes, Root, Tree, TreeError};
 use crate::crypto::{ExtentKey, hash, open_sectors};
@@ -147,10 +148,15 @@ impl Tree {
     }
 
     /// A node that is going to be replaced, and whether it was in the cache; it is not put there.
-    pub(super) fn node_once(&self, link: &Link) -> Result<(Arc<Node>, bool), TreeError> {
-        let (node, cached) = match self.cache.peek(&link.ptr) {
-            Some(node) => (node, true),
-            None => (Arc::new(self.load(&link.ptr)?), false),
+    pub(super) fn node_once(
+        &self,
+        link: &Link,
+        ahead: &mut ReadAhead,
+    ) -> Result<(Arc<Node>, bool), TreeError> {
+        let (node, cached) = match (self.cache.peek(&link.ptr), ahead.take(&link.ptr)) {
+            (Some(node), _) => (node, true),
+            (None, Some(bytes)) => (Arc::new(self.open(&link.ptr, bytes)?), false),
+            (None, None) => (Arc::new(self.load(&link.ptr)?), false),
         };
         link.check(&node)?;
         Ok((node, cached))
@@ -171,6 +177,12 @@ impl Tree {
             io::ErrorKind::InvalidInput => corrupt("its parent points outside of the volume"),
             _ => TreeError::Read { sector, source },
         })?;
+        self.open(ptr, bytes)
+    }
+
+    /// Verifies what was read as a node, and decrypts it.
+    fn open(&self, ptr: &NodePtr, mut bytes: Box<NodeBytes>) -> Result<Node, TreeError> {
+        let corrupt = |what| TreeError::Corrupt { sector: ptr.sector.get(), what };
         if hash(&bytes[..]) != ptr.hash {
             return Err(corrupt("not the hash that its parent says"));
         }

@@ -18,15 +18,29 @@ pub(super) type Changes = BTreeMap<Key, Option<Vec<u8>>>;
 #[derive(Default)]
 pub(super) struct MemoryNodes {
     pub(super) nodes: Mutex<HashMap<u64, Box<NodeBytes>>>,
+    /// Nodes that were read.
     pub(super) reads: AtomicU64,
+    /// Times that some were asked for.
+    pub(super) calls: AtomicU64,
+}
+
+impl MemoryNodes {
+    fn copy(&self, sector: u64) -> io::Result<Box<NodeBytes>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(self.nodes.lock().get(&sector).ok_or(io::ErrorKind::InvalidInput)?.clone())
+    }
 }
 
 impl NodeReader for MemoryNodes {
     fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        let nodes = self.nodes.lock();
-        bytes.copy_from_slice(&nodes.get(&sector).ok_or(io::ErrorKind::InvalidInput)?[..]);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        *bytes = *self.copy(sector)?;
         Ok(())
+    }
+
+    fn read_nodes(&self, sectors: &[u64]) -> io::Result<Vec<Box<NodeBytes>>> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        sectors.iter().map(|sector| self.copy(*sector)).collect()
     }
 }
 

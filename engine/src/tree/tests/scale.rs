@@ -72,3 +72,18 @@ fn merge_keeps_the_cache_warm() {
     index.items();
     assert_eq!(index.memory.reads.load(Ordering::Relaxed), 0);
 }
+
+/// A merge does not wait for the device once for each leaf, and reads none twice.
+#[test]
+fn merge_reads_leaves_many_at_once() {
+    let mut index = filled(64 * NODE_BYTES);
+    let nodes = index.walk_nodes().len() as u64;
+    let changes = (0..ITEMS).step_by(100).map(|number| (key(number), Some(value(0)))).collect();
+    index.memory.reads.store(0, Ordering::Relaxed);
+    index.memory.calls.store(0, Ordering::Relaxed);
+    index.merge(&changes).unwrap();
+    let [reads, calls] =
+        [&index.memory.reads, &index.memory.calls].map(|count| count.load(Ordering::Relaxed));
+    assert!(reads <= nodes && reads > nodes * 9 / 10, "{reads} of {nodes} nodes read");
+    assert!(calls * 16 < reads, "{reads} nodes read in {calls} calls");
+}
