@@ -59,6 +59,23 @@ impl Arena {
         Ok(Self { mapping, mapping_bytes, start, sectors, used })
     }
 
+    /// Has the kernel clear all of it now instead of at its first use, as far as `is_over` lets it; tells whether
+    /// nobody wanted it to end. Kernels that cannot (before 5.14) clear it later.
+    pub(super) fn populate(&self, is_over: impl Fn() -> bool) -> bool {
+        let bytes = self.sectors * SECTOR_BYTES;
+        for start in (0..bytes).step_by(HUGE_PAGE_BYTES) {
+            if is_over() {
+                return false;
+            }
+            let length = HUGE_PAGE_BYTES.min(bytes - start);
+            // SAFETY: the range is inside the mapping, and the advice keeps what is in it.
+            unsafe {
+                libc::madvise(self.start.as_ptr().add(start).cast(), length, libc::MADV_POPULATE_WRITE)
+            };
+        }
+        true
+    }
+
     /// All of it, for registration.
     pub(super) fn as_iovec(&self) -> libc::iovec {
         libc::iovec { iov_base: self.start.as_ptr().cast(), iov_len: self.sectors * SECTOR_BYTES }

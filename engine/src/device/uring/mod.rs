@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 mod read;
+mod registration;
 mod request;
 mod write;
 
@@ -22,11 +23,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 
 use io_uring::IoUring;
 
 use self::read::ReadRings;
+use self::registration::Registration;
 use self::write::WriteQueue;
 use super::arena::Arena;
 use super::buffer::SectorBuf;
@@ -41,7 +44,8 @@ const WRITE_RINGS: usize = 4;
 pub struct UringDevice {
     reads: ReadRings,
     writes: Vec<Arc<WriteQueue>>,
-    arena: Option<Arc<Arena>>,
+    registration: Option<Arc<Registration>>,
+    registering: Option<JoinHandle<()>>,
     // Last: the lock goes when all else is gone.
     host: HostFile,
 }
@@ -55,11 +59,22 @@ impl UringDevice {
 
     /// Gives the file back where the kernel gives no io_uring.
     pub(super) fn on(host: HostFile) -> Result<Self, (io::Error, HostFile)> {
-        let arena = Arena::new(BUFFER_POOL_BYTES).ok().map(Arc::new);
-        match make_rings(host.file(), arena.as_ref()) {
-            Ok((reads, writes)) => Ok(Self { reads, writes, arena, host }),
-            Err(error) => Err((error, host)),
-        }
+        let arena = Arena::new(BUFFER_POOL_BYTES).ok();
+        let registration = arena.map(|arena| Arc::new(Registration::new(Arc::new(arena))));
+        let (reads, writes) = match make_rings(host.file(), registration.as_ref()) {
+            Ok(rings) => rings,
+            Err(error) => return Err((error, host)),
+        };
+        let registering = registration.clone().and_then(|registration| {
+            let writes = writes.clone();
+            let thread = thread::Builder::new().name("registration".into());
+            thread.spawn(move || registration.run(&writes)).ok()
+        });
+        Ok(Self { reads, writes, registration, registering, host })
+    }
+
+    fn arena(&self) -> Option<&Arc<Arena>> {
+        self.registration.as_ref().map(|registration| registration.arena())
     }
 
     fn least_busy(&self) -> &Arc<WriteQueue> {
@@ -69,13 +84,14 @@ impl UringDevice {
 }
 
 /// One write ring is a must; more are for speed.
-fn make_rings(file: &File, arena: Option<&Arc<Arena>>) -> io::Result<(ReadRings, Vec<Arc<WriteQueue>>)> {
-    let first = WriteQueue::new(file, arena.cloned(), None)?;
-    let buffers_of = first.buffers_fd();
-    let reads = ReadRings::new(file, arena.cloned(), buffers_of)?;
-    let mut writes = vec![Arc::new(first)];
+fn make_rings(
+    file: &File,
+    registration: Option<&Arc<Registration>>,
+) -> io::Result<(ReadRings, Vec<Arc<WriteQueue>>)> {
+    let mut writes = vec![Arc::new(WriteQueue::new(file, registration.cloned())?)];
+    let reads = ReadRings::new(file, registration.cloned())?;
     while writes.len() < WRITE_RINGS
-        && let Ok(queue) = WriteQueue::new(file, arena.cloned(), buffers_of)
+        && let Ok(queue) = WriteQueue::new(file, registration.cloned())
     {
         writes.push(Arc::new(queue));
     }
@@ -97,7 +113,7 @@ impl Device for UringDevice {
         let mut requests = Vec::with_capacity(reads.len());
         for read in reads {
             let offset = self.host.check_read(read.sector, read.bytes.sectors())?;
-            request::split(read.bytes, offset, self.arena.as_ref(), |request| requests.push(request));
+            request::split(read.bytes, offset, self.arena(), |request| requests.push(request));
         }
         // SAFETY: the buffers are exclusively borrowed until this returns, which is after the kernel's last access.
         unsafe { self.reads.run(&mut requests) }
@@ -107,7 +123,7 @@ impl Device for UringDevice {
         let mut requests = Vec::with_capacity(writes.len());
         for write in &writes {
             match self.host.check_write(write.sector, write.bytes.sectors()) {
-                Ok(offset) => request::split(&write.bytes, offset, self.arena.as_ref(), |request| {
+                Ok(offset) => request::split(&write.bytes, offset, self.arena(), |request| {
                     requests.push(request);
                 }),
                 Err(error) => return Completion::done(Err(error)),
@@ -137,7 +153,7 @@ impl Device for UringDevice {
     }
 
     fn buffer(&self, sectors: usize) -> SectorBuf {
-        match &self.arena {
+        match self.arena() {
             Some(arena) => SectorBuf::from_arena(arena, sectors),
             None => SectorBuf::heap(sectors),
         }
@@ -146,44 +162,64 @@ impl Device for UringDevice {
 
 impl Drop for UringDevice {
     fn drop(&mut self) {
+        if let Some(registration) = &self.registration {
+            registration.end();
+        }
+        if let Some(registering) = self.registering.take() {
+            let _ = registering.join();
+        }
         for queue in &self.writes {
             queue.drain();
         }
     }
 }
 
-/// A ring with the file registered as file 0 and, where the kernel agrees, the arena as buffer 0.
+/// A ring with the file registered as file 0 and, from [`Ring::register`] on and where the kernel agrees, the arena as
+/// buffer 0.
 struct Ring {
     ring: IoUring,
-    has_buffers: bool,
-    /// The registered memory stays mapped for as long as the ring.
-    _arena: Option<Arc<Arena>>,
+    /// Unknown before it was tried.
+    has_buffers: OnceLock<bool>,
+    /// Registered memory stays mapped for as long as the ring.
+    registration: Option<Arc<Registration>>,
 }
 
 impl Ring {
-    /// `buffers_of` is a ring that registered the arena already.
     fn new(
         file: &File,
-        arena: Option<Arc<Arena>>,
-        buffers_of: Option<RawFd>,
+        registration: Option<Arc<Registration>>,
         entries: u32,
         completions: u32,
     ) -> io::Result<Self> {
         let ring = IoUring::builder().dontfork().setup_cqsize(completions).build(entries)?;
-        let submitter = ring.submitter();
-        submitter.register_files(&[file.as_raw_fd()])?;
-        // A clone does not count against RLIMIT_MEMLOCK again; kernels before 6.12 have no clones.
-        let cloned = buffers_of.is_some_and(|fd| submitter.register_buffers_clone(fd).is_ok());
-        let has_buffers = cloned
-            || arena.as_ref().is_some_and(|arena| {
-                // SAFETY: the arena is mapped for as long as the ring lives, which holds a reference to it.
-                let registered = unsafe { submitter.register_buffers(&[arena.as_iovec()]) };
-                if let Err(error) = &registered {
-                    tracing::debug!(%error, "no registered buffers; RLIMIT_MEMLOCK may be too low");
-                }
-                registered.is_ok()
-            });
-        Ok(Self { ring, has_buffers, _arena: arena })
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        Ok(Self { ring, has_buffers: OnceLock::new(), registration })
+    }
+
+    fn fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+
+    fn has_buffers(&self) -> bool {
+        self.has_buffers.get().copied().unwrap_or(false)
+    }
+
+    /// Registers the arena, unless that was tried before; tells whether it is registered.
+    fn register(&self) -> bool {
+        let Some(registration) = &self.registration else { return false };
+        *self.has_buffers.get_or_init(|| {
+            let submitter = self.ring.submitter();
+            // A clone does not count against RLIMIT_MEMLOCK again; kernels before 6.12 have no clones.
+            if registration.owner().is_some_and(|fd| submitter.register_buffers_clone(fd).is_ok()) {
+                return true;
+            }
+            // SAFETY: the arena is mapped for as long as the ring lives, which holds a reference to it.
+            let registered = unsafe { submitter.register_buffers(&[registration.arena().as_iovec()]) };
+            if let Err(error) = &registered {
+                tracing::debug!(%error, "no registered buffers; RLIMIT_MEMLOCK may be too low");
+            }
+            registered.is_ok()
+        })
     }
 }
 

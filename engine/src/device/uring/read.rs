@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::Ring;
+use super::registration::Registration;
 use super::request::{EnterFailure, Outcome, Request};
-use crate::device::arena::Arena;
 
 /// Callers that read at once; more wait for a ring.
 const RINGS_MAX: usize = 16;
@@ -23,8 +22,7 @@ const BUSY_PAUSE: Duration = Duration::from_micros(200);
 
 pub(super) struct ReadRings {
     file: File,
-    arena: Option<Arc<Arena>>,
-    buffers_of: Option<RawFd>,
+    registration: Option<Arc<Registration>>,
     pool: Mutex<Pool>,
     returned: Condvar,
 }
@@ -37,13 +35,11 @@ struct Pool {
 }
 
 impl ReadRings {
-    /// `buffers_of` is a ring that has the arena registered and outlives this.
-    pub(super) fn new(file: &File, arena: Option<Arc<Arena>>, buffers_of: Option<RawFd>) -> io::Result<Self> {
+    pub(super) fn new(file: &File, registration: Option<Arc<Registration>>) -> io::Result<Self> {
         let file = file.try_clone()?;
-        let first =
-            ReadRing { ring: Ring::new(&file, arena.clone(), buffers_of, DEPTH as u32, DEPTH as u32)? };
-        let pool = Mutex::new(Pool { idle: vec![first], made: 1, made_max: RINGS_MAX });
-        Ok(Self { file, arena, buffers_of, pool, returned: Condvar::new() })
+        let first = Ring::new(&file, registration.clone(), DEPTH as u32, DEPTH as u32)?;
+        let pool = Mutex::new(Pool { idle: vec![ReadRing { ring: first }], made: 1, made_max: RINGS_MAX });
+        Ok(Self { file, registration, pool, returned: Condvar::new() })
     }
 
     /// Reads all of a batch; returns when none of it is in flight.
@@ -56,6 +52,9 @@ impl ReadRings {
             return Ok(());
         }
         let mut ring = self.take()?;
+        if self.registration.as_ref().is_some_and(|registration| registration.owner().is_some()) {
+            ring.ring.register();
+        }
         // SAFETY: the caller vouches for the memory.
         let result = unsafe { ring.run(requests) };
         let mut pool = self.pool.lock();
@@ -89,7 +88,7 @@ impl ReadRings {
         }
         drop(pool);
         let entries = DEPTH as u32;
-        let made = Ring::new(&self.file, self.arena.clone(), self.buffers_of, entries, entries);
+        let made = Ring::new(&self.file, self.registration.clone(), entries, entries);
         made.map(|ring| ReadRing { ring }).or_else(|error| {
             let mut pool = self.pool.lock();
             pool.made -= 1;
@@ -115,7 +114,7 @@ impl ReadRing {
     ///
     /// As for [`ReadRings::run`].
     unsafe fn run(&mut self, requests: &mut [Request]) -> io::Result<io::Result<()>> {
-        let has_buffers = self.ring.has_buffers;
+        let has_buffers = self.ring.has_buffers();
         let ring = &mut self.ring.ring;
         let mut failure = None;
         let mut broken = None;

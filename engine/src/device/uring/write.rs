@@ -14,7 +14,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
@@ -23,8 +22,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Ring;
+use super::registration::Registration;
 use super::request::{EnterFailure, Outcome, Request};
-use crate::device::arena::Arena;
 use crate::device::completion::{Completion, Pending, copy_error};
 use crate::device::{SectorBuf, Write};
 
@@ -75,9 +74,8 @@ struct Progress {
 }
 
 impl WriteQueue {
-    /// `buffers_of` is a ring that registered the arena already.
-    pub(super) fn new(file: &File, arena: Option<Arc<Arena>>, buffers_of: Option<RawFd>) -> io::Result<Self> {
-        let ring = Ring::new(file, arena, buffers_of, SUBMIT_MAX, IN_FLIGHT_MAX)?;
+    pub(super) fn new(file: &File, registration: Option<Arc<Registration>>) -> io::Result<Self> {
+        let ring = Ring::new(file, registration, SUBMIT_MAX, IN_FLIGHT_MAX)?;
         let slots = (0..IN_FLIGHT_MAX).map(|_| None).collect();
         let free = (0..IN_FLIGHT_MAX).rev().collect();
         let table = Mutex::new(Table { slots, free, has_driver: false, sleepers: 0 });
@@ -90,9 +88,8 @@ impl WriteQueue {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The ring, for others that want to share its registered buffers.
-    pub(super) fn buffers_fd(&self) -> Option<RawFd> {
-        self.ring.has_buffers.then(|| self.ring.ring.as_raw_fd())
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     /// Starts a batch.
@@ -117,7 +114,7 @@ impl WriteQueue {
             while submitted.len() < SUBMIT_MAX as usize && requests.peek().is_some() {
                 let Some(index) = table.free.pop() else { break };
                 let Some(request) = requests.next() else { break };
-                let entry = request.write_entry(self.ring.has_buffers).user_data(u64::from(index));
+                let entry = request.write_entry(self.ring.has_buffers()).user_data(u64::from(index));
                 submitted.push((index, entry));
                 table.slots[index as usize] = Some(Slot { request, batch: batch.clone() });
             }
@@ -251,7 +248,7 @@ impl WriteQueue {
                 Outcome::Done => is_news |= self.finish(table, index, Ok(())),
                 Outcome::Failed(error) => is_news |= self.finish(table, index, Err(error)),
                 Outcome::Again => {
-                    let entry = slot.request.write_entry(self.ring.has_buffers);
+                    let entry = slot.request.write_entry(self.ring.has_buffers());
                     again.push((index, entry.user_data(u64::from(index))));
                     // The rest has room when this is submitted; the queue keeps its order.
                     if again.len() == SUBMIT_MAX as usize {
