@@ -194,6 +194,57 @@ fn damage_in_the_log_is_given_up_by_a_repair_alone() {
     }
 }
 
+/// What was read back once, or stood there for a while, is not taken for a torn tail any more.
+fn assert_last_record_counts(image: &Image, records: &BTreeMap<u64, u64>, state: &Contents) {
+    let (last, sector) = records.last_key_value().unwrap();
+    let damaged = device(image);
+    damaged.flip_bit(LOG_START + sector, 8 * 99);
+    let refused = open(&damaged).err();
+    assert!(matches!(&refused, Some(OpenError::Log { seq, .. }) if seq == last), "{refused:?}");
+
+    let whole = device(image);
+    assert_eq!(compare(&open(&whole).unwrap(), state), 0);
+    // Once more says nothing new.
+    let events = whole.events();
+    drop(open(&whole).unwrap());
+    assert_eq!(whole.events(), events + 1, "a flush");
+}
+
+#[test]
+fn what_a_mount_has_shown_is_not_taken_for_torn() {
+    let Scene { image, states, records } = scene(6, false);
+    let device = device(&image);
+    drop(open(&device).unwrap());
+    assert_last_record_counts(&device.image(), &records, states.last_key_value().unwrap().1);
+}
+
+#[test]
+fn what_stood_for_seconds_is_not_taken_for_torn() {
+    let device = Arc::new(FaultyDevice::new(SECTORS, 0));
+    let create = CreateOptions { capacity_sectors: SECTORS, kdf: KdfCost::TRIVIAL };
+    let store = Store::create_with(device.clone(), PASSPHRASE, &create, &OpenOptions::default()).unwrap();
+    let mut transaction = store.transaction();
+    let block = transaction.create(b"block");
+    transaction.apply().unwrap();
+    store.checkpoint().unwrap();
+    let mut contents = Contents::new();
+    change(&store, &block, 0, &mut contents);
+    store.sync(store.newest()).unwrap();
+    let last = store.info().seq;
+    let find = |image: &Image, seq| {
+        (0..LOG_SECTORS).find(|sector| record(image, *sector).is_some_and(|head| head.seq.get() == seq))
+    };
+    let image = loop {
+        let image = device.image();
+        if find(&image, last + 1).is_some() {
+            break image;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let records = BTreeMap::from([(last, find(&image, last).unwrap())]);
+    assert_last_record_counts(&image, &records, &contents);
+}
+
 #[test]
 fn no_bit_of_a_record_may_be_another() {
     let Scene { image, records, .. } = scene(6, false);

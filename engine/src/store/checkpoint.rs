@@ -180,6 +180,9 @@ impl Core {
         *generation = moment.generation;
         self.generation.store(moment.generation, Ordering::Release);
         self.durable_seq.fetch_max(moment.seq, Ordering::AcqRel);
+        let mut sealer = self.sealer.lock();
+        sealer.attested = sealer.attested.max(moment.seq);
+        drop(sealer);
         self.nodes.store(moment.nodes, Ordering::Release);
         self.log_tail.store(appended, Ordering::Release);
         let mut space = self.space.lock();

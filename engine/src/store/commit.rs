@@ -113,6 +113,29 @@ impl Core {
         self.bound_writing()
     }
 
+    /// Says on disk that the records so far were durable, if nothing does yet, by an empty record: from then on, damage to
+    /// them is not taken for what a crash left half written. Does not wait for the device; tells whether there is anything
+    /// to wait for.
+    pub(super) fn attest(&self) -> Result<bool> {
+        let mut sealer = self.sealer.lock();
+        let is_attested = sealer.changed <= sealer.attested;
+        if is_attested || sealer.changed > self.durable_seq.load(Ordering::Acquire) || !self.has_room(&sealer)
+        {
+            return Ok(false);
+        }
+        let nothing = Batch { newest: self.layers.read().sealed_op, ..Batch::default() };
+        match self.seal(&mut sealer, &Arc::new(nothing)) {
+            // Whoever may not or cannot write any more has no need of it.
+            Err(Error::Expired | Error::LogFull) => Ok(false),
+            result => result.map(|()| true).inspect_err(|_| self.poison("sealing a record")),
+        }
+    }
+
+    /// As [`Core::attest`]; returns once it is durable.
+    pub(super) fn attest_durably(&self) -> Result<()> {
+        if self.attest()? { self.make_durable() } else { Ok(()) }
+    }
+
     /// Waits for the oldest batch where too many may still be on their way to the device.
     fn bound_writing(&self) -> Result<()> {
         loop {
@@ -219,8 +242,7 @@ impl Core {
         completions.push(self.device.write(all));
         completions.extend(batch.completions.iter().cloned());
 
-        sealer.seq = seq;
-        sealer.previous = hash;
+        sealer.went_on(seq, hash, fields.durable_seq, !body.is_empty());
         sealer.time_ns = fields.time_ns;
         self.freed.lock().push(seq, fields.durable_seq, freed);
         self.publish(batch, seq, noted, resolver.changes, space, completions);

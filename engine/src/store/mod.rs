@@ -194,6 +194,9 @@ struct Sealer {
     /// The newest record and its hash.
     seq: u64,
     previous: Hash,
+    /// The newest record that changes something, and the newest of which the disk says that it was durable.
+    changed: u64,
+    attested: u64,
     /// When it was made, in nanoseconds since 1970: no later one says an earlier time.
     time_ns: u64,
     /// Where the next record goes in the log zone, and all sectors that records ever took there.
@@ -203,6 +206,15 @@ struct Sealer {
 }
 
 impl Sealer {
+    /// Notes a record, and up to which one it says that all were durable.
+    fn went_on(&mut self, seq: u64, hash: Hash, durable_seq: u64, changes_something: bool) {
+        (self.seq, self.previous) = (seq, hash);
+        self.attested = self.attested.max(durable_seq);
+        if changes_something {
+            self.changed = seq;
+        }
+    }
+
     /// Takes room for a record; returns its place in a log zone of `log_sectors`.
     fn place(&mut self, sectors: u64, log_sectors: u64) -> u64 {
         if self.position + sectors > log_sectors {
@@ -436,6 +448,7 @@ impl Store {
             Err(Error::NoSpace) => self.core.sync(self.newest()),
             closed => closed,
         };
+        let closed = closed.and_then(|()| self.core.attest_durably());
         self.core.poisoned.store(true, Ordering::Release);
         self.core.anchoring.lock().finish();
         closed

@@ -187,6 +187,9 @@ impl Store {
         if is_behind && core.anchoring.get_mut().is_new() {
             core.run_checkpoint()?;
         }
+        if !core.options.read_only {
+            core.attest_durably()?;
+        }
         let store = Self::start(core);
         if is_behind {
             store.core.request_checkpoint();
@@ -239,6 +242,8 @@ pub(super) fn build(
         sealer: Mutex::new(Sealer {
             seq,
             previous: superblock.record_hash,
+            changed: seq,
+            attested: seq,
             time_ns: superblock.time_ns.get(),
             position: superblock.log_position.get(),
             appended: 0,
@@ -715,7 +720,7 @@ impl Core {
         }
         replay_space(space, freed, head, body, volume)?;
         self.next_block.get_mut().clone_from(&head.next_block.get());
-        (sealer.seq, sealer.previous) = (seq, hash);
+        sealer.went_on(seq, hash, head.durable_seq.get(), !body.is_empty());
         sealer.time_ns = head.time_ns.get();
         layers.sealed_seq = seq;
         *self.durable_seq.get_mut() = seq;
