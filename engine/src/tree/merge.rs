@@ -178,9 +178,9 @@ impl<V: AsRef<[u8]>, I: Iterator<Item = (Key, Option<V>)> + Clone> Merge<'_, V, 
             && let Some(child) = link.child(node, index)
         {
             let is_below = |key: &Key| child.upper().is_none_or(|upper| *key < upper);
-            if keys.next_if(&is_below).is_some() {
+            if keys.next_if(is_below).is_some() {
                 wanted.push(child.ptr);
-                while keys.next_if(&is_below).is_some() {}
+                while keys.next_if(is_below).is_some() {}
             }
             index += 1;
         }
