@@ -96,7 +96,59 @@ impl std::fmt::Debug for Principal {
     }
 }
 
-/// Whether `signature` is that of the holder of `signing` over `hash`.
+/// Whether `signature` is that of the holder of `signing` over `hash`. Keys under which one signature fits many hashes,
+/// whoever made it, have no holder.
 pub fn verify(signing: &[u8; 32], hash: &Hash, signature: &[u8; 64]) -> bool {
-    UnparsedPublicKey::new(&ED25519, signing).verify(hash, signature).is_ok()
+    !is_of_small_order(signing) && UnparsedPublicKey::new(&ED25519, signing).verify(hash, signature).is_ok()
+}
+
+/// Whether a public key is a point of order 1, 2, 4 or 8 of edwards25519 (RFC 8032, section 5.1), in any encoding.
+fn is_of_small_order(key: &[u8; 32]) -> bool {
+    /// Their y, less than p.
+    const SMALL: [[u8; 32]; 5] = [
+        [0; 32],
+        with_ends(1, 0, 0),
+        with_ends(0xec, 0xff, 0x7f),
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
+            0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
+            0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+    ];
+    /// p and p + 1, which some take for 0 and 1.
+    const NOT_REDUCED: [[u8; 32]; 2] = [with_ends(0xed, 0xff, 0x7f), with_ends(0xee, 0xff, 0x7f)];
+    let mut y = *key;
+    // The highest bit is the sign of x.
+    y[31] &= 0x7f;
+    SMALL.contains(&y) || NOT_REDUCED.contains(&y)
+}
+
+const fn with_ends(first: u8, middle: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [middle; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R = y(0), S = 0 fits a quarter of all hashes under the key 0 for libraries that do not look at the key.
+    #[test]
+    fn a_key_without_a_holder_signs_nothing() {
+        let signature = [0; 64];
+        let is_taken =
+            |first| UnparsedPublicKey::new(&ED25519, [0; 32]).verify(&[first; 32], &signature).is_ok();
+        assert!((0..64).any(is_taken), "the library looks at the key itself now");
+        assert!((0..64).all(|first| !verify(&[0; 32], &[first; 32], &signature)));
+        let mut negative = with_ends(1, 0, 0);
+        negative[31] |= 0x80;
+        assert!(is_of_small_order(&negative) && is_of_small_order(&with_ends(0xee, 0xff, 0x7f)));
+        let principal = Principal::generate();
+        assert!(verify(&principal.public().signing, &[7; 32], &principal.sign(&[7; 32])));
+    }
 }
