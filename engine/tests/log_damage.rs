@@ -234,13 +234,12 @@ fn what_stood_for_seconds_is_not_taken_for_torn() {
     let find = |image: &Image, seq| {
         (0..LOG_SECTORS).find(|sector| record(image, *sector).is_some_and(|head| head.seq.get() == seq))
     };
-    let image = loop {
-        let image = device.image();
-        if find(&image, last + 1).is_some() {
-            break image;
-        }
+    let mut tries = (0..1200).map(|_| {
         std::thread::sleep(std::time::Duration::from_millis(50));
-    };
+        device.image()
+    });
+    let image = tries.find(|image| find(image, last + 1).is_some());
+    let image = image.expect("another record within a minute");
     let records = BTreeMap::from([(last, find(&image, last).unwrap())]);
     assert_last_record_counts(&image, &records, &contents);
 }

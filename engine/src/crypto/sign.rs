@@ -104,11 +104,13 @@ pub fn verify(signing: &[u8; 32], hash: &Hash, signature: &[u8; 64]) -> bool {
 
 /// Whether a public key is a point of order 1, 2, 4 or 8 of edwards25519 (RFC 8032, section 5.1), in any encoding.
 fn is_of_small_order(key: &[u8; 32]) -> bool {
-    /// Their y, less than p.
-    const SMALL: [[u8; 32]; 5] = [
+    /// Their y; of 0 and 1 also p and p + 1, which some take for them.
+    const SMALL: [[u8; 32]; 7] = [
         [0; 32],
         with_ends(1, 0, 0),
         with_ends(0xec, 0xff, 0x7f),
+        with_ends(0xed, 0xff, 0x7f),
+        with_ends(0xee, 0xff, 0x7f),
         [
             0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
             0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
@@ -118,12 +120,10 @@ fn is_of_small_order(key: &[u8; 32]) -> bool {
             0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
         ],
     ];
-    /// p and p + 1, which some take for 0 and 1.
-    const NOT_REDUCED: [[u8; 32]; 2] = [with_ends(0xed, 0xff, 0x7f), with_ends(0xee, 0xff, 0x7f)];
     let mut y = *key;
     // The highest bit is the sign of x.
     y[31] &= 0x7f;
-    SMALL.contains(&y) || NOT_REDUCED.contains(&y)
+    SMALL.contains(&y)
 }
 
 const fn with_ends(first: u8, middle: u8, last: u8) -> [u8; 32] {

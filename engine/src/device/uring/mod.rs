@@ -3,8 +3,8 @@
 //! Reads ([`read`]) take a ring each for the time of the call; nobody shares it, so one system call submits a batch
 //! and waits for it. A batch of one request is a plain `pread`: that measured a little faster than a ring, and much
 //! faster with several threads. Writes (`write.rs`) outlive the call that starts them; they go to the least busy of a
-//! few rings, so that those who write and wait do not wake up each other. There is no thread of our own: whoever
-//! waits reaps. Flushes are plain `fdatasync`: through the ring, they measured twice as slow.
+//! few rings, so that those who write and wait do not wake up each other. No thread of our own serves
+//! them: whoever waits reaps. Flushes are plain `fdatasync`: through the ring, they measured twice as slow.
 //!
 //! Invariants:
 //! 1. Memory that the kernel may still touch is neither freed nor reused: a read does not return, and the device is
