@@ -116,6 +116,8 @@ fn it_hears_what_happens_below_its_grant_and_nothing_else() {
     let inside = stage.path("box");
     fs::create_dir(inside.join("sub")).expect("made");
     fs::write(inside.join("sub/one"), "1").expect("written");
+    // The kernel says after close(2) returned that nobody has the file open.
+    stage.wait_for_log("probe", "written sub/one");
     fs::rename(inside.join("sub/one"), inside.join("two")).expect("renamed");
     fs::write(stage.path("unseen"), "1").expect("written");
     fs::rename(inside.join("two"), stage.path("out")).expect("renamed");

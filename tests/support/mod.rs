@@ -193,19 +193,22 @@ impl Mount {
     #[track_caller]
     pub(crate) fn by(command: &mut Command, mountpoint: PathBuf) -> Self {
         match Self::attempt(command, mountpoint) {
-            Ok(mount) => mount,
+            Ok(mount) => {
+                assert_ne!(mount.daemon, 0, "a mount has a daemon");
+                mount
+            }
             Err(ran) => panic!("{ran:?}"),
         }
     }
 
-    /// What `command` mounts, or how it failed.
+    /// What `command` mounts, or how it failed. Its daemon is 0 if it mounted and has ended since.
     pub(crate) fn attempt(command: &mut Command, mountpoint: PathBuf) -> Result<Self, Ran> {
         let mut mount = Self { mountpoint, daemon: 0 };
         let ran = finish(command);
         if ran.code != 0 {
             return Err(ran);
         }
-        mount.daemon = find_daemon(&mount.mountpoint).expect("a mount has a daemon");
+        mount.daemon = find_daemon(&mount.mountpoint).unwrap_or(0);
         Ok(mount)
     }
 
@@ -230,6 +233,7 @@ impl Mount {
     /// Sends its daemon a signal and waits until that has ended.
     #[track_caller]
     pub(crate) fn signal(&self, name: &str) {
+        assert_ne!(self.daemon, 0, "kill takes 0 for everybody in this group");
         finish(Command::new("kill").args(["-s", name, "--", &self.daemon.to_string()])).ok();
         wait_until("the daemon has ended", || !is_alive(self.daemon));
     }
