@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use blocktree_engine::device::{
@@ -127,6 +128,57 @@ fn device_agrees_with_a_model() {
             assert_eq!(device.sectors(), to, "{name}");
             run_against_model(&*device, name, seed, from, to, 40);
         }
+    });
+}
+
+/// Whoever reads meanwhile, and what is read around that: a write that is complete is what a read gets, and no flush is told of
+/// pages that could not be dropped.
+#[test]
+fn device_reads_through_a_cache_what_was_written_past_it() {
+    each_device(|name, device| {
+        const WRITERS: u64 = 3;
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let readers: Vec<_> = (0..3)
+                .map(|seed| {
+                    let (device, is_done) = (&device, &is_done);
+                    scope.spawn(move || {
+                        let mut random = StdRng::seed_from_u64(seed);
+                        while !is_done.load(Ordering::Relaxed) {
+                            let sectors = random.random_range(1..5);
+                            let sector = random.random_range(0..SECTORS - sectors as u64);
+                            let bytes = &mut device.buffer(sectors);
+                            device.read_cached(&mut [Read { sector, bytes }]).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    let device = &device;
+                    scope.spawn(move || {
+                        let mut random = StdRng::seed_from_u64(100 + writer);
+                        for step in 0..200 {
+                            let sector = WRITERS * random.random_range(0..SECTORS / WRITERS) + writer;
+                            let written = filled(&**device, 1, &mut random);
+                            let mut bytes = device.buffer(1);
+                            bytes.copy_from_slice(&written);
+                            device.write(vec![Write { sector, bytes }]).wait().unwrap();
+                            let mut read = device.buffer(1);
+                            device.read_cached(&mut [Read { sector, bytes: &mut read }]).unwrap();
+                            assert!(read[..] == written[..], "{name}: sector {sector}");
+                            if step % 10 == 0 {
+                                device.flush().unwrap();
+                            }
+                        }
+                    })
+                })
+                .collect();
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+            is_done.store(true, Ordering::Relaxed);
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+            device.flush().unwrap();
+        });
     });
 }
 

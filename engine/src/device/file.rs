@@ -52,6 +52,10 @@ impl Device for FileDevice {
         Ok(())
     }
 
+    fn read_cached(&self, reads: &mut [Read<'_>]) -> io::Result<()> {
+        if self.host.read_cached(reads) { Ok(()) } else { self.read(reads) }
+    }
+
     fn write(&self, writes: Vec<Write>) -> Completion {
         Completion::done(writes.iter().try_for_each(|write| self.write_one(write)))
     }

@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::past_the_end;
+use super::host_cache::HostCache;
+use super::{Read, past_the_end};
 use crate::limits::{REQUEST_BYTES_MAX, SECTOR_BYTES};
 
 pub(super) struct HostFile {
     file: File,
+    cache: Option<HostCache>,
     is_block_device: bool,
     is_writable: bool,
     preferred_sectors: u64,
@@ -49,8 +51,10 @@ impl HostFile {
         let sectors = AtomicU64::new(length_sectors(&file)?);
         let is_writable = is_writable(&file)?;
         let preferred_sectors = preferred_sectors(&file, is_block_device);
+        let cache = HostCache::beside(&file, is_block_device);
         Ok(Self {
             file,
+            cache,
             is_block_device,
             is_writable,
             preferred_sectors,
@@ -78,6 +82,12 @@ impl HostFile {
             self.sectors.fetch_max(length_sectors(&self.file)?, Ordering::AcqRel);
             self.check_range(sector, sectors)
         })
+    }
+
+    /// Whether it could read a batch through the host's cache: one small read is worth it.
+    pub(super) fn read_cached(&self, reads: &mut [Read<'_>]) -> bool {
+        let (Some(cache), [read]) = (&self.cache, reads) else { return false };
+        self.check_read(read.sector, read.bytes.sectors()).is_ok_and(|offset| cache.read(read.bytes, offset))
     }
 
     /// Checks that a range may be written and gives its place in bytes.

@@ -18,6 +18,7 @@ mod completion;
 mod faulty;
 mod file;
 mod host;
+mod host_cache;
 mod memory;
 mod uring;
 mod volume;
@@ -58,6 +59,12 @@ pub trait Device: Send + Sync {
 
     /// Reads a batch, all of it in flight at once; returns when it is complete.
     fn read(&self, reads: &mut [Read<'_>]) -> io::Result<()>;
+
+    /// As [`Device::read`], but perhaps out of a cache of the host's: what it gives may be older than a write that was complete
+    /// when it was called. For who can tell by a hash, and then calls [`Device::read`].
+    fn read_cached(&self, reads: &mut [Read<'_>]) -> io::Result<()> {
+        self.read(reads)
+    }
 
     /// Starts a batch of writes and returns; the completion tells when all of them are done. Not durable before
     /// a [`Device::flush`] that was called after that.

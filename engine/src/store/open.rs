@@ -284,13 +284,26 @@ pub(super) fn build(
 /// Index nodes, read from the device.
 struct DeviceNodes(Arc<dyn Device>);
 
-impl NodeReader for DeviceNodes {
-    fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
+impl DeviceNodes {
+    fn buffer_for(&self, sector: u64) -> io::Result<SectorBuf> {
         if sector.checked_add(NODE_SECTORS as u64).is_none_or(|end| end > self.0.sectors()) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut buffer = self.0.buffer(NODE_SECTORS);
+        Ok(self.0.buffer(NODE_SECTORS))
+    }
+}
+
+impl NodeReader for DeviceNodes {
+    fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
+        let mut buffer = self.buffer_for(sector)?;
         self.0.read(&mut [Read { sector, bytes: &mut buffer }])?;
+        bytes.copy_from_slice(&buffer);
+        Ok(())
+    }
+
+    fn read_node_cached(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
+        let mut buffer = self.buffer_for(sector)?;
+        self.0.read_cached(&mut [Read { sector, bytes: &mut buffer }])?;
         bytes.copy_from_slice(&buffer);
         Ok(())
     }

@@ -51,6 +51,14 @@ impl Piece {
     }
 }
 
+/// What sectors are read through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Via {
+    /// The host's cache, which may be behind the device.
+    Cache,
+    Device,
+}
+
 /// Extents that stand one behind the other on the device, as files that were written in one go do: one read.
 struct Group<'a> {
     pieces: Vec<(&'a Piece, &'a Sealed)>,
@@ -74,6 +82,15 @@ impl Group<'_> {
 impl Core {
     /// Fills `bytes` from the block's data at `offset`.
     pub(super) fn read(&self, block: &Block, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.read_via(Via::Cache, block, offset, bytes)
+    }
+
+    /// The same, as the device has it now.
+    pub(super) fn read_from_device(&self, block: &Block, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.read_via(Via::Device, block, offset, bytes)
+    }
+
+    fn read_via(&self, mut via: Via, block: &Block, offset: u64, bytes: &mut [u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -81,7 +98,8 @@ impl Core {
         let to = (offset + bytes.len() as u64).div_ceil(SECTOR);
         loop {
             let pieces = self.locate(block, from, to)?;
-            match self.fetch(block, &pieces, offset, bytes) {
+            match self.fetch(block, &pieces, offset, bytes, via) {
+                Err(Error::Corrupt { .. }) if via == Via::Cache => via = Via::Device,
                 // The sectors may have been freed and reused while they were read.
                 Err(Error::Corrupt { .. }) if self.moved(&pieces, &self.locate(block, from, to)?) => {}
                 result => return result,
@@ -189,7 +207,7 @@ impl Core {
     }
 
     /// Reads and verifies what the pieces say, into `bytes` that stand at `offset` of the block.
-    fn fetch(&self, block: &Block, pieces: &[Piece], offset: u64, bytes: &mut [u8]) -> Result<()> {
+    fn fetch(&self, block: &Block, pieces: &[Piece], offset: u64, bytes: &mut [u8], via: Via) -> Result<()> {
         let mut groups: Vec<Group<'_>> = Vec::new();
         for piece in pieces {
             match &piece.source {
@@ -218,7 +236,11 @@ impl Core {
             .map(|(group, bytes)| Read { sector: group.sector(), bytes })
             .collect();
         if !reads.is_empty() {
-            self.device.read(&mut reads).map_err(Error::Read)?;
+            let read = match via {
+                Via::Cache => self.device.read_cached(&mut reads),
+                Via::Device => self.device.read(&mut reads),
+            };
+            read.map_err(Error::Read)?;
         }
         for (group, buffer) in groups.iter().zip(&buffers) {
             let mut rest = &buffer[..];
@@ -241,7 +263,7 @@ impl Core {
         page: &mut [u8],
     ) -> Result<()> {
         let own = segment.slice(sector, sector + 1);
-        self.fetch(block, &[piece(own)], sector * SECTOR, page)
+        self.fetch(block, &[piece(own)], sector * SECTOR, page, Via::Device)
     }
 
     /// Verifies an extent's sectors and decrypts as many of their bytes from `skip` on as `plain` is long.

@@ -201,7 +201,7 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// How many of these sectors are damaged, now that they are looked at in the way that reads take.
+    /// How many of these sectors are damaged, now that they are looked at in the way that reads take past the host's cache.
     fn still_damaged(&self, target: Target, damage: &Damage) -> Result<u64> {
         if target.snapshot.is_some() {
             // What a snapshot holds does not move.
@@ -218,7 +218,7 @@ impl Scrub<'_> {
         let mut page = [0; SECTOR_BYTES];
         let mut damaged = 0;
         for sector in damage.start..damage.start + damage.sectors {
-            match self.core.read(&block, sector * SECTOR_BYTES as u64, &mut page) {
+            match self.core.read_from_device(&block, sector * SECTOR_BYTES as u64, &mut page) {
                 Ok(()) => {}
                 Err(Error::Corrupt { .. } | Error::Read(_)) => damaged += 1,
                 Err(error) => return Err(error),

@@ -72,6 +72,11 @@ pub(crate) trait NodeReader: Send + Sync {
     /// does not have is [`io::ErrorKind::InvalidInput`], and counts as corruption of the pointer to it.
     fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()>;
 
+    /// The same, perhaps out of a cache that may be behind the device: for who verifies it and asks again.
+    fn read_node_cached(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
+        self.read_node(sector, bytes)
+    }
+
     /// The ciphertexts of several nodes, read at once. Where one cannot be read, none is.
     fn read_nodes(&self, sectors: &[u64]) -> io::Result<Vec<Box<NodeBytes>>>;
 }

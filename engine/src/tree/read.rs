@@ -142,7 +142,7 @@ impl Tree {
 
     /// A node, through the cache.
     fn node(&self, link: &Link) -> Result<Arc<Node>, TreeError> {
-        let node = self.cache.get_or_load(&link.ptr, || self.load(&link.ptr))?;
+        let node = self.cache.get_or_load(&link.ptr, || self.load_cached(&link.ptr))?;
         link.check(&node)?;
         Ok(node)
     }
@@ -156,7 +156,7 @@ impl Tree {
         let (node, cached) = match (self.cache.peek(&link.ptr), ahead.take(&link.ptr)) {
             (Some(node), _) => (node, true),
             (None, Some(bytes)) => (Arc::new(self.open(&link.ptr, bytes)?), false),
-            (None, None) => (Arc::new(self.load(&link.ptr)?), false),
+            (None, None) => (Arc::new(self.load_cached(&link.ptr)?), false),
         };
         link.check(&node)?;
         Ok((node, cached))
@@ -167,6 +167,17 @@ impl Tree {
         let node = self.load(&link.ptr)?;
         link.check(&node)?;
         Ok(node)
+    }
+
+    /// Out of the host's cache if that has what was written last.
+    fn load_cached(&self, ptr: &NodePtr) -> Result<Node, TreeError> {
+        let mut bytes: Box<NodeBytes> = Box::new([0; NODE_BYTES]);
+        if self.reader.read_node_cached(ptr.sector.get(), &mut bytes).is_ok()
+            && let Ok(node) = self.open(ptr, bytes)
+        {
+            return Ok(node);
+        }
+        self.load(ptr)
     }
 
     fn load(&self, ptr: &NodePtr) -> Result<Node, TreeError> {

@@ -119,6 +119,10 @@ impl Device for UringDevice {
         unsafe { self.reads.run(&mut requests) }
     }
 
+    fn read_cached(&self, reads: &mut [Read<'_>]) -> io::Result<()> {
+        if self.host.read_cached(reads) { Ok(()) } else { self.read(reads) }
+    }
+
     fn write(&self, writes: Vec<Write>) -> Completion {
         let mut requests = Vec::with_capacity(writes.len());
         for write in &writes {

@@ -1,0 +1,189 @@
+//! Small reads through the host's page cache, which also keeps what stands around them.
+//!
+//! A random read costs a device about the same whether it is 4 KiB or 16 KiB long, and who reads in one place often reads
+//! near it soon: small files that were written together, a database that warms up. [`HostCache`] reads the whole window
+//! of [`WINDOW_BYTES`] around a read that is not in the cache, out of a budget that hits refill: where nobody ever
+//! comes near again, as with random reads of far more than fits into memory, it runs out, and reads are as long as asked.
+//! The memory is the host's; it takes it back when it has better use for it.
+//!
+//! Invariant: what is written past the cache leaves no old page that a read that began later could get, except where
+//! a read went on at the same time. Whoever reads here must be able to tell, by a hash.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What is read at once around a miss.
+const WINDOW_BYTES: u64 = 32 << 10;
+/// Windows that may be read without a hit: a quarter of a gigabyte.
+const BUDGET_MAX: u32 = 8 << 10;
+/// Reads that are longer gain nothing, and would only be copied once more.
+const CACHED_BYTES_MAX: usize = 64 << 10;
+
+/// A file beside its O_DIRECT twin.
+pub(super) struct HostCache {
+    file: File,
+    budget: AtomicU32,
+}
+
+impl HostCache {
+    /// Of a file that is open with O_DIRECT; none where it is not, or where what writes past the cache and what reads
+    /// through it could disturb each other.
+    pub(super) fn beside(direct: &File, is_block_device: bool) -> Option<Self> {
+        if !is_direct(direct) || !(is_block_device || drops_what_is_written(direct)) {
+            return None;
+        }
+        // By its path, it might be another file by now.
+        let file = File::open(format!("/proc/self/fd/{}", direct.as_raw_fd())).ok()?;
+        Some(Self { file, budget: AtomicU32::new(BUDGET_MAX) })
+    }
+
+    /// Whether it has read all of `bytes` from `offset` on. Where not, another way of reading tells why.
+    pub(super) fn read(&self, bytes: &mut [u8], offset: u64) -> bool {
+        if bytes.len() > CACHED_BYTES_MAX {
+            return false;
+        }
+        match self.has(offset, bytes.len()) {
+            Some(true) => self.earn(),
+            Some(false) if self.spend() => self.ask_for_window(offset),
+            _ => {}
+        }
+        self.file.read_exact_at(bytes, offset).is_ok()
+    }
+
+    /// Whether a range is in the cache; kernels before 6.5 do not say.
+    fn has(&self, offset: u64, bytes: usize) -> Option<bool> {
+        /// The same on all architectures.
+        const SYS_CACHESTAT: libc::c_long = 451;
+        /// `struct cachestat_range` and `struct cachestat` of `linux/mman.h`.
+        #[repr(C)]
+        struct Range {
+            offset: u64,
+            bytes: u64,
+        }
+        #[repr(C)]
+        #[derive(Default)]
+        struct Pages {
+            cached: u64,
+            dirty: u64,
+            in_writeback: u64,
+            evicted: u64,
+            recently_evicted: u64,
+        }
+        let range = Range { offset, bytes: bytes as u64 };
+        let mut pages = Pages::default();
+        // SAFETY: the kernel reads one structure of ours and fills the other; both are laid out as it declares them.
+        let result = unsafe {
+            libc::syscall(
+                SYS_CACHESTAT,
+                self.file.as_raw_fd(),
+                &raw const range,
+                &raw mut pages,
+                0 as libc::c_uint,
+            )
+        };
+        (result == 0).then(|| pages.cached >= (bytes as u64).div_ceil(page_bytes()))
+    }
+
+    fn earn(&self) {
+        let earn = |budget| (budget < BUDGET_MAX).then_some(budget + 1);
+        let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
+    }
+
+    fn spend(&self) -> bool {
+        let spend = |budget: u32| budget.checked_sub(1);
+        self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+    }
+
+    /// Starts to read what stands around `offset`; a failure shows when it is read.
+    fn ask_for_window(&self, offset: u64) {
+        let start = offset - offset % WINDOW_BYTES;
+        let Ok(start) = libc::off64_t::try_from(start) else { return };
+        // SAFETY: touches no memory of ours.
+        unsafe { libc::readahead(self.file.as_raw_fd(), start, WINDOW_BYTES as usize) };
+    }
+}
+
+fn is_direct(file: &File) -> bool {
+    // SAFETY: F_GETFL takes no argument and touches no memory.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    flags >= 0 && flags & libc::O_DIRECT != 0
+}
+
+/// Whether a direct write drops what the cache has of its range, whatever is read meanwhile. A filesystem that now and
+/// then cannot do so tells the next fsync of an error, though nothing is lost.
+fn drops_what_is_written(file: &File) -> bool {
+    let mut stats = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the pointer is to memory of the type that the call fills.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), stats.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: the call succeeded, so it filled all of it.
+    let kind = unsafe { stats.assume_init() }.f_type as u64;
+    [libc::EXT4_SUPER_MAGIC as u64, libc::XFS_SUPER_MAGIC as u64].contains(&kind)
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: touches no memory of ours.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+    use crate::device::SectorBuf;
+
+    const SECTOR: usize = 4096;
+    const SECTORS: usize = 256;
+
+    /// Nothing of it is in the cache.
+    fn cold() -> Option<HostCache> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).custom_flags(libc::O_DIRECT);
+        let file = options.open(directory.path().join("file")).ok()?;
+        let mut bytes = SectorBuf::heap(SECTORS);
+        bytes.chunks_mut(SECTOR).enumerate().for_each(|(number, sector)| sector.fill(number as u8));
+        file.write_all_at(&bytes, 0).unwrap();
+        let cache = HostCache::beside(&file, false)?;
+        let knows = cache.has(0, SECTOR).is_some();
+        knows.then_some(cache)
+    }
+
+    fn read(cache: &HostCache, sector: usize) {
+        let mut bytes = [0; SECTOR];
+        assert!(cache.read(&mut bytes, (sector * SECTOR) as u64));
+        assert_eq!(bytes, [sector as u8; SECTOR]);
+    }
+
+    fn has(cache: &HostCache, sector: usize) -> bool {
+        cache.has((sector * SECTOR) as u64, SECTOR).unwrap()
+    }
+
+    #[test]
+    fn a_miss_brings_its_window_until_the_budget_is_spent_and_a_hit_pays_for_one() {
+        let Some(cache) = cold() else { return println!("skipped: no such cache here") };
+        cache.budget.store(1, Ordering::Relaxed);
+        read(&cache, 100);
+        assert!(has(&cache, 96) && has(&cache, 103));
+        read(&cache, 50);
+        assert!(has(&cache, 50) && !has(&cache, 48) && !has(&cache, 55));
+        read(&cache, 50);
+        read(&cache, 200);
+        assert!(has(&cache, 207));
+        assert_eq!(cache.budget.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn long_reads_are_for_others() {
+        let Some(cache) = cold() else { return println!("skipped: no such cache here") };
+        assert!(!cache.read(&mut vec![0; CACHED_BYTES_MAX + SECTOR], 0));
+        assert!(!cache.read(&mut [0; SECTOR], (SECTORS * SECTOR) as u64), "past the end");
+    }
+}
