@@ -1,9 +1,8 @@
 //! Small reads through the host's page cache, which also keeps what stands around them.
 //!
 //! A random read costs a device about the same whether it is 4 KiB or 16 KiB long, and who reads in one place often reads
-//! near it soon: small files that were written together, a database that warms up. [`HostCache`] reads the whole window
-//! of [`WINDOW_BYTES`] around a read that is not in the cache, out of a budget that hits refill: where nobody ever
-//! comes near again, as with random reads of far more than fits into memory, it runs out, and reads are as long as asked.
+//! near it soon: small files that were written together, the index of a directory, a database that warms up. [`HostCache`]
+//! reads a whole window around a read that is not in the cache, out of a budget that hits refill: where nobody ever comes near again, as with random reads of far more than fits into memory, it runs out, and reads are as long as asked.
 //! The memory is the host's; it takes it back when it has better use for it.
 //!
 //! Invariant: what is written past the cache leaves no old page that a read that began later could get, except where
@@ -15,9 +14,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What is read at once around a miss.
-const WINDOW_BYTES: u64 = 32 << 10;
-/// Windows that may be read without a hit: a quarter of a gigabyte.
+/// What is read at once around a miss: so many times as much as was asked for, up to a bound.
+const WINDOW_READS: u64 = 8;
+const WINDOW_BYTES_MAX: u64 = 128 << 10;
+/// Windows that may be read without a hit: a quarter of a gigabyte of sectors, or one of index nodes.
 const BUDGET_MAX: u32 = 8 << 10;
 /// Reads that are longer gain nothing, and would only be copied once more.
 const CACHED_BYTES_MAX: usize = 64 << 10;
@@ -47,7 +47,7 @@ impl HostCache {
         }
         match self.has(offset, bytes.len()) {
             Some(true) => self.earn(),
-            Some(false) if self.spend() => self.ask_for_window(offset),
+            Some(false) if self.spend() => self.ask_for_window(offset, bytes.len() as u64),
             _ => {}
         }
         self.file.read_exact_at(bytes, offset).is_ok()
@@ -98,11 +98,12 @@ impl HostCache {
     }
 
     /// Starts to read what stands around `offset`; a failure shows when it is read.
-    fn ask_for_window(&self, offset: u64) {
-        let start = offset - offset % WINDOW_BYTES;
+    fn ask_for_window(&self, offset: u64, bytes: u64) {
+        let window = (WINDOW_READS * bytes).next_power_of_two().min(WINDOW_BYTES_MAX);
+        let start = offset - offset % window;
         let Ok(start) = libc::off64_t::try_from(start) else { return };
         // SAFETY: touches no memory of ours.
-        unsafe { libc::readahead(self.file.as_raw_fd(), start, WINDOW_BYTES as usize) };
+        unsafe { libc::readahead(self.file.as_raw_fd(), start, window as usize) };
     }
 }
 
