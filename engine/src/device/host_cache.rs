@@ -2,8 +2,9 @@
 //!
 //! A random read costs a device about the same whether it is 4 KiB or 16 KiB long, and who reads in one place often reads
 //! near it soon: small files that were written together, the index of a directory, a database that warms up. [`HostCache`]
-//! reads a whole window around a read that is not in the cache, out of a budget that hits refill: where nobody ever comes near again, as with random reads of far more than fits into memory, it runs out, and reads are as long as asked.
-//! The memory is the host's; it takes it back when it has better use for it.
+//! reads a whole window around a read that is not in the cache, out of a budget that hits refill: where nobody
+//! ever comes near again, as with random reads of far more than fits into memory, it runs out, and reads are as long as
+//! asked. The memory is the host's; it takes it back when it has better use for it.
 //!
 //! Invariant: what is written past the cache leaves no old page that a read that began later could get, except where
 //! a read went on at the same time. Whoever reads here must be able to tell, by a hash.
