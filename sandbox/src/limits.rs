@@ -107,13 +107,15 @@ pub const DEAD_LETTER_BYTES_MAX: usize = 256;
 /// Apps that a manifest asks to send messages to.
 pub const SENDS_MAX: usize = 32;
 
+/// For a connection to another host, its name's look-up included.
+pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+
 /// Hosts that a manifest asks for.
 pub const HOSTS_MAX: usize = 32;
 pub const HOST_BYTES_MAX: usize = 253 + 6;
 pub const URL_BYTES_MAX: usize = 8 << 10;
 /// Answers of other hosts that an app reads at once.
 pub const FETCHES_MAX: usize = 8;
-pub const FETCH_CONNECT_TIME: Duration = Duration::from_secs(10);
 /// For a request to another host, to the last byte of its answer.
 pub const FETCH_TIME: Duration = Duration::from_secs(60);
 pub const FETCH_BYTES_MAX: u64 = 256 << 20;

@@ -1,30 +1,25 @@
 //! Requests of apps to other hosts.
 //!
-//! 1. A host is asked only if the owner allowed it, and only at addresses that were looked at after its name was looked
-//!    up: the name is looked up once, so it cannot lead elsewhere in between (DNS rebinding).
+//! 1. A host is asked only if the owner allowed it.
 //! 2. No redirection is followed and nothing is unpacked; heads, bodies, their number and their time have bounds.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::aws_lc_rs};
 use rustls_native_certs::load_native_certs;
 
-use super::address::is_public;
+use super::dial::dial;
 use super::message::{Framing, MessageError, Reader, check_headers, framing, is_header_name};
 use super::stream::{Stop, Timed};
 use crate::ipc::{self, Error, Header, Reply};
-use crate::limits::{FETCH_BYTES_MAX, FETCH_CONNECT_TIME, FETCH_TIME, FETCHES_MAX, URL_BYTES_MAX};
+use crate::limits::{CONNECT_TIME, FETCH_BYTES_MAX, FETCH_TIME, FETCHES_MAX, URL_BYTES_MAX};
 use crate::node::grants::Powers;
 use crate::package::host_of;
-
-/// Between two looks whether a look-up is still wanted.
-const SLICE: Duration = Duration::from_millis(100);
 
 /// Whose certificates count: those that this machine trusts, found when they are first needed.
 #[derive(Default)]
@@ -107,7 +102,9 @@ impl Fetches {
         let allowed = powers.hosts.iter().find(|one| target.is(&one.host)).ok_or(Error::NotGranted)?;
         let head = target.head(asked)?;
         let end = Instant::now() + FETCH_TIME;
-        let stream = Timed::new(target.connect(allowed.is_private, stop)?, Arc::clone(stop), end);
+        let (connected_by, is_wanted) = (Instant::now() + CONNECT_TIME, || !stop.load(Ordering::Acquire));
+        let stream = dial(&target.host, target.port, allowed.is_private, connected_by, &is_wanted)?;
+        let stream = Timed::new(stream, Arc::clone(stop), end);
         let mut wire = if target.is_secure {
             let name = ServerName::try_from(target.host.clone()).map_err(|_| Error::Malformed)?;
             let session = ClientConnection::new(net.trusted()?, name).map_err(|_| Error::Failed)?;
@@ -242,49 +239,6 @@ impl Target {
             head += &format!("content-length: {}\r\n", body.len());
         }
         Ok(head + "connection: close\r\n\r\n")
-    }
-
-    fn connect(&self, may_be_private: bool, stop: &Stop) -> Result<TcpStream, Error> {
-        let end = Instant::now() + FETCH_CONNECT_TIME;
-        for address in usable(&self.look_up(end, stop)?, may_be_private)? {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || stop.load(Ordering::Acquire) {
-                return Err(Error::TimedOut);
-            }
-            if let Ok(stream) = TcpStream::connect_timeout(&address, left) {
-                return Ok(stream);
-            }
-        }
-        Err(Error::Unreachable)
-    }
-
-    /// The addresses of the host. The system's look-up cannot be interrupted, so a thread of its own waits for it.
-    fn look_up(&self, end: Instant, stop: &Stop) -> Result<Vec<SocketAddr>, Error> {
-        let (found, answer) = mpsc::channel();
-        let host = (self.host.clone(), self.port);
-        let look_up = move || {
-            let addresses = (host.0.as_str(), host.1).to_socket_addrs().map(Iterator::collect);
-            let _ = found.send(addresses);
-        };
-        std::thread::Builder::new().name("look-up".into()).spawn(look_up).map_err(|_| Error::Failed)?;
-        while Instant::now() < end && !stop.load(Ordering::Acquire) {
-            match answer.recv_timeout(SLICE) {
-                Ok(addresses) => return addresses.map_err(|_| Error::Unreachable),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::Failed),
-            }
-        }
-        Err(Error::TimedOut)
-    }
-}
-
-/// Those of a name's addresses that may be asked.
-fn usable(found: &[SocketAddr], may_be_private: bool) -> Result<Vec<SocketAddr>, Error> {
-    let usable: Vec<_> = found.iter().copied().filter(|one| may_be_private || is_public(one.ip())).collect();
-    match (usable.is_empty(), found.is_empty()) {
-        (false, _) => Ok(usable),
-        (true, true) => Err(Error::Unreachable),
-        (true, false) => Err(Error::PrivateAddress),
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 /// Between two looks whether it is still wanted.
-const SLICE: Duration = Duration::from_millis(100);
+pub(super) const SLICE: Duration = Duration::from_millis(100);
+const _: () = assert!(SLICE.as_secs() == 0);
 
 /// Set when what waits is to end.
 pub(in crate::node) type Stop = Arc<AtomicBool>;
@@ -56,6 +61,27 @@ impl Timed {
             }
         }
     }
+}
+
+/// Waits until a socket can be read, or written, without waiting; or until nobody wants that.
+pub(super) fn ready(
+    socket: BorrowedFd<'_>,
+    what: PollFlags,
+    end: Instant,
+    is_wanted: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    while is_wanted() {
+        let left = end.saturating_duration_since(Instant::now());
+        let slice = left.min(SLICE);
+        let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };
+        match poll(&mut [PollFd::from_borrowed_fd(socket, what)], Some(&slice)) {
+            Ok(0) if left.is_zero() => break,
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
 }
 
 impl Read for Timed {

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, Stream};
 
+use super::super::dial::tests::Deaf;
 use super::*;
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::node::grants::Host;
@@ -37,18 +38,6 @@ fn head(stream: &mut impl std::io::Read) -> String {
         head.push(byte[0]);
     }
     String::from_utf8(head).expect("text")
-}
-
-#[test]
-fn only_addresses_that_were_looked_at_are_asked() {
-    let address = |text: &str| -> SocketAddr { text.parse().expect("an address") };
-    let (public, own, mapped) =
-        (address("1.1.1.1:80"), address("10.0.0.1:80"), address("[::ffff:127.0.0.1]:80"));
-    // One name with both: what somebody does who wants the second try to lead inside.
-    assert_eq!(usable(&[own, public, mapped], false), Ok(vec![public]));
-    assert_eq!(usable(&[own, mapped], false), Err(Error::PrivateAddress));
-    assert_eq!(usable(&[own, public], true), Ok(vec![own, public]));
-    assert_eq!(usable(&[], true), Err(Error::Unreachable));
 }
 
 #[test]
@@ -155,13 +144,25 @@ fn answers_that_are_wrong_or_too_long_are_errors() {
 #[test]
 fn whoever_is_stopped_waits_no_more() {
     let net = Net::default();
-    let port = server(|stream| {
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        drop(stream);
+    let asked = |port: u16, stop: &Stop| {
+        let powers = allowed(format!("127.0.0.1:{port}"), true);
+        Fetches::default().send(&net, &powers, &get(format!("http://127.0.0.1:{port}/")), stop)
+    };
+    // For an answer.
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let silent = server(move |_stream| {
+        let _ = ended.recv();
     });
-    let powers = allowed(format!("127.0.0.1:{port}"), true);
-    let mut fetches = Fetches::default();
-    let asked =
-        fetches.send(&net, &powers, &get(format!("http://127.0.0.1:{port}/")), &Stop::new(true.into()));
-    assert_eq!(asked, Err(Error::TimedOut));
+    assert_eq!(asked(silent, &Stop::new(true.into())), Err(Error::TimedOut));
+    drop(end);
+    // For a connection.
+    let (deaf, stop, begun) = (Deaf::new(), Stop::default(), Instant::now());
+    let outcome = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| asked(deaf.port, &stop));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        stop.store(true, Ordering::Release);
+        waiting.join().expect("no panic")
+    });
+    assert_eq!(outcome, Err(Error::TimedOut));
+    assert!(begun.elapsed() < CONNECT_TIME / 2);
 }
