@@ -107,6 +107,11 @@ pub const DEAD_LETTER_BYTES_MAX: usize = 256;
 /// Apps that a manifest asks to send messages to.
 pub const SENDS_MAX: usize = 32;
 
+/// Addresses that a manifest asks to open connections to, and connections that an app has open at once.
+pub const SOCKETS_MAX: usize = 32;
+pub const CONNECTIONS_MAX: usize = 16;
+/// How long an app waits on a connection at once, and how long what it wrote is still sent once it has closed it.
+pub const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
 /// For a connection to another host, its name's look-up included.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 

@@ -203,3 +203,17 @@ declare module "blocktree:app/http-client@0.1.0" {
 
     export function send(request: Request): Response;
 }
+
+declare module "blocktree:app/sockets@0.1.0" {
+    /** Few may be open at once: say `using connection = connect(…)`. */
+    export interface Connection extends Disposable {
+        /** The next bytes as they come; none at their end. Waits so long for them, at most ten seconds. */
+        read(milliseconds: number): Uint8Array;
+        /** At most 1 MiB; answers how many of the bytes were taken. Waits so long for room, at most ten seconds. */
+        write(bytes: Uint8Array, milliseconds: number): number;
+        /** Says that no more comes from here. */
+        shutDown(): void;
+    }
+
+    export function connect(host: string, port: number): Connection;
+}

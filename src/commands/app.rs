@@ -10,7 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
 use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Otherwise, Power};
-use blocktree_sandbox::package::{Connect, Manifest, Package, Recipient, Rights, Trigger, host_of};
+use blocktree_sandbox::package::{
+    Connect, Endpoint, Manifest, Package, Recipient, Rights, Socket, Trigger, host_of,
+};
 use blocktree_vfs::{Fs, MountOptions, control};
 
 use super::{find_mount, open_store, print};
@@ -32,8 +34,9 @@ pub(crate) enum Command {
         file: PathBuf,
         /// Which folder of the store a grant is, as in photos=/pictures or photos=/pictures:r; with `-` for none. `http`
         /// lets it answer HTTP requests, host:NAME send requests to a host, private-host:NAME to one of a network of
-        /// your own, `policy` refuse what others do below its grants; policy-fail-open also lets pass what it does not
-        /// answer. `receive` lets it take messages of other apps, send:NAME send them to one. May be repeated
+        /// your own, socket:HOST:PORT open connections to a port of a host, `policy` refuse what others do below its
+        /// grants; policy-fail-open also lets pass what it does not answer. `receive` lets it take messages of other apps,
+        /// send:NAME send them to one. May be repeated
         #[arg(long = "grant", value_name = "GRANT", value_parser = parse_given)]
         grants: Vec<Given>,
         /// The grants end after so many days
@@ -70,8 +73,8 @@ pub(crate) enum Command {
     Grant {
         #[command(flatten)]
         named: Named,
-        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org, private-host:nas:8080, policy,
-        /// policy-fail-open, receive or send:thumbnails
+        /// As in photos=/pictures, photos=/pictures:r, http, host:example.org, private-host:nas:8080,
+        /// socket:10.0.0.2:22, policy, policy-fail-open, receive or send:thumbnails
         #[arg(value_parser = parse_given)]
         grant: Given,
         /// It ends after so many days
@@ -82,7 +85,8 @@ pub(crate) enum Command {
     Revoke {
         #[command(flatten)]
         named: Named,
-        /// The grant's name; or as it was granted: http, host:example.org, policy, receive, send:thumbnails
+        /// The grant's name; or as it was granted: http, host:example.org, socket:10.0.0.2:22, policy, receive,
+        /// send:thumbnails
         grant: String,
     },
     /// Let an app run
@@ -179,7 +183,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
         }
         Command::Revoke { named, grant } => {
             let name = named.app.clone();
-            named.ask(&match parse_power(grant) {
+            named.ask(&match parse_power(grant).map_err(Failure::usage)? {
                 Some(power) => Call::Forbid { name, power },
                 None => Call::Revoke { name, grant: grant.clone() },
             })?;
@@ -303,8 +307,11 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
         let power = Power::Connect(Host { host: host.clone(), is_private: false });
         asked.push((power, format!("send requests to {host}: {reason}")));
     }
+    for Socket { address, reason } in &manifest.sockets {
+        asked.push((Power::Socket(address.clone()), format!("open connections to {address}: {reason}")));
+    }
     let is_said = |one: &Power| match one {
-        Power::Serve | Power::Receive | Power::Send(_) => powers.contains(one),
+        Power::Serve | Power::Receive | Power::Send(_) | Power::Socket(_) => powers.contains(one),
         Power::Policy(_) => powers.iter().any(|power| matches!(power, Power::Policy(_))),
         Power::Connect(host) => {
             powers.iter().any(|power| matches!(power, Power::Connect(said) if said.host == host.host))
@@ -346,31 +353,31 @@ impl Given {
 }
 
 fn parse_given(text: &str) -> std::result::Result<Given, String> {
-    match parse_power(text) {
-        Some(Power::Connect(Host { host, .. })) if host_of(&host).is_none() => {
-            Err(format!("{host:?} is no host: a name or an address in lower case, and perhaps a port"))
-        }
+    match parse_power(text)? {
         Some(power) => Ok(Given::Power(power)),
         None => parse_choice(text).map(Given::Folder),
     }
 }
 
-fn parse_power(text: &str) -> Option<Power> {
-    match text {
-        "http" => return Some(Power::Serve),
-        "receive" => return Some(Power::Receive),
-        "policy" => return Some(Power::Policy(Otherwise::Refuse)),
-        "policy-fail-open" => return Some(Power::Policy(Otherwise::Allow)),
-        _ => {}
-    }
-    if let Some(app) = text.strip_prefix("send:") {
-        return Some(Power::Send(app.to_owned()));
-    }
-    let (host, is_private) = match text.strip_prefix("host:") {
-        Some(host) => (host, false),
-        None => (text.strip_prefix("private-host:")?, true),
+/// `None` where it is about a folder.
+fn parse_power(text: &str) -> std::result::Result<Option<Power>, String> {
+    let connect = |host: &str, is_private| match host_of(host) {
+        Some(_) => Ok(Power::Connect(Host { host: host.to_owned(), is_private })),
+        None => Err(format!("{host:?} is no host: a name or an address in lower case, and perhaps a port")),
     };
-    Some(Power::Connect(Host { host: host.to_owned(), is_private }))
+    Ok(Some(match text.split_once(':') {
+        None if text == "http" => Power::Serve,
+        None if text == "receive" => Power::Receive,
+        None if text == "policy" => Power::Policy(Otherwise::Refuse),
+        None if text == "policy-fail-open" => Power::Policy(Otherwise::Allow),
+        Some(("send", app)) => Power::Send(app.to_owned()),
+        Some(("host", host)) => connect(host, false)?,
+        Some(("private-host", host)) => connect(host, true)?,
+        Some(("socket", address)) => {
+            Power::Socket(Endpoint::try_from(address.to_owned()).map_err(|error| error.to_string())?)
+        }
+        _ => return Ok(None),
+    }))
 }
 
 fn parse_choice(text: &str) -> std::result::Result<Choice, String> {
@@ -408,6 +415,9 @@ fn shown(details: &Details) -> String {
     for Host { host, is_private } in &details.powers.hosts {
         let own = if *is_private { ", also in a network of your own" } else { "" };
         text += &format!("granted          to send requests to {host}{own}\n");
+    }
+    for address in &details.powers.sockets {
+        text += &format!("granted          to open connections to {address}\n");
     }
     if let Some(otherwise) = details.powers.policy {
         let what = match otherwise {
@@ -451,6 +461,9 @@ fn described(manifest: &Manifest) -> String {
     for Connect { host, reason } in &manifest.connect {
         text += &format!("asks for         sending requests to {host}: {reason}\n");
     }
+    for Socket { address, reason } in &manifest.sockets {
+        text += &format!("asks for         opening connections to {address}: {reason}\n");
+    }
     for trigger in &manifest.triggers {
         text += &match trigger {
             Trigger::Files { grant, glob, events } => {
@@ -488,6 +501,11 @@ mod tests {
         assert_eq!(parse_given("host:example.org"), Ok(host("example.org", false)));
         assert_eq!(parse_given("private-host:nas:8080"), Ok(host("nas:8080", true)));
         assert!(parse_given("host:").is_err() && parse_given("host:a/b").is_err());
+        let address = Endpoint::new("fd00::1", 22).unwrap();
+        assert_eq!(parse_given("socket:[fd00::1]:22"), Ok(Given::Power(Power::Socket(address))));
+        for wrong in ["socket:", "socket:nas", "socket:nas:0", "socket:NAS:22", "socket:nas:22:22"] {
+            assert!(parse_given(wrong).is_err(), "{wrong}");
+        }
         assert!(parse_choice("photos").is_err() && parse_choice("photos=a").is_err());
     }
 }

@@ -11,6 +11,7 @@ mod messages;
 mod notes;
 mod policy;
 mod site;
+mod sockets;
 mod stage;
 mod thumbnails;
 mod tutorial;

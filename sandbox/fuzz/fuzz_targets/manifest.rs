@@ -1,7 +1,7 @@
-//! Manifests: there is one text of each, patterns and hosts in it are what they seem.
+//! Manifests: there is one text of each, patterns, hosts and addresses in it are what they seem.
 #![no_main]
 
-use blocktree_sandbox::package::{Glob, Manifest, host_of};
+use blocktree_sandbox::package::{Endpoint, Glob, Manifest, host_of};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -15,5 +15,12 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some((host, _)) = host_of(text) {
         assert!(!host.contains(['/', '@', '\r', '\n', ' ']));
+    }
+    if let Ok(endpoint) = Endpoint::try_from(text.to_owned()) {
+        assert_eq!(endpoint.to_string(), text);
+        assert_eq!(Endpoint::new(endpoint.host(), endpoint.port()), Some(endpoint));
+    }
+    if let Some(endpoint) = Endpoint::new(text, 1) {
+        assert_eq!(Endpoint::try_from(endpoint.to_string()), Ok(endpoint));
     }
 });

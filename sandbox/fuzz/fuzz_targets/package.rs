@@ -26,6 +26,7 @@ fn signed() -> &'static [u8] {
             receive: None,
             send: Vec::new(),
             connect: Vec::new(),
+            sockets: Vec::new(),
             files: Vec::new(),
         };
         let packed = pack(manifest, &[("app.wasm".into(), b"code".to_vec())]).expect("packed");

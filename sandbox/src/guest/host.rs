@@ -7,8 +7,8 @@ use super::http::OpenExchange;
 use super::node::Node;
 use crate::ipc::{self, Data, Handle, How, Reply, Request};
 use crate::limits::{
-    DATA_BYTES_MAX, HANDLES_MAX, LETTER_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, NAME_BYTES_MAX,
-    PATH_BYTES_MAX,
+    CONNECTIONS_MAX, DATA_BYTES_MAX, HANDLES_MAX, LETTER_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX,
+    NAME_BYTES_MAX, PATH_BYTES_MAX,
 };
 
 wasmtime::component::bindgen!({
@@ -20,6 +20,7 @@ wasmtime::component::bindgen!({
         "blocktree:app/locks.lock": TakenLock,
         "blocktree:app/http-exchange.exchange": super::http::OpenExchange,
         "blocktree:app/http-client.response": super::http::OpenResponse,
+        "blocktree:app/sockets.connection": super::socket::OpenConnection,
     },
 });
 
@@ -63,7 +64,7 @@ impl Host {
             .instances(INSTANCES_MAX)
             .build();
         let mut table = ResourceTable::new();
-        table.set_max_capacity(2 * HANDLES_MAX + LOCKS_MAX);
+        table.set_max_capacity(2 * HANDLES_MAX + LOCKS_MAX + CONNECTIONS_MAX);
         Self { node, limits, table, exchange: 0, began: std::time::Instant::now() }
     }
 
@@ -421,8 +422,10 @@ pub(super) fn error(error: ipc::Error) -> Error {
         ipc::Error::ReadOnly => Error::ReadOnly,
         ipc::Error::Refused => Error::Refused,
         ipc::Error::Locked => Error::Locked,
-        ipc::Error::Failed | ipc::Error::PrivateAddress | ipc::Error::Unreachable | ipc::Error::TimedOut => {
-            Error::Failed
-        }
+        ipc::Error::Failed
+        | ipc::Error::PrivateAddress
+        | ipc::Error::Unreachable
+        | ipc::Error::TimedOut
+        | ipc::Error::Closed => Error::Failed,
     }
 }

@@ -1,7 +1,7 @@
 //! The layer inside an app's own process: it runs the code of one app, and can do nothing but ask the node.
 //!
 //! [`run`] is the process. `confine` takes away what it could do to the system, `code` gets the component to run,
-//! `host` and `http` are what the component imports, `policy` what it is asked, `node` asks the node for it, `clock` ends what
+//! `host`, `http` and `socket` are what the component imports, `policy` what it is asked, `node` asks the node for it, `clock` ends what
 //! takes too long.
 //!
 //! Invariants:
@@ -15,6 +15,7 @@ mod host;
 mod http;
 mod node;
 mod policy;
+mod socket;
 mod wasi;
 
 use std::io;

@@ -21,7 +21,7 @@ pub use window::Window;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// The version of these messages. Both sides are the same program, but perhaps not for ever.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// From the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,6 +264,29 @@ pub enum Request {
     FetchClose {
         handle: Handle,
     },
+    /// A connection to a granted address.
+    Connect {
+        host: String,
+        port: u16,
+    },
+    SocketRead {
+        handle: Handle,
+        /// How long it waits if there is nothing.
+        milliseconds: u32,
+    },
+    SocketWrite {
+        handle: Handle,
+        data: Data,
+        /// How long it waits if there is no room.
+        milliseconds: u32,
+    },
+    /// No more comes from here.
+    SocketShutDown {
+        handle: Handle,
+    },
+    SocketClose {
+        handle: Handle,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,6 +314,8 @@ pub enum Reply {
         status: u16,
         headers: Vec<Header>,
     },
+    /// So many of the bytes.
+    Written(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -372,6 +397,8 @@ pub enum Error {
     Unreachable,
     #[error("it took too long")]
     TimedOut,
+    #[error("the connection has ended")]
+    Closed,
 }
 
 /// Bytes that are no message.

@@ -7,7 +7,7 @@ use super::grants::{Grant, Host, Otherwise, Powers};
 use super::registry::DeadLetter;
 use super::worker::Stats;
 use crate::limits::{MANIFEST_BYTES_MAX, PACKAGE_BYTES_MAX};
-use crate::package::{Manifest, Rights};
+use crate::package::{Endpoint, Manifest, Rights};
 
 /// The longest call: a package, and what is asked of it.
 pub const CALL_BYTES_MAX: usize = PACKAGE_BYTES_MAX + MANIFEST_BYTES_MAX;
@@ -62,6 +62,8 @@ pub enum Power {
     Serve,
     /// To send requests to a host.
     Connect(Host),
+    /// To open connections to an address.
+    Socket(Endpoint),
     /// To refuse what others want to do below its grants.
     Policy(Otherwise),
     /// To take messages of other apps.
@@ -84,6 +86,10 @@ impl Power {
                 manifest.connect.iter().any(|wanted| wanted.host == *host),
                 format!("to send requests to {host}"),
             ),
+            Self::Socket(address) => (
+                manifest.sockets.iter().any(|wanted| wanted.address == *address),
+                format!("to open connections to {address}"),
+            ),
         };
         let name = || manifest.name.clone();
         if is_wanted { Ok(()) } else { Err(CallError::PowerNotWanted { name: name(), what }) }
@@ -94,6 +100,7 @@ impl Power {
         match self {
             Self::Serve => powers.serves = true,
             Self::Connect(host) => powers.hosts.push(host.clone()),
+            Self::Socket(address) => powers.sockets.push(address.clone()),
             Self::Receive => powers.receives = true,
             Self::Send(app) => powers.sends.push(app.clone()),
             Self::Policy(otherwise) => powers.policy = Some(*otherwise),
@@ -104,6 +111,7 @@ impl Power {
         match self {
             Self::Serve => powers.serves = false,
             Self::Connect(Host { host, .. }) => powers.hosts.retain(|one| one.host != *host),
+            Self::Socket(address) => powers.sockets.retain(|one| one != address),
             Self::Receive => powers.receives = false,
             Self::Send(app) => powers.sends.retain(|one| one != app),
             Self::Policy(_) => powers.policy = None,
@@ -119,6 +127,7 @@ impl Powers {
         self.receives &= manifest.receive.is_some();
         self.sends.retain(|app| manifest.send.iter().any(|wanted| wanted.app == *app));
         self.hosts.retain(|host| manifest.connect.iter().any(|wanted| wanted.host == host.host));
+        self.sockets.retain(|address| manifest.sockets.iter().any(|wanted| wanted.address == *address));
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::folder::Held;
 use crate::ipc::Error;
 use crate::limits::{PATH_BYTES_MAX, PATH_PARTS_MAX};
-use crate::package::Rights;
+use crate::package::{Endpoint, Rights};
 
 /// A granted directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct Powers {
     pub serves: bool,
     /// Send requests to these.
     pub hosts: Vec<Host>,
+    /// Open connections to these.
+    pub sockets: Vec<Endpoint>,
     /// Refuse what others want to do below its grants.
     pub policy: Option<Otherwise>,
     /// Take messages of other apps.

@@ -2,7 +2,7 @@
 //!
 //! [`Apps`] is all of them. `registry` is what the store keeps of them, `worker` one app at work, `process` its process,
 //! `feed` what it is called for, `requests`, `files` and `grants` what it may do, `ahead` what it will read, `locks` what it may
-//! lock, `post` its messages, `net` its HTTP, `policy` what it may refuse, `call` what the owner's commands ask.
+//! lock, `post` its messages, `net` its HTTP and sockets, `policy` what it may refuse, `call` what the owner's commands ask.
 //!
 //! Invariants:
 //! 1. Nothing is installed but a package whose signature was verified, and nothing runs that was not verified again.
@@ -373,7 +373,7 @@ impl Apps {
         let running = self.running.lock();
         let Some(worker) = running.get(name) else { return Ok(()) };
         *worker.shared.grants.write() = state.grants;
-        let before = std::mem::replace(&mut *worker.shared.powers.write(), state.powers.clone());
+        let before = worker.shared.set_powers(state.powers.clone());
         if state.powers.receives {
             self.services.post.notice(name);
             self.wake.notify();

@@ -17,6 +17,7 @@ use crate::ipc::{Data, Error, Handle, How, Reply, Request, Window};
 use crate::limits::{
     DATA_BYTES_MAX, INLINE_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL_MAX,
 };
+use crate::package::Endpoint;
 
 /// What all apps of a store share.
 #[derive(Clone)]
@@ -111,13 +112,17 @@ impl Requests {
     pub(super) fn end(&mut self) {
         self.files.close_all();
         self.fetches.close_all();
+        if !self.looks_only {
+            self.shared.sockets.close_all();
+        }
         for (place, token) in std::mem::take(&mut self.taken).into_values() {
             self.services.locks.release(&place, token);
         }
     }
 
-    pub(super) fn has_locks(&self) -> bool {
-        !self.taken.is_empty()
+    /// Whether it has what ends with its process, though it has nothing to do: locks, connections.
+    pub(super) fn keeps_something(&self) -> bool {
+        !self.taken.is_empty() || self.shared.sockets.has_open()
     }
 
     /// Answers a request.
@@ -198,6 +203,11 @@ impl Requests {
             | Request::Fetch { .. }
             | Request::FetchRead { .. }
             | Request::FetchClose { .. } => self.answer_http(request, window),
+            Request::Connect { .. }
+            | Request::SocketRead { .. }
+            | Request::SocketWrite { .. }
+            | Request::SocketShutDown { .. }
+            | Request::SocketClose { .. } => self.answer_sockets(request, window),
         }
     }
 
@@ -214,6 +224,26 @@ impl Requests {
             }
             Request::FetchRead { handle } => outgoing(&self.fetches.read(handle)?, window),
             Request::FetchClose { handle } => self.fetches.close(handle),
+            _ => Err(Error::Malformed),
+        }
+    }
+
+    fn answer_sockets(&self, request: Request, window: &Window) -> Result<Reply, Error> {
+        let Shared { sockets, powers, stop, .. } = &*self.shared;
+        match request {
+            Request::Connect { host, port } => {
+                let address = Endpoint::new(&host, port).ok_or(Error::Malformed)?;
+                sockets.connect(&address, powers, stop).map(Reply::Handle)
+            }
+            Request::SocketRead { handle, milliseconds } => {
+                outgoing(&sockets.read(handle, milliseconds, stop)?, window)
+            }
+            Request::SocketWrite { handle, data, milliseconds } => {
+                let written = sockets.write(handle, &incoming(data, window)?, milliseconds, stop)?;
+                Ok(Reply::Written(written))
+            }
+            Request::SocketShutDown { handle } => sockets.shut_down(handle).map(|()| Reply::Done),
+            Request::SocketClose { handle } => sockets.close(handle).map(|()| Reply::Done),
             _ => Err(Error::Malformed),
         }
     }

@@ -232,6 +232,7 @@ fn manifest() -> Manifest {
         receive: None,
         send: Vec::new(),
         connect: Vec::new(),
+        sockets: Vec::new(),
         files: Vec::new(),
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::feed::{Feed, Wake};
 use super::files::{Grants, Kernel};
 use super::grants::Powers;
-use super::net::Exchange;
+use super::net::{Exchange, Sockets};
 use super::post::{self, Post};
 use super::process::{Process, ProcessError, Program};
 use super::registry::{App, DeadLetter, RegistryError, State};
@@ -68,6 +68,7 @@ pub(super) struct Shared {
     pub(super) wake: Arc<Wake>,
     pub(super) grants: Grants,
     pub(super) powers: RwLock<Powers>,
+    pub(super) sockets: Sockets,
     pub(super) stats: Mutex<Stats>,
     /// HTTP requests that wait.
     waiting: Mutex<VecDeque<Exchange>>,
@@ -134,6 +135,7 @@ impl Shared {
             wake: Arc::clone(wake),
             grants: Arc::new(RwLock::new(state.grants.clone())),
             powers: RwLock::new(state.powers.clone()),
+            sockets: Sockets::default(),
             stats: Mutex::default(),
             waiting: Mutex::default(),
             stop: Arc::default(),
@@ -157,6 +159,13 @@ impl Shared {
         let id = i32::try_from(process).ok().filter(|_| stats.process == process).and_then(Pid::from_raw);
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         id.is_some_and(|id| matches!(waitid(WaitId::Pid(id), look), Ok(None)))
+    }
+
+    /// What the owner lets it do from now on; answers what that was before. A connection ends with its grant.
+    pub(super) fn set_powers(&self, powers: Powers) -> Powers {
+        let mut held = self.powers.write();
+        self.sockets.cut(&powers);
+        std::mem::replace(&mut *held, powers)
     }
 
     pub(super) fn is_granted(&self, grant: &str) -> bool {
@@ -264,7 +273,7 @@ impl Work {
                     continue;
                 }
             }
-            if last_use.elapsed() >= IDLE && !self.requests.has_locks() {
+            if last_use.elapsed() >= IDLE && !self.requests.keeps_something() {
                 self.end_process();
             }
             let far = Instant::now() + IDLE;

@@ -5,11 +5,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::Endpoint;
 use super::glob::{Glob, GlobError};
 use super::host::host_of;
 use crate::limits::{
     GRANTS_MAX, HOST_BYTES_MAX, HOSTS_MAX, MANIFEST_BYTES_MAX, MEMORY_MIB, MEMORY_MIB_MAX, NAME_BYTES_MAX,
-    PACKAGE_FILES_MAX, PATH_BYTES_MAX, SECONDS, SECONDS_MAX, SENDS_MAX, TEXT_BYTES_MAX, TRIGGERS_MAX,
+    PACKAGE_FILES_MAX, PATH_BYTES_MAX, SECONDS, SECONDS_MAX, SENDS_MAX, SOCKETS_MAX, TEXT_BYTES_MAX,
+    TRIGGERS_MAX,
 };
 
 /// What owners write in place of a grant's name for other things than folders.
@@ -48,6 +50,9 @@ pub struct Manifest {
     /// Hosts that it sends requests to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connect: Vec<Connect>,
+    /// What it opens connections to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Socket>,
     /// In the order in which they stand in the package.
     pub files: Vec<PackagedFile>,
 }
@@ -137,6 +142,14 @@ pub struct Recipient {
 pub struct Connect {
     /// A name or an address in lower case, and perhaps a port.
     pub host: String,
+    pub reason: String,
+}
+
+/// An app that asks to open connections to a port of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    pub address: Endpoint,
     pub reason: String,
 }
 
@@ -288,10 +301,16 @@ impl Manifest {
             asked.as_ref().map_or(Ok(()), |asked| check_text(what, &asked.reason))?;
         }
         let hosts = self.connect.iter().map(|Connect { host, reason }| (host, reason));
-        check_others(hosts, HOSTS_MAX, ["hosts", "the host", "the reason of a host"], check_host)?;
+        check_others(hosts, HOSTS_MAX, ["hosts", "the host", "the reason of a host"], |host| {
+            check_host(host)
+        })?;
         let apps = self.send.iter().map(|Recipient { app, reason }| (app, reason));
         let words = ["apps to send messages to", "the app", "the reason to send messages"];
-        check_others(apps, SENDS_MAX, words, |app| check_name("the other app's name", app))
+        check_others(apps, SENDS_MAX, words, |app| check_name("the other app's name", app))?;
+        let addresses = self.sockets.iter().map(|Socket { address, reason }| (address, reason));
+        let words = ["addresses", "the address", "the reason of an address"];
+        // That it is one is in its type.
+        check_others(addresses, SOCKETS_MAX, words, |_| Ok(()))
     }
 
     fn check_triggers(&self) -> Result<(), ManifestError> {
@@ -383,6 +402,10 @@ impl Manifest {
         for Connect { host, reason } in self.connect.iter().filter(is_new) {
             wider.push(format!("to send requests to {host}: {reason}"));
         }
+        let is_new = |one: &&Socket| !before.sockets.iter().any(|old| old.address == one.address);
+        for Socket { address, reason } in self.sockets.iter().filter(is_new) {
+            wider.push(format!("to open connections to {address}: {reason}"));
+        }
         wider
     }
 }
@@ -406,11 +429,11 @@ fn check_host(host: &str) -> Result<(), ManifestError> {
 
 /// What an app wants to reach: so many at most, each once and with a reason. The words are for all of them, for one, and for its
 /// reason.
-fn check_others<'a>(
-    others: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
+fn check_others<'a, T: Ord + fmt::Display + 'a>(
+    others: impl ExactSizeIterator<Item = (&'a T, &'a String)>,
     most: usize,
     words: [&'static str; 3],
-    check: impl Fn(&str) -> Result<(), ManifestError>,
+    check: impl Fn(&T) -> Result<(), ManifestError>,
 ) -> Result<(), ManifestError> {
     let [all, one, its_reason] = words;
     if others.len() > most {

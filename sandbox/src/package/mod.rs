@@ -13,6 +13,7 @@
 //! 2. [`Package::parse`] answers what is whole; whether it is signed is in the type of what
 //!    [`Package::verify`] answers.
 
+mod endpoint;
 mod glob;
 mod host;
 mod manifest;
@@ -21,12 +22,13 @@ mod template;
 
 use blocktree_engine::crypto::{Hash, Principal, PublicKeys, hash, hexadecimal, tagged_hash, verify};
 
+pub use endpoint::{Endpoint, EndpointError};
 pub use glob::{Glob, GlobError};
 pub use host::host_of;
 pub(crate) use manifest::is_name;
 pub use manifest::{
     Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Reason, Recipient, Rights,
-    Trigger, Version, Wanted,
+    Socket, Trigger, Version, Wanted,
 };
 pub use project::{PROJECT_FILE, Project, ProjectError, componentize};
 pub use template::{Language, template};

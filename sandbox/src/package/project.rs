@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Connect, FORMAT, Limits, Manifest, PackageError, Reason, Recipient, Trigger, Version, Wanted, pack,
+    Connect, FORMAT, Limits, Manifest, PackageError, Reason, Recipient, Socket, Trigger, Version, Wanted,
+    pack,
 };
 use crate::limits::PACKAGE_BYTES_MAX;
 
@@ -40,6 +41,8 @@ pub struct Project {
     pub send: Vec<Recipient>,
     #[serde(default)]
     pub connect: Vec<Connect>,
+    #[serde(default)]
+    pub sockets: Vec<Socket>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +93,7 @@ impl Project {
             receive: self.receive.clone(),
             send: self.send.clone(),
             connect: self.connect.clone(),
+            sockets: self.sockets.clone(),
             files: Vec::new(),
         };
         Ok(pack(manifest, &files)?)

@@ -1,6 +1,7 @@
 //! What is installed is what the author signed, whole; everything else is refused.
 
 use super::*;
+use crate::limits::SOCKETS_MAX;
 
 fn manifest() -> Manifest {
     Manifest {
@@ -26,6 +27,7 @@ fn manifest() -> Manifest {
         receive: None,
         send: Vec::new(),
         connect: Vec::new(),
+        sockets: Vec::new(),
         files: Vec::new(),
     }
 }
@@ -142,6 +144,33 @@ fn a_wider_permission_is_noticed() {
         rights: Rights::Read,
     });
     assert_eq!(after.widened_since(&before).len(), 1);
+}
+
+#[test]
+fn addresses_are_asked_for_once_each_and_with_a_reason() {
+    let asks = |address: &str, reason: &str| Socket {
+        address: Endpoint::try_from(address.to_owned()).expect("an address"),
+        reason: reason.to_owned(),
+    };
+    let before = manifest_with_files();
+    let mut after = before.clone();
+    after.sockets = vec![asks("nas:22", "to copy"), asks("nas:23", "to look")];
+    assert!(after.check().is_ok());
+    let bytes = after.to_canonical().expect("text");
+    assert_eq!(Manifest::from_canonical(&bytes).expect("read"), after);
+    let text = String::from_utf8(bytes).expect("text");
+    for wrong in ["nas", "nas:0", "NAS:22"] {
+        let wrong = text.replace("nas:22", wrong);
+        assert!(matches!(Manifest::from_canonical(wrong.as_bytes()), Err(ManifestError::Json(_))), "{wrong}");
+    }
+    assert_eq!(after.widened_since(&before).len(), 2);
+    assert!(before.widened_since(&after).is_empty());
+    after.sockets[1] = asks("nas:22", "to look");
+    assert!(matches!(after.check(), Err(ManifestError::Twice(_))));
+    after.sockets[1] = asks("nas:23", "");
+    assert!(matches!(after.check(), Err(ManifestError::Text(_))));
+    after.sockets = (1..).take(SOCKETS_MAX + 1).map(|port| asks(&format!("nas:{port}"), "to look")).collect();
+    assert!(matches!(after.check(), Err(ManifestError::TooMany(_))));
 }
 
 #[test]

@@ -9,13 +9,15 @@ use blocktree::app::http_client;
 use blocktree::app::http_exchange::Exchange;
 use blocktree::app::log::Level;
 use blocktree::app::types::Error;
-use blocktree::app::{clock, files, kv, locks, log, messages, random};
+use blocktree::app::{clock, files, kv, locks, log, messages, random, sockets};
 use exports::blocktree::app::events::{Event, Guest};
 use exports::blocktree::app::{http_handler, policy};
 
 thread_local! {
     /// Locks that it keeps from one command to the next.
     static TAKEN: RefCell<Vec<locks::Lock>> = const { RefCell::new(Vec::new()) };
+    /// The connection that it keeps.
+    static CONNECTED: RefCell<Option<sockets::Connection>> = const { RefCell::new(None) };
 }
 
 struct Probe;
@@ -153,6 +155,47 @@ fn run(words: &[&str]) -> Result<String, String> {
             Ok((status, body)) => format!("{status} {}", String::from_utf8_lossy(&body)),
             Err(failure) => failure.name().to_owned(),
         },
+        ["connect", host, port] => match connect(host, port)? {
+            Ok(connection) => {
+                CONNECTED.set(Some(connection));
+                "ok".to_owned()
+            }
+            Err(failure) => failure.name().to_owned(),
+        },
+        ["hoard-connections", host, port] => {
+            let mut open = Vec::new();
+            loop {
+                match connect(host, port)? {
+                    Ok(connection) => open.push(connection),
+                    Err(failure) => break format!("{} after {}", failure.name(), open.len()),
+                }
+            }
+        }
+        ["say", text] => {
+            with_connection(|connection| Ok(connection.write(text.as_bytes(), PATIENCE_MS)?.to_string()))
+        }
+        ["hear", milliseconds] => {
+            let milliseconds = milliseconds.parse().map_err(|_| "a number".to_owned())?;
+            with_connection(|connection| {
+                connection.read(milliseconds).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            })
+        }
+        ["say-much", milliseconds] => {
+            let milliseconds = milliseconds.parse().map_err(|_| "a number".to_owned())?;
+            with_connection(|connection| {
+                loop {
+                    connection.write(&vec![b'x'; 1 << 20], milliseconds)?;
+                }
+            })
+        }
+        ["hang-up"] => format!("ok {}", CONNECTED.take().is_some()),
+        ["echo", host, port, bytes] => {
+            let bytes: usize = bytes.parse().map_err(|_| "a number".to_owned())?;
+            match connect(host, port)?.and_then(|connection| echo(&connection, bytes)) {
+                Ok(came_back) => format!("ok {came_back}"),
+                Err(failure) => failure.name().to_owned(),
+            }
+        }
         ["clock"] => format!("{}", clock::now() > 1_600_000_000_000_000_000 && clock::monotonic() < u64::MAX),
         ["random"] => format!("{}", random::bytes(32) != random::bytes(32)),
         ["fail"] => return Err("as I was told".to_owned()),
@@ -176,6 +219,49 @@ fn run(words: &[&str]) -> Result<String, String> {
         }
         _ => "what?".to_owned(),
     })
+}
+
+/// More than anything takes that works.
+const PATIENCE_MS: u32 = 10_000;
+
+fn connect(host: &str, port: &str) -> Result<Result<sockets::Connection, sockets::Failure>, String> {
+    Ok(sockets::connect(host, port.parse().map_err(|_| "a number".to_owned())?))
+}
+
+fn with_connection(run: impl FnOnce(&sockets::Connection) -> Result<String, sockets::Failure>) -> String {
+    CONNECTED.with_borrow(|connected| match connected.as_ref().map(run) {
+        Some(Ok(text)) => format!("ok {text}"),
+        Some(Err(failure)) => failure.name().to_owned(),
+        None => "none".to_owned(),
+    })
+}
+
+/// Whether so many bytes come back as they were sent, and then no more.
+fn echo(connection: &sockets::Connection, bytes: usize) -> Result<bool, sockets::Failure> {
+    let data: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+    let (mut sent, mut back) = (0, Vec::new());
+    // By turns, so that neither side is full of what the other has to take.
+    while sent < data.len() {
+        let end = data.len().min(sent + (1 << 20));
+        sent += perhaps(connection.write(&data[sent..end], 10))? as usize;
+        back.extend(perhaps(connection.read(10))?);
+    }
+    connection.shut_down()?;
+    loop {
+        let part = connection.read(PATIENCE_MS)?;
+        if part.is_empty() {
+            return Ok(back == data);
+        }
+        back.extend(part);
+    }
+}
+
+/// Nothing, where nothing could be done in time.
+fn perhaps<T: Default>(done: Result<T, sockets::Failure>) -> Result<T, sockets::Failure> {
+    match done {
+        Err(sockets::Failure::TimedOut) => Ok(T::default()),
+        done => done,
+    }
 }
 
 /// Status and body of what another host answers.

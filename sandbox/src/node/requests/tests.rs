@@ -1,5 +1,7 @@
 //! What a process asks for that broke out of its runtime: requests as no sandbox sends them, straight to the node.
 
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
 
 use super::*;
@@ -98,6 +100,17 @@ impl Forger {
         self.asks(Request::Fence { handle, grant: "box".into(), path: path.into(), token })
     }
 
+    fn connects(&mut self, host: &str, port: u16) -> Result<Handle, Error> {
+        match self.asks(Request::Connect { host: host.into(), port })? {
+            Reply::Handle(handle) => Ok(handle),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn says(&mut self, handle: Handle, data: Data) -> Result<Reply, Error> {
+        self.asks(Request::SocketWrite { handle, data, milliseconds: 10_000 })
+    }
+
     fn sends(&mut self, app: &str, bytes: usize) -> Result<Reply, Error> {
         self.asks(Request::Send { app: app.into(), bytes: vec![b'x'; bytes] })
     }
@@ -126,7 +139,7 @@ fn no_lock_is_taken_outside_of_a_grant() {
     assert_eq!(forger.locks("box", "l"), Err(Error::NotGranted));
     forger.shared.grants.write().clear();
     assert_eq!(forger.locks("box", "l"), Err(Error::NotGranted));
-    assert!(!forger.requests.has_locks());
+    assert!(!forger.requests.keeps_something());
 }
 
 #[test]
@@ -228,4 +241,83 @@ fn who_is_asked_neither_locks_nor_sends() {
     assert_eq!(judge.asks(Request::Unlock { handle: 1 }), Err(Error::NotGranted));
     assert_eq!(judge.sends("other", 1), Err(Error::NotGranted));
     assert_eq!(stage.letters("other"), 0);
+}
+
+/// A server, and the word of an owner for it.
+fn server() -> (TcpListener, u16, Powers) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    listener.set_nonblocking(true).expect("set");
+    let port = listener.local_addr().expect("an address").port();
+    let address = Endpoint::new("127.0.0.1", port).expect("an endpoint");
+    (listener, port, Powers { sockets: vec![address], ..Powers::default() })
+}
+
+#[test]
+fn nobody_is_connected_to_but_whom_the_owner_named() {
+    let stage = Stage::new();
+    let (listener, port, powers) = server();
+    let mut forger = stage.forger("forger", powers);
+    for host in ["localhost", "127.0.0.2", "::ffff:127.0.0.1", "0.0.0.0", "::1"] {
+        assert_eq!(forger.connects(host, port), Err(Error::NotGranted), "{host}");
+    }
+    let own = format!("127.0.0.1:{port}");
+    let long = "a".repeat(PATH_BYTES_MAX);
+    for host in ["", "127.1", "2130706433", "0x7f000001", "127.0.0.1\0", "127.0.0.1 ", &own, "[::1", &long] {
+        assert_eq!(forger.connects(host, port), Err(Error::Malformed), "{host}");
+    }
+    assert_eq!(forger.connects("127.0.0.1", 0), Err(Error::Malformed));
+    assert_eq!(forger.connects("127.0.0.1", 1), Err(Error::NotGranted));
+    assert!(listener.accept().is_err(), "nobody was asked");
+    let handle = forger.connects("127.0.0.1", port).expect("granted");
+    assert!(listener.accept().is_ok());
+    // The grant goes, and the connection with it.
+    forger.shared.set_powers(Powers::default());
+    assert_eq!(forger.says(handle, Data::Inline(b"x".to_vec())), Err(Error::NotGranted));
+    assert_eq!(forger.connects("127.0.0.1", port), Err(Error::NotGranted));
+    assert!(listener.accept().is_err(), "nobody was asked again");
+}
+
+#[test]
+fn the_connection_of_another_is_out_of_reach() {
+    let stage = Stage::new();
+    let (listener, port, powers) = server();
+    let mut holder = stage.forger("holder", powers.clone());
+    let mut forger = stage.forger("forger", powers.clone());
+    let handle = holder.connects("127.0.0.1", port).expect("granted");
+    for handle in [handle, 0, handle + 1, Handle::MAX] {
+        for request in [
+            Request::SocketRead { handle, milliseconds: 0 },
+            Request::SocketShutDown { handle },
+            Request::SocketClose { handle },
+            // Numbers of one kind mean nothing of another.
+            Request::FetchRead { handle },
+            Request::Read { handle, offset: 0, length: 1 },
+        ] {
+            let said = format!("{request:?}");
+            assert!(matches!(forger.asks(request), Err(Error::NotFound | Error::NotGranted)), "{said}");
+        }
+        assert_eq!(forger.says(handle, Data::Inline(b"forged".to_vec())), Err(Error::NotFound));
+    }
+    assert_eq!(forger.asks(Request::CloseAll), Ok(Reply::Done));
+    let window = Data::Window(DATA_BYTES_MAX as u32 + 1);
+    assert_eq!(holder.says(handle, window), Err(Error::TooLarge));
+
+    // Nor does who is asked for the app's opinion have its connections, or end them.
+    let (app, _) = stage.app("holder", powers);
+    let shared = Arc::clone(&holder.shared);
+    let looking = Requests::looking(&stage.world.fs, &app, stage.services.clone(), shared).expect("made");
+    let mut judge = Forger::of(looking, Arc::clone(&holder.shared));
+    assert_eq!(judge.says(handle, Data::Inline(b"judged".to_vec())), Err(Error::NotGranted));
+    assert_eq!(judge.connects("127.0.0.1", port), Err(Error::NotGranted));
+    assert_eq!(judge.asks(Request::CloseAll), Ok(Reply::Done));
+
+    assert_eq!(holder.says(handle, Data::Inline(b"own".to_vec())), Ok(Reply::Written(3)));
+    let mut far = listener.accept().expect("the only one").0;
+    assert!(listener.accept().is_err());
+    assert_eq!(holder.asks(Request::CloseAll), Ok(Reply::Done));
+    let mut heard = String::new();
+    far.set_nonblocking(false).expect("set");
+    far.read_to_string(&mut heard).expect("read");
+    assert_eq!(heard, "own");
+    assert!(!holder.requests.keeps_something());
 }

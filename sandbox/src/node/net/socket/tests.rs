@@ -1,0 +1,156 @@
+//! With servers in this process.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use super::super::dial::tests::Deaf;
+use super::*;
+
+/// Far more than anything here takes.
+const FAR_MS: u32 = u32::MAX;
+
+fn local(port: u16) -> Endpoint {
+    Endpoint::new("127.0.0.1", port).expect("an endpoint")
+}
+
+fn powers(granted: &[&Endpoint]) -> RwLock<Powers> {
+    RwLock::new(Powers { sockets: granted.iter().copied().cloned().collect(), ..Powers::default() })
+}
+
+/// A server that nobody has asked yet, and what leads to it.
+fn server() -> (TcpListener, Endpoint) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    (listener, local(port))
+}
+
+/// A connection to a server of this process, and the server's end of it.
+fn connected(sockets: &Sockets) -> (Handle, TcpStream, Endpoint) {
+    let (listener, address) = server();
+    let handle = sockets.connect(&address, &powers(&[&address]), &Stop::default()).expect("connected");
+    (handle, listener.accept().expect("a connection").0, address)
+}
+
+/// Sends until there is no room any more.
+fn fill(sockets: &Sockets, handle: Handle) {
+    let bytes = vec![b'x'; DATA_BYTES_MAX];
+    while sockets.write(handle, &bytes, 200, &Stop::default()).is_ok() {}
+}
+
+#[test]
+fn bytes_go_both_ways_until_either_side_says_that_no_more_come() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let (handle, mut far, _) = connected(&sockets);
+    assert_eq!(sockets.write(handle, b"hello", FAR_MS, &stop), Ok(5));
+    sockets.shut_down(handle).expect("said");
+    let mut heard = String::new();
+    far.read_to_string(&mut heard).expect("read");
+    assert_eq!(heard, "hello");
+    assert_eq!(sockets.write(handle, b"more", FAR_MS, &stop), Err(Error::Closed));
+    far.write_all(b"bye").expect("sent");
+    assert_eq!(sockets.read(handle, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
+    drop(far);
+    assert_eq!(sockets.read(handle, FAR_MS, &stop).as_deref(), Ok(&[][..]));
+    assert!(sockets.has_open());
+    assert_eq!(sockets.close(handle), Ok(()));
+    assert_eq!(sockets.read(handle, FAR_MS, &stop), Err(Error::NotFound));
+    assert!(!sockets.has_open());
+}
+
+#[test]
+fn what_is_not_granted_is_not_asked() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let (listener, address) = server();
+    listener.set_nonblocking(true).expect("set");
+    let name = Endpoint::new("localhost", address.port()).expect("an endpoint");
+    let mapped = Endpoint::new("::ffff:127.0.0.1", address.port()).expect("an endpoint");
+    let others =
+        [local(1), Endpoint::new("127.0.0.2", address.port()).expect("an endpoint"), name.clone(), mapped];
+    for other in &others {
+        assert_eq!(sockets.connect(&address, &powers(&[other]), &stop), Err(Error::NotGranted), "{other}");
+        assert_eq!(sockets.connect(other, &powers(&[&address]), &stop), Err(Error::NotGranted), "{other}");
+    }
+    assert_eq!(sockets.connect(&address, &powers(&[]), &stop), Err(Error::NotGranted));
+    // A name may not lead to what its owner has for himself, whoever says where it leads.
+    assert_eq!(sockets.connect(&name, &powers(&[&name]), &stop), Err(Error::PrivateAddress));
+    assert!(listener.accept().is_err(), "nobody was asked");
+    assert!(!sockets.has_open());
+    sockets.connect(&address, &powers(&[&address]), &stop).expect("what is granted is");
+}
+
+#[test]
+fn a_connection_ends_with_its_grant() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let (handle, mut far, _) = connected(&sockets);
+    let (kept, mut far_of_kept, address) = connected(&sockets);
+    fill(&sockets, handle);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| sockets.read(handle, FAR_MS, &stop));
+        std::thread::sleep(Duration::from_millis(50));
+        sockets.cut(&powers(&[&address]).read());
+        assert_eq!(reading.join().expect("no panic"), Err(Error::NotGranted), "who waits is told");
+    });
+    assert_eq!(sockets.write(handle, b"x", FAR_MS, &stop), Err(Error::NotGranted));
+    assert_eq!(sockets.shut_down(handle), Err(Error::NotGranted));
+    // What it had not sent by then is not sent afterwards: the connection has no proper end.
+    assert!(far.read_to_end(&mut Vec::new()).is_err());
+    assert_eq!(sockets.close(handle), Ok(()), "that it may always");
+    assert_eq!(sockets.write(kept, b"x", FAR_MS, &stop), Ok(1), "the other is still granted");
+    far_of_kept.read_exact(&mut [0]).expect("it comes");
+}
+
+#[test]
+fn a_grant_that_goes_while_nobody_answers_leaves_no_connection() {
+    let (sockets, stop, deaf) = (Sockets::default(), Stop::default(), Deaf::new());
+    let address = local(deaf.port);
+    let (powers, begun) = (powers(&[&address]), Instant::now());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| sockets.connect(&address, &powers, &stop));
+        std::thread::sleep(Duration::from_millis(50));
+        powers.write().sockets.clear();
+        assert_eq!(waiting.join().expect("no panic"), Err(Error::NotGranted));
+    });
+    assert!(begun.elapsed() < CONNECT_TIME / 2 && !sockets.has_open());
+}
+
+#[test]
+fn a_server_that_says_nothing_and_takes_nothing_is_not_waited_for_any_longer_than_was_said() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let (handle, mut far, _) = connected(&sockets);
+    assert_eq!(sockets.read(handle, 0, &stop), Err(Error::TimedOut));
+    assert_eq!(sockets.read(handle, 20, &stop), Err(Error::TimedOut));
+    fill(&sockets, handle);
+    assert_eq!(sockets.write(handle, b"x", 20, &stop), Err(Error::TimedOut));
+    // Nor when the app is to end.
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| sockets.read(handle, FAR_MS, &stop));
+        let writing = scope.spawn(|| sockets.write(handle, b"x", FAR_MS, &stop));
+        std::thread::sleep(Duration::from_millis(50));
+        stop.store(true, Ordering::Release);
+        assert_eq!(reading.join().expect("no panic"), Err(Error::TimedOut));
+        assert_eq!(writing.join().expect("no panic"), Err(Error::TimedOut));
+    });
+    assert!(begun.elapsed() < CONNECTION_PATIENCE / 2);
+    // The connection was not harmed by it.
+    far.write_all(b"x").expect("sent");
+    assert_eq!(sockets.read(handle, FAR_MS, &Stop::default()).as_deref(), Ok(&b"x"[..]));
+}
+
+#[test]
+fn so_many_connections_are_open_at_once() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let (listener, address) = server();
+    let granted = powers(&[&address]);
+    let connect = || sockets.connect(&address, &granted, &stop);
+    let handles: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect().expect("connected")).collect();
+    assert_eq!(connect(), Err(Error::TooLarge));
+    sockets.close(handles[3]).expect("closed");
+    connect().expect("there is room for one");
+    assert_eq!(connect(), Err(Error::TooLarge));
+    // One whose grant has gone counts until the app has let go of it.
+    sockets.cut(&Powers::default());
+    assert_eq!(connect(), Err(Error::TooLarge));
+    sockets.close_all();
+    connect().expect("there is room again");
+    drop(listener);
+}
