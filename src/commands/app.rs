@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use blocktree_sandbox::limits::PACKAGE_BYTES_MAX;
-use blocktree_sandbox::node::{Answer, Apps, Call, Choice, Details, Grant, Host, Otherwise, Power};
+use blocktree_sandbox::node::{
+    Answer, Apps, Call, Choice, Details, Grant, Host, Otherwise, Power, is_public,
+};
 use blocktree_sandbox::package::{
     Connect, Endpoint, Manifest, Package, Recipient, Rights, Socket, Trigger, host_of,
 };
@@ -308,7 +310,10 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
         asked.push((power, format!("send requests to {host}: {reason}")));
     }
     for Socket { address, reason } in &manifest.sockets {
-        asked.push((Power::Socket(address.clone()), format!("open connections to {address}: {reason}")));
+        asked.push((
+            Power::Socket(address.clone()),
+            format!("open connections to {}: {reason}", place(address)),
+        ));
     }
     let is_said = |one: &Power| match one {
         Power::Serve | Power::Receive | Power::Send(_) | Power::Socket(_) => powers.contains(one),
@@ -399,6 +404,12 @@ fn to_json<T: serde::Serialize>(value: &T) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n")
 }
 
+/// What connections go to, for people, who should see when that is something of their own.
+fn place(address: &Endpoint) -> String {
+    let is_own = address.address().is_some_and(|address| !is_public(address));
+    format!("{address}{}", if is_own { " (this machine, or a network of your own)" } else { "" })
+}
+
 /// An installed app, for people.
 fn shown(details: &Details) -> String {
     let mut text = described(&details.manifest);
@@ -417,7 +428,7 @@ fn shown(details: &Details) -> String {
         text += &format!("granted          to send requests to {host}{own}\n");
     }
     for address in &details.powers.sockets {
-        text += &format!("granted          to open connections to {address}\n");
+        text += &format!("granted          to open connections to {}\n", place(address));
     }
     if let Some(otherwise) = details.powers.policy {
         let what = match otherwise {
@@ -462,7 +473,7 @@ fn described(manifest: &Manifest) -> String {
         text += &format!("asks for         sending requests to {host}: {reason}\n");
     }
     for Socket { address, reason } in &manifest.sockets {
-        text += &format!("asks for         opening connections to {address}: {reason}\n");
+        text += &format!("asks for         opening connections to {}: {reason}\n", place(address));
     }
     for trigger in &manifest.triggers {
         text += &match trigger {
@@ -507,5 +518,15 @@ mod tests {
             assert!(parse_given(wrong).is_err(), "{wrong}");
         }
         assert!(parse_choice("photos").is_err() && parse_choice("photos=a").is_err());
+    }
+
+    #[test]
+    fn an_address_of_the_owners_own_is_shown_as_such() {
+        let shown = |host: &str| place(&Endpoint::new(host, 22).unwrap());
+        assert_eq!(shown("1.1.1.1"), "1.1.1.1:22");
+        assert_eq!(shown("nas"), "nas:22", "it has to lead to the public network");
+        for (host, shown_as) in [("127.0.0.1", "127.0.0.1:22"), ("fd00::1", "[fd00::1]:22")] {
+            assert_eq!(shown(host), format!("{shown_as} (this machine, or a network of your own)"));
+        }
     }
 }

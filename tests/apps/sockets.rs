@@ -66,7 +66,9 @@ fn an_app_talks_to_what_its_owner_grants() {
     let (address, name) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
     let mut stage = stage(&[&address, &name]);
     let show = || stage.app("show", &["probe"]).ok().stdout;
-    assert!(show().contains(&format!("asks for         opening connections to {address}: to talk\n")));
+    let own = format!("{address} (this machine, or a network of your own)");
+    assert!(show().contains(&format!("asks for         opening connections to {own}: to talk\n")));
+    assert!(show().contains(&format!("asks for         opening connections to {name}: to talk\n")));
     let connect = format!("connect 127.0.0.1 {port}");
     assert_eq!(stage.probe_does("nothing", &[&connect]), ["not-granted"]);
     stage
@@ -81,7 +83,7 @@ fn an_app_talks_to_what_its_owner_grants() {
 
     stage.app("revoke", &["probe", &format!("socket:{name}")]).ok();
     stage.app("grant", &["probe", &format!("socket:{address}")]).ok();
-    assert!(show().contains(&format!("granted          to open connections to {address}\n")));
+    assert!(show().contains(&format!("granted          to open connections to {own}\n")));
     let elsewhere = [
         by_name,
         format!("connect 127.0.0.1 {other_port}"),

@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 pub use call::{Answer, CALL_BYTES_MAX, Call, Choice, Details, Power, Summary};
 pub use files::Kernel;
 pub use grants::{Grant, Host, Otherwise, Powers};
+pub use net::is_public;
 #[cfg(feature = "fuzzing")]
 pub use net::read_http;
 pub use process::Program;

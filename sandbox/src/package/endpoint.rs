@@ -35,9 +35,9 @@ impl Endpoint {
         self.port
     }
 
-    /// Whether it says the address itself, so that nobody is asked where a name leads.
-    pub fn is_address(&self) -> bool {
-        self.host.parse::<IpAddr>().is_ok()
+    /// Its address, where that stands in it and nobody is asked where a name leads.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
     }
 }
 
@@ -80,6 +80,8 @@ impl TryFrom<String> for Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(text: &str) -> Result<Endpoint, EndpointError> {
@@ -96,7 +98,7 @@ mod tests {
         ] {
             let endpoint = read(text).expect("an endpoint");
             assert_eq!((endpoint.host(), endpoint.port()), (host, port));
-            assert_eq!(endpoint.is_address(), is_address, "{text}");
+            assert_eq!(endpoint.address().is_some(), is_address, "{text}");
             assert_eq!(Endpoint::new(host, port), Some(endpoint.clone()));
             assert_eq!(endpoint.to_string(), text);
         }
@@ -113,6 +115,19 @@ mod tests {
             "a/b:1",
         ] {
             assert_eq!(read(wrong), Err(EndpointError(wrong.to_owned())), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_the_same(text in "[a-z0-9A-F.:\\[\\]_-]{1,24}(:[0-9]{1,5})?", port: u16) {
+            if let Ok(endpoint) = read(&text) {
+                prop_assert_eq!(endpoint.to_string(), text.as_str());
+                prop_assert_eq!(Endpoint::new(endpoint.host(), endpoint.port()), Some(endpoint));
+            }
+            if let Some(endpoint) = Endpoint::new(&text, port) {
+                prop_assert_eq!(read(&endpoint.to_string()), Ok(endpoint));
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod server;
 mod socket;
 mod stream;
 
+pub use address::is_public;
 #[cfg(feature = "fuzzing")]
 pub use message::read_http;
 

@@ -57,7 +57,7 @@ impl Sockets {
         }
         let is_wanted = || !stop.load(Ordering::Acquire) && is_granted(&powers.read());
         let end = Instant::now() + CONNECT_TIME;
-        let dialed = dial(address.host(), address.port(), address.is_address(), end, &is_wanted);
+        let dialed = dial(address.host(), address.port(), address.address().is_some(), end, &is_wanted);
         let powers = powers.read();
         if !is_granted(&powers) {
             return Err(Error::NotGranted);

@@ -299,6 +299,7 @@ fn the_connection_of_another_is_out_of_reach() {
         assert_eq!(forger.says(handle, Data::Inline(b"forged".to_vec())), Err(Error::NotFound));
     }
     assert_eq!(forger.asks(Request::CloseAll), Ok(Reply::Done));
+    assert!(holder.requests.keeps_something(), "its process goes on");
     let window = Data::Window(DATA_BYTES_MAX as u32 + 1);
     assert_eq!(holder.says(handle, window), Err(Error::TooLarge));
 
