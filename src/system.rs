@@ -125,12 +125,16 @@ pub(crate) fn keep_memory_private() {
     }
 }
 
-/// Points standard input, output and error to nowhere.
-pub(crate) fn close_standard_streams() -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+/// What takes everything and gives nothing.
+pub(crate) fn open_nowhere() -> io::Result<File> {
+    File::options().read(true).write(true).open("/dev/null")
+}
+
+/// Points standard input, output and error there.
+pub(crate) fn point_standard_streams_to(nowhere: &File) -> io::Result<()> {
     for stream in 0..=2 {
         // SAFETY: both are valid descriptors; the standard streams are not owned by any Rust object that closes them.
-        checked(unsafe { libc::dup2(null.as_raw_fd(), stream) })?;
+        checked(unsafe { libc::dup2(nowhere.as_raw_fd(), stream) })?;
     }
     Ok(())
 }

@@ -64,6 +64,9 @@ pub(crate) struct Options {
     /// Where the volume lies [default: the target folder]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Also write the table to docs/benchmarks.md
+    #[arg(long)]
+    publish: bool,
 }
 
 pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
@@ -80,7 +83,10 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     }
     let table = table(&outcomes[0], &outcomes[1]);
     println!("{table}");
-    page::write("fio-bench ageing", command, &table)
+    if options.publish {
+        page::write("fio-bench ageing", command, &table)?;
+    }
+    Ok(())
 }
 
 fn age(volume: NewVolume, plan: &Plan) -> Result<Outcome> {

@@ -65,9 +65,9 @@ enum Task {
     Flamegraph(flamegraph::Options),
     /// Counts the instructions of hot paths, and compares them with those of the last time
     Instructions(instructions::Options),
-    /// Opens stores of growing size after a crash; writes docs/benchmarks.md
+    /// Opens stores of growing size after a crash
     Scale(scale::Options),
-    /// Overwrites a store many times over; writes docs/benchmarks.md
+    /// Overwrites a store many times over
     Ageing(ageing::Options),
     /// How soon apps are called, how much they get done, and what the mount pays for them
     Apps(apps::Options),

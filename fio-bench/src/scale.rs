@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! 1. A process that makes a store ends by SIGKILL, right after a sync. Another process opens what it left.
-//! 2. Nothing of what one process read is in another's memory or in the kernel's page cache: volumes are opened with
-//!    O_DIRECT.
+//! 2. Nothing of what one process read is in another's memory or in the kernel's page cache, which drops the volume's pages
+//!    in between.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,6 +21,7 @@ use blocktree_vfs::{Caller, Fs, Ino, MountOptions, RenameFlags, WriteFlags};
 use clap::Args;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::fs::{Advice, fadvise};
 use xtask::command::{output, target};
 use xtask::scratch::Scratch;
 
@@ -76,6 +78,9 @@ pub(crate) struct Options {
     /// Where the volume lies [default: the target folder]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Also write the table to docs/benchmarks.md
+    #[arg(long)]
+    publish: bool,
 }
 
 pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
@@ -94,7 +99,10 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     }
     let table = table(&rows);
     println!("{table}");
-    page::write("fio-bench scale", command, &table)
+    if options.publish {
+        page::write("fio-bench scale", command, &table)?;
+    }
+    Ok(())
 }
 
 fn steps(files: &str, data: &str) -> Result<Vec<Contents>> {
@@ -279,6 +287,7 @@ fn make_data(fs: &Fs, bytes: u64) -> Result<()> {
 
 fn read(path: &Path, contents: Contents) -> Result<()> {
     let device = open_released(path)?;
+    fadvise(File::open(path.join("volume"))?, 0, None, Advice::DontNeed)?;
     let start = Instant::now();
     let store = Store::open(device, PASSPHRASE, &OpenOptions::default())?;
     let fs = Fs::mount(store, MountOptions::default())?;

@@ -220,12 +220,14 @@ fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
     let settings = settings(arguments, options);
     let mut was_ready = false;
     let result = daemon::serve(&settings, passphrase, |notice| {
+        // Whatever can fail does so before it is said that the mount is usable.
+        let nowhere = system::open_nowhere().context("cannot leave the terminal")?;
+        // No mount should keep another one from being unmounted.
+        std::env::set_current_dir("/").context("cannot change to /")?;
         say(&[&[READY], notice.unwrap_or_default().as_bytes()].concat())
             .context("the command that started this daemon has gone")?;
         was_ready = true;
-        // No mount should keep another one from being unmounted.
-        std::env::set_current_dir("/").context("cannot change to /")?;
-        system::close_standard_streams().context("cannot leave the terminal")
+        system::point_standard_streams_to(&nowhere).context("cannot leave the terminal")
     });
     match result {
         Ok(()) => Ok(0),
