@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | a name whose inode is gone | it is removed, and named as lost |
 //! | a second name of a directory | it is removed |
+//! | a name in a directory that its inode does not belong to | it is removed: it never led anywhere |
 //! | an inode without a name | it gets one in `/lost+found` |
 //! | an inode that had no name on purpose | it is an orphan again, and removed by the next mount |
 //! | a count of names or entries, a directory's parent | is counted |
@@ -92,6 +93,13 @@ pub fn examine(store: &Store, repair: bool) -> Result<Vec<Finding>> {
     Ok(survey.findings)
 }
 
+/// Whether an inode's home is a directory or above it, or cannot be told.
+fn may_be_in(store: &Store, child: Ino, directory: Ino) -> bool {
+    let Ok(Some(home)) = store.home(child) else { return true };
+    let is_within = |above| store.is_within(directory, above).unwrap_or(above == home);
+    home == directory || is_within(home) || !is_within(Fs::ROOT)
+}
+
 impl Survey {
     fn found(&mut self, ino: Ino, what: String, repaired: bool) {
         let path = self.path(ino);
@@ -161,6 +169,15 @@ impl Survey {
                 for (position, item) in items {
                     from = position.saturating_add(1);
                     match decode_entry(&item.clear, &item.secret) {
+                        Ok(entry) if !may_be_in(store, entry.child, directory) => {
+                            let what = "a name of what belongs elsewhere";
+                            self.superfluous.push(Superfluous {
+                                directory,
+                                position,
+                                name: entry.name,
+                                what,
+                            });
+                        }
                         Ok(entry) => self.name(directory, position, entry.child, entry.name),
                         Err(malformed) => {
                             self.unreadable.insert(directory);

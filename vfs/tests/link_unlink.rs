@@ -2,7 +2,7 @@
 
 mod support;
 
-use blocktree_vfs::{Caller, Fs, MountOptions, OpenFlags};
+use blocktree_vfs::{Caller, Fs, MountOptions, OpenFlags, repair};
 use support::*;
 
 #[test]
@@ -201,4 +201,30 @@ fn lookups_and_unlinks_at_once_never_meet_a_dead_inode() {
         }
     });
     assert!(fs.store().orphans().unwrap().is_empty());
+}
+
+#[test]
+fn a_name_in_a_directory_that_its_file_does_not_belong_to_is_repaired() {
+    let fs = mount();
+    let (a, b) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "b"));
+    let file = fs.file_with(a, "f", b"bytes");
+    fs.link(file, b, b"f").unwrap();
+    fs.unmount().unwrap();
+    let store = fs.store().clone();
+    drop(fs);
+    let block = store.block(file).unwrap().unwrap();
+    let mut transaction = store.transaction();
+    transaction.set_attributes_and_home(&block, &store.attributes(&block).unwrap(), a);
+    transaction.apply().unwrap();
+
+    let found = |repair| -> Vec<(String, bool)> {
+        let findings = repair::examine(&store, repair).unwrap();
+        findings.iter().map(|one| (one.path.display().to_string(), one.repaired)).collect()
+    };
+    assert_eq!(found(false), [("/b/f".into(), false), ("/b".into(), false), ("/a/f".into(), false)]);
+    assert_eq!(found(true), [("/b/f".into(), true), ("/b".into(), true), ("/a/f".into(), true)]);
+    assert_eq!(found(false), []);
+    let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
+    assert_eq!((fs.names(a), fs.names(b)), (vec!["f".to_string()], vec![]));
+    assert_eq!((fs.find(a, "f").unwrap(), fs.stat(file).nlink, fs.bytes(file)), (file, 1, b"bytes".to_vec()));
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use blocktree_vfs::{FileKind, Fs, MountOptions, RenameFlags};
+use blocktree_vfs::{FileKind, Fs, MountOptions, RenameFlags, repair};
 use support::*;
 
 const PLAIN: RenameFlags = RenameFlags { no_replace: false, exchange: false, whiteout: None };
@@ -175,6 +175,52 @@ fn a_whiteout_takes_the_old_name() {
     fs.rmdir(ROOT, b"from").unwrap();
     let both = RenameFlags { exchange: true, ..WHITEOUT };
     fails(fs.rename(ROOT, b"moved", ROOT, b"moved", both), libc::EINVAL);
+}
+
+/// Two names of each file; some of them move out of the directory above both, with all that is around them.
+#[test]
+fn a_directory_takes_files_along_that_have_names_elsewhere() {
+    let fs = mount();
+    let (a, other) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "other"));
+    let (b, stays) = (fs.dir(a, "b"), fs.dir(a, "stays"));
+    let deep = fs.dir(fs.dir(b, "c"), "d");
+    let names: Vec<String> = (0..700).map(|number| number.to_string()).collect();
+    for (number, name) in names.iter().enumerate() {
+        let file = fs.file_with(if number % 2 == 0 { a } else { stays }, name, name.as_bytes());
+        fs.link(file, if number % 3 == 0 { b } else { deep }, name.as_bytes()).unwrap();
+    }
+    let own = fs.file(deep, "own");
+    fs.link(own, b, b"own").unwrap();
+    let all_there = |fs: &Fs, at: &str| {
+        for (number, name) in names.iter().enumerate() {
+            let file = fs.find(if number % 2 == 0 { a } else { stays }, name).unwrap();
+            assert_eq!(fs.find(if number % 3 == 0 { b } else { deep }, name).unwrap(), file, "{at}: {name}");
+            assert_eq!(fs.bytes(file), name.as_bytes(), "{at}");
+        }
+        assert_eq!((fs.find(deep, "own").unwrap(), fs.find(b, "own").unwrap()), (own, own), "{at}");
+    };
+    // Deeper first, which needs nothing.
+    fs.rename(a, b"b", stays, b"b", PLAIN).unwrap();
+    all_there(&fs, "deeper");
+    assert_eq!(fs.directory_above(fs.find(a, "0").unwrap()).unwrap(), a);
+    fs.rename(stays, b"b", other, b"b", PLAIN).unwrap();
+    all_there(&fs, "elsewhere");
+    assert_eq!(fs.directory_above(fs.find(a, "0").unwrap()).unwrap(), ROOT);
+    assert_eq!(fs.directory_above(own).unwrap(), b, "all its names moved with it");
+
+    let within = fs.dir(a, "within");
+    let twice = fs.file(within, "twice");
+    fs.link(twice, a, b"twice").unwrap();
+    fs.rename(other, b"b", a, b"within", EXCHANGE).unwrap();
+    all_there(&fs, "exchanged");
+    assert_eq!((fs.find(within, "twice").unwrap(), fs.find(a, "twice").unwrap()), (twice, twice));
+    assert_eq!(fs.find(within, "..").unwrap(), other);
+
+    fs.unmount().unwrap();
+    let store = fs.store().clone();
+    drop(fs);
+    assert_eq!(repair::examine(&store, false).unwrap(), []);
+    all_there(&Fs::mount(store, MountOptions::default()).unwrap(), "mounted again");
 }
 
 #[test]

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use blocktree_engine::format::BlockId;
-
 use super::change::live_directory;
-use super::create::gone;
 use super::flags::{check_mutable, check_unrestricted};
 use super::{Caller, Fs, RenameFlags};
 use crate::directory::{Place, check_name, delete, put};
@@ -14,9 +11,6 @@ use crate::inode::{Inode, lock_all};
 use crate::journal::Happened;
 use crate::layout::{Entry, FileKind, LINKS_MAX};
 use crate::{FsError, Ino, Result};
-
-/// Deeper trees than any path reaches are damage.
-const DEPTH_MAX: usize = 1 << 20;
 
 /// The four inodes of a rename, locked, and where their entries are.
 struct Move<'a> {
@@ -67,6 +61,12 @@ impl Fs {
                     None => continue,
                 },
             };
+            if parent != new_parent {
+                self.prepare_homes(&child, &source, &target)?;
+                if let Some(victim) = victim.as_ref().filter(|_| flags.exchange) {
+                    self.prepare_homes(victim, &target, &source)?;
+                }
+            }
             let mut inodes = vec![&source, &target, &child];
             inodes.extend(&victim);
             let Ok(_guards) = lock_all(&inodes) else {
@@ -239,49 +239,6 @@ impl Fs {
             whiteout: None,
         })?;
         Ok(())
-    }
-
-    /// Where an inode belongs that gets a name in `directory`, beside those that it has: the deepest directory above
-    /// all of them. The caller holds `tree_shape`.
-    pub(super) fn home_above(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<BlockId> {
-        let home = inode.block.home();
-        if home == directory.block.id() {
-            return Ok(home);
-        }
-        let Ok(old) = self.inode(self.ino_of(home)) else { return Ok(self.root) };
-        let mut at = directory.clone();
-        for _ in 0..DEPTH_MAX {
-            if at.ino == Self::ROOT || self.is_within(&old, at.ino)? {
-                return Ok(at.block.id());
-            }
-            at = self.inode(self.above(&at, &at.attributes())).map_err(gone)?;
-        }
-        Err(FsError::Malformed { ino: directory.ino, what: "the directories above it make a loop" })
-    }
-
-    /// Where an inode belongs whose name in another directory moved to `directory`.
-    fn home_moved(&self, inode: &Inode, directory: &Arc<Inode>) -> Result<BlockId> {
-        let attributes = inode.attributes();
-        match attributes.kind == FileKind::Directory || attributes.nlink == 1 {
-            true => Ok(directory.block.id()),
-            false => self.home_above(inode, directory),
-        }
-    }
-
-    /// Whether `directory` is `ancestor` or lies below it. The caller holds `tree_shape` if that may be.
-    fn is_within(&self, directory: &Arc<Inode>, ancestor: Ino) -> Result<bool> {
-        let mut at = directory.clone();
-        for _ in 0..DEPTH_MAX {
-            if at.ino == ancestor {
-                return Ok(true);
-            }
-            let parent = self.above(&at, &at.attributes());
-            if parent == at.ino || parent == 0 {
-                return Ok(false);
-            }
-            at = self.inode(parent).map_err(gone)?;
-        }
-        Err(FsError::Malformed { ino: directory.ino, what: "the directories above it make a loop" })
     }
 }
 
