@@ -98,10 +98,15 @@ pub(crate) fn serve(
     crate::apps::serve(&fs, &mounted, &control, http, is_read_only);
     #[cfg(not(feature = "apps"))]
     drop((control, http));
-    end_on_signals(signals, handle.clone()).context("cannot start a thread for signals")?;
-    if let Err(error) = ready(notice.as_deref()) {
-        end(&handle).context("cannot unmount again")?;
-        mounted.join().context("cannot close the store")?;
+    let started = end_on_signals(signals, handle.clone()).context("cannot start a thread for signals");
+    if let Err(error) = started.and_then(|()| ready(notice.as_deref())) {
+        // What the user needs is the reason for that.
+        match end(&handle) {
+            Ok(()) => {
+                drop(mounted.join().inspect_err(|error| tracing::error!(%error, "the store was not closed")))
+            }
+            Err(error) => tracing::error!(%error, "cannot unmount again"),
+        }
         return Err(error.into());
     }
     tracing::info!(store = %settings.store.display(), mountpoint = %settings.mountpoint.display(), "mounted");

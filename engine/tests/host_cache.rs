@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::{Completion, Device, MemoryDevice, Read, Write};
 use blocktree_engine::limits::SECTOR_BYTES;
-use blocktree_engine::{CreateOptions, Error, OpenOptions, Store};
+use blocktree_engine::{CheckOptions, CreateOptions, Error, OpenOptions, Store, check};
 
 const CAPACITY_SECTORS: u64 = 16 << 10;
 const FILES: u64 = 64;
@@ -124,6 +124,12 @@ fn what_must_say_how_the_device_is_does_not_ask_the_cache() {
     assert!(store.scrub(&|_, _| true).unwrap().damaged > 0);
 
     let (_, store) = open(&damaged, &damaged);
+    let checked = open(&damaged, &image).0;
+    let report =
+        check(checked.clone(), b"passphrase", &CheckOptions { repair: true }, &mut |_, _| {}).unwrap();
+    assert!(!report.problems.is_empty());
+    assert_eq!(checked.from_cache.load(Ordering::Relaxed), 0);
+
     let last = store.block(Store::ROOT + FILES - 1).unwrap().unwrap();
     let read = store.read(&last, 0, &mut vec![0; FILE_BYTES]);
     assert!(matches!(read, Err(Error::Corrupt { sector, .. }) if sector == data), "{read:?}");

@@ -219,9 +219,9 @@ fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
     let passphrase = read_line_or_all(File::from(input))?;
     let settings = settings(arguments, options);
     let mut was_ready = false;
+    // What can fail does so before there is a mount, or at least before it is said to be usable.
+    let nowhere = system::open_nowhere().context("cannot leave the terminal")?;
     let result = daemon::serve(&settings, passphrase, |notice| {
-        // Whatever can fail does so before it is said that the mount is usable.
-        let nowhere = system::open_nowhere().context("cannot leave the terminal")?;
         // No mount should keep another one from being unmounted.
         std::env::set_current_dir("/").context("cannot change to /")?;
         say(&[&[READY], notice.unwrap_or_default().as_bytes()].concat())

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a name whose inode is gone | it is removed, and named as lost |
 //! | a second name of a directory | it is removed |
-//! | a name in a directory that its inode does not belong to | it is removed: it never led anywhere |
+//! | a name in a directory that its inode does not belong to | the inode belongs to the root from now on, if it counts this name; else the name is removed: no inode of which it is a name knows it |
 //! | an inode without a name | it gets one in `/lost+found` |
 //! | an inode that had no name on purpose | it is an orphan again, and removed by the next mount |
 //! | a count of names or entries, a directory's parent | is counted |
@@ -29,6 +29,8 @@ use crate::{Ino, Result};
 
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 const BATCH: usize = 512;
+/// Deeper trees than any path reaches are damage.
+const DEPTH_MAX: usize = 1 << 16;
 
 /// Something that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +62,23 @@ struct Superfluous {
     what: &'static str,
 }
 
+struct Misplaced {
+    directory: Ino,
+    position: u64,
+    name: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Survey {
     inodes: BTreeMap<Ino, Known>,
     /// Inodes whose attributes cannot be read, and directories of which a part cannot.
     unreadable: BTreeSet<Ino>,
     superfluous: Vec<Superfluous>,
+    /// Names in directories that their inodes do not belong to, by these.
+    misplaced: BTreeMap<Ino, Vec<Misplaced>>,
     findings: Vec<Finding>,
+    /// Directories got a name elsewhere.
+    moved_directories: bool,
 }
 
 /// Examines the tree; with `repair`, makes it fit.
@@ -84,9 +96,15 @@ pub fn examine(store: &Store, repair: bool) -> Result<Vec<Finding>> {
     }
     survey.read_inodes(store)?;
     survey.read_names(store)?;
+    survey.place_the_misplaced(store, repair)?;
     survey.remove_names(store, repair)?;
     survey.name_the_nameless(store, repair)?;
     survey.count(store, repair)?;
+    if survey.moved_directories {
+        // Names below them may be misplaced now.
+        let more = examine(store, repair)?;
+        survey.findings.extend(more.into_iter().filter(|finding| finding.repaired));
+    }
     if repair {
         store.sync(store.newest())?;
     }
@@ -96,8 +114,18 @@ pub fn examine(store: &Store, repair: bool) -> Result<Vec<Finding>> {
 /// Whether an inode's home is a directory or above it, or cannot be told.
 fn may_be_in(store: &Store, child: Ino, directory: Ino) -> bool {
     let Ok(Some(home)) = store.home(child) else { return true };
-    let is_within = |above| store.is_within(directory, above).unwrap_or(above == home);
-    home == directory || is_within(home) || !is_within(Fs::ROOT)
+    let mut at = directory;
+    for _ in 0..DEPTH_MAX {
+        if at == home {
+            return true;
+        }
+        if at == Fs::ROOT {
+            return false;
+        }
+        let Ok(Some(above)) = store.home(at) else { return true };
+        at = above;
+    }
+    true
 }
 
 impl Survey {
@@ -170,13 +198,8 @@ impl Survey {
                     from = position.saturating_add(1);
                     match decode_entry(&item.clear, &item.secret) {
                         Ok(entry) if !may_be_in(store, entry.child, directory) => {
-                            let what = "a name of what belongs elsewhere";
-                            self.superfluous.push(Superfluous {
-                                directory,
-                                position,
-                                name: entry.name,
-                                what,
-                            });
+                            let name = Misplaced { directory, position, name: entry.name };
+                            self.misplaced.entry(entry.child).or_default().push(name);
                         }
                         Ok(entry) => self.name(directory, position, entry.child, entry.name),
                         Err(malformed) => {
@@ -220,6 +243,33 @@ impl Survey {
         }
     }
 
+    /// Who may write a directory could name anything in it, but not have the other inode count that.
+    fn place_the_misplaced(&mut self, store: &Store, repair: bool) -> Result<()> {
+        for (ino, names) in std::mem::take(&mut self.misplaced) {
+            let counted = self.inodes.get(&ino).is_some_and(|known| {
+                known.attributes.kind != FileKind::Directory
+                    && known.attributes.nlink as usize == known.names as usize + names.len()
+            });
+            if !counted {
+                let what = "a name of what belongs elsewhere";
+                self.superfluous.extend(names.into_iter().map(|Misplaced { directory, position, name }| {
+                    Superfluous { directory, position, name, what }
+                }));
+                continue;
+            }
+            for Misplaced { directory, position, name } in names {
+                self.name(directory, position, ino, name);
+            }
+            self.found(ino, "belonged to a directory that is not above all of its names".to_owned(), repair);
+            if let (true, Some(block)) = (repair, store.block(ino)?) {
+                let mut transaction = store.transaction();
+                transaction.set_attributes_and_home(&block, &store.attributes(&block)?, Fs::ROOT);
+                transaction.apply()?;
+            }
+        }
+        Ok(())
+    }
+
     fn remove_names(&mut self, store: &Store, repair: bool) -> Result<()> {
         use std::os::unix::ffi::OsStrExt as _;
         for Superfluous { directory, position, name, what } in std::mem::take(&mut self.superfluous) {
@@ -255,6 +305,7 @@ impl Survey {
             if repair {
                 let folder = self.lost_and_found(store)?;
                 self.add_name(store, folder, &block, kind, &name)?;
+                self.moved_directories |= kind == FileKind::Directory;
             }
             self.found(ino, "its name was lost".to_owned(), repair);
         }

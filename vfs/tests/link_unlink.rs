@@ -2,6 +2,8 @@
 
 mod support;
 
+use blocktree_engine::Store;
+use blocktree_vfs::layout::ITEM_ENTRY;
 use blocktree_vfs::{Caller, Fs, MountOptions, OpenFlags, repair};
 use support::*;
 
@@ -203,28 +205,54 @@ fn lookups_and_unlinks_at_once_never_meet_a_dead_inode() {
     assert!(fs.store().orphans().unwrap().is_empty());
 }
 
-#[test]
-fn a_name_in_a_directory_that_its_file_does_not_belong_to_is_repaired() {
+/// A store in which a file of `a` has a name in `b` too, and belongs to `a` alone.
+fn misplaced(prepare: impl FnOnce(&Fs, u64, u64)) -> (Store, u64, u64) {
     let fs = mount();
     let (a, b) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "b"));
     let file = fs.file_with(a, "f", b"bytes");
     fs.link(file, b, b"f").unwrap();
+    prepare(&fs, b, file);
     fs.unmount().unwrap();
     let store = fs.store().clone();
-    drop(fs);
     let block = store.block(file).unwrap().unwrap();
     let mut transaction = store.transaction();
     transaction.set_attributes_and_home(&block, &store.attributes(&block).unwrap(), a);
     transaction.apply().unwrap();
+    (store, b, file)
+}
 
-    let found = |repair| -> Vec<(String, bool)> {
-        let findings = repair::examine(&store, repair).unwrap();
-        findings.iter().map(|one| (one.path.display().to_string(), one.repaired)).collect()
-    };
-    assert_eq!(found(false), [("/b/f".into(), false), ("/b".into(), false), ("/a/f".into(), false)]);
-    assert_eq!(found(true), [("/b/f".into(), true), ("/b".into(), true), ("/a/f".into(), true)]);
-    assert_eq!(found(false), []);
-    let fs = Fs::mount(store.clone(), MountOptions::default()).unwrap();
-    assert_eq!((fs.names(a), fs.names(b)), (vec!["f".to_string()], vec![]));
-    assert_eq!((fs.find(a, "f").unwrap(), fs.stat(file).nlink, fs.bytes(file)), (file, 1, b"bytes".to_vec()));
+fn found(store: &Store, repair: bool) -> Vec<(String, bool)> {
+    let findings = repair::examine(store, repair).unwrap();
+    findings.iter().map(|one| (one.path.display().to_string(), one.repaired)).collect()
+}
+
+#[test]
+fn a_file_that_does_not_belong_where_it_has_a_name_is_repaired() {
+    let (store, b, file) = misplaced(|_, _, _| ());
+    fails(Fs::mount(store.clone(), MountOptions::default()).unwrap().find(b, "f"), libc::EIO);
+    assert_eq!(found(&store, false), [("/a/f".into(), false)]);
+    assert_eq!(found(&store, true), [("/a/f".into(), true)]);
+    assert_eq!(found(&store, false), []);
+    let fs = Fs::mount(store, MountOptions::default()).unwrap();
+    assert_eq!((fs.find(b, "f").unwrap(), fs.stat(file).nlink, fs.bytes(file)), (file, 2, b"bytes".to_vec()));
+}
+
+#[test]
+fn a_name_that_its_file_does_not_count_is_removed() {
+    let mut planted = Vec::new();
+    let (store, b, file) = misplaced(|fs, b, _| {
+        let block = fs.store().block(b).unwrap().unwrap();
+        planted = fs.store().scan(&block, ITEM_ENTRY, 0, 9).unwrap();
+        fs.unlink(b, b"f").unwrap();
+    });
+    let block = store.block(b).unwrap().unwrap();
+    let mut transaction = store.transaction();
+    for (position, item) in &planted {
+        transaction.put(&block, ITEM_ENTRY, *position, &item.clear, &item.secret);
+    }
+    transaction.apply().unwrap();
+    assert_eq!(found(&store, true), [("/b/f".into(), true)]);
+    assert_eq!(found(&store, false), []);
+    let fs = Fs::mount(store, MountOptions::default()).unwrap();
+    assert_eq!((fs.names(b), fs.stat(file).nlink, fs.bytes(file)), (vec![], 1, b"bytes".to_vec()));
 }

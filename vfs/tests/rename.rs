@@ -2,6 +2,7 @@
 
 mod support;
 
+use blocktree_vfs::layout::ITEM_ENTRY;
 use blocktree_vfs::{FileKind, Fs, MountOptions, RenameFlags, repair};
 use support::*;
 
@@ -221,6 +222,44 @@ fn a_directory_takes_files_along_that_have_names_elsewhere() {
     drop(fs);
     assert_eq!(repair::examine(&store, false).unwrap(), []);
     all_there(&Fs::mount(store, MountOptions::default()).unwrap(), "mounted again");
+}
+
+#[test]
+fn what_is_planted_below_a_directory_does_not_keep_it_from_moving() {
+    let fs = mount();
+    let (a, other) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "other"));
+    let top = fs.dir(a, "top");
+    let first = fs.dir(top, "first");
+    let second = fs.dir(first, "second");
+    let file = fs.file(a, "file");
+    fs.link(file, second, b"file").unwrap();
+    let block = |ino| fs.store().block(ino).unwrap().unwrap();
+    let (top_block, second_block) = (block(top), block(second));
+    let mut transaction = fs.store().transaction();
+    // A second name of a directory, in one below it; and what is no entry.
+    for (position, item) in fs.store().scan(&top_block, ITEM_ENTRY, 0, 9).unwrap() {
+        transaction.put(&second_block, ITEM_ENTRY, position + 1, &item.clear, &item.secret);
+    }
+    transaction.put(&second_block, ITEM_ENTRY, 1 << 40, b"clear", b"secret");
+    transaction.apply().unwrap();
+    fs.rename(a, b"top", other, b"top", PLAIN).unwrap();
+    assert_eq!((fs.find(second, "file").unwrap(), fs.find(a, "file").unwrap()), (file, file));
+}
+
+#[test]
+fn a_rename_that_fails_leaves_homes_as_they_are() {
+    let fs = mount();
+    let (a, other) = (fs.dir(ROOT, "a"), fs.dir(ROOT, "other"));
+    let b = fs.dir(a, "b");
+    let file = fs.file(a, "file");
+    fs.link(file, b, b"file").unwrap();
+    let full = fs.dir(other, "full");
+    fs.file(full, "something");
+    fails(fs.rename(a, b"b", other, b"full", PLAIN), libc::ENOTEMPTY);
+    assert_eq!(fs.directory_above(file).unwrap(), a);
+    fs.rename(a, b"b", other, b"full", EXCHANGE).unwrap();
+    assert_eq!(fs.directory_above(file).unwrap(), ROOT);
+    assert_eq!(fs.find(b, "file").unwrap(), file);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use zerocopy::FromZeros;
 
 use super::checkpoint::Moment;
 use super::keys::Keys;
-use super::open::{OpenError, build};
+use super::open::{DeviceNodes, OpenError, build};
 use super::slots::{NodeSlots, node_certificate};
 use super::{CreateOptions, OpenOptions, Store, now_ns};
 use crate::crypto::{Principal, Secret, random};
@@ -72,7 +72,15 @@ impl Store {
         superblock.capacity_sectors = capacity.into();
         superblock.next_block = Store::ROOT.into();
         let space = Space::load(device.clone(), Table::empty(), layout, volume, layout.reserved_end())?;
-        let mut core = build(device, layout, keys, open_options.clone(), &superblock, space);
+        let mut core = build(
+            device.clone(),
+            DeviceNodes::new(&device),
+            layout,
+            keys,
+            open_options.clone(),
+            &superblock,
+            space,
+        );
         core.authors.get_mut().add(certificate.bytes())?;
         let slots = [(layout.keyslots(), keyslot), (layout.rootslots(), rootslot)];
         let writes = slots.iter().flat_map(|(sectors, slot)| {

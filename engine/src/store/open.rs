@@ -152,7 +152,8 @@ impl Store {
         let table = Table::read(&*device, superblock.space, volume_sectors)?;
         let space =
             Space::load(device.clone(), table, layout, volume_sectors, superblock.written_sectors.get())?;
-        let mut core = build(device, layout, keys, options, &superblock, space);
+        let mut core =
+            build(device.clone(), DeviceNodes::new(&device), layout, keys, options, &superblock, space);
         core.superblocks = superblocks;
         core.load_authors(&superblock)?;
         let mut log = match core.options.before_damage {
@@ -208,6 +209,7 @@ impl Store {
 /// Puts a store together as its superblock describes it.
 pub(super) fn build(
     device: Arc<dyn Device>,
+    nodes: DeviceNodes,
     layout: Layout,
     keys: Keys,
     options: OpenOptions,
@@ -217,8 +219,7 @@ pub(super) fn build(
     space.refuse(options.refusals.clone());
     let seq = superblock.seq.get();
     let root = Root { ptr: superblock.root, height: superblock.height.get() };
-    let reader = Arc::new(DeviceNodes(device.clone()));
-    let tree = Tree::new(reader, keys.structure.clone(), options.cache_bytes);
+    let tree = Tree::new(Arc::new(nodes), keys.structure.clone(), options.cache_bytes);
     Core {
         device,
         layout,
@@ -282,36 +283,52 @@ pub(super) fn build(
 }
 
 /// Index nodes, read from the device.
-struct DeviceNodes(Arc<dyn Device>);
+pub(super) struct DeviceNodes {
+    device: Arc<dyn Device>,
+    /// Whether the host's cache may be asked first.
+    cached: bool,
+}
 
 impl DeviceNodes {
+    pub(super) fn new(device: &Arc<dyn Device>) -> Self {
+        Self { device: Arc::clone(device), cached: true }
+    }
+
+    /// For who has to know what is on the device itself.
+    pub(super) fn uncached(device: &Arc<dyn Device>) -> Self {
+        Self { device: Arc::clone(device), cached: false }
+    }
+
     fn buffer_for(&self, sector: u64) -> io::Result<SectorBuf> {
-        if sector.checked_add(NODE_SECTORS as u64).is_none_or(|end| end > self.0.sectors()) {
+        if sector.checked_add(NODE_SECTORS as u64).is_none_or(|end| end > self.device.sectors()) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Ok(self.0.buffer(NODE_SECTORS))
+        Ok(self.device.buffer(NODE_SECTORS))
     }
 }
 
 impl NodeReader for DeviceNodes {
     fn read_node(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
         let mut buffer = self.buffer_for(sector)?;
-        self.0.read(&mut [Read { sector, bytes: &mut buffer }])?;
+        self.device.read(&mut [Read { sector, bytes: &mut buffer }])?;
         bytes.copy_from_slice(&buffer);
         Ok(())
     }
 
     fn read_node_cached(&self, sector: u64, bytes: &mut NodeBytes) -> io::Result<()> {
+        if !self.cached {
+            return self.read_node(sector, bytes);
+        }
         let mut buffer = self.buffer_for(sector)?;
-        self.0.read_cached(&mut [Read { sector, bytes: &mut buffer }])?;
+        self.device.read_cached(&mut [Read { sector, bytes: &mut buffer }])?;
         bytes.copy_from_slice(&buffer);
         Ok(())
     }
 
     fn read_nodes(&self, sectors: &[u64]) -> io::Result<Vec<Box<NodeBytes>>> {
-        let mut buffers: Vec<_> = sectors.iter().map(|_| self.0.buffer(NODE_SECTORS)).collect();
+        let mut buffers: Vec<_> = sectors.iter().map(|_| self.device.buffer(NODE_SECTORS)).collect();
         let reads = sectors.iter().zip(&mut buffers);
-        self.0.read(&mut reads.map(|(&sector, bytes)| Read { sector, bytes }).collect::<Vec<_>>())?;
+        self.device.read(&mut reads.map(|(&sector, bytes)| Read { sector, bytes }).collect::<Vec<_>>())?;
         let copied = buffers.iter().map(|buffer| {
             let mut bytes = Box::new([0; NODE_BYTES]);
             bytes.copy_from_slice(buffer);

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use blocktree_engine::Error;
 use blocktree_engine::format::BlockId;
 
 use super::Fs;
@@ -80,8 +81,14 @@ impl Fs {
         let mut left = HashSet::new();
         let mut above = source.clone();
         while !self.is_within(target, above.ino)? {
-            left.insert(above.block.id());
-            above = self.inode(self.above(&above, &above.attributes())).map_err(gone)?;
+            let parent = self.above(&above, &above.attributes());
+            if !left.insert(above.block.id()) || parent == above.ino {
+                return Err(FsError::Malformed {
+                    ino: source.ino,
+                    what: "the directories above it make a loop",
+                });
+            }
+            above = self.inode(parent).map_err(gone)?;
         }
         if left.is_empty() {
             return Ok(());
@@ -92,13 +99,9 @@ impl Fs {
                 ways.pop();
                 continue;
             };
-            let inode = match self.inode_in(directory, &entry) {
-                Ok(inode) => inode,
-                // Removed meanwhile.
-                Err(FsError::Stale) => continue,
-                Err(error) => return Err(error),
-            };
-            if entry.kind == FileKind::Directory {
+            // What was removed meanwhile, or cannot be read, has no name here that could be of use.
+            let Some(inode) = readable(self.inode_in(directory, &entry))? else { continue };
+            if inode.attributes().kind == FileKind::Directory {
                 let entries = self.leaving(&inode, &left)?;
                 ways.push((inode, entries));
             } else if let Ok(_guard) = inode.lock()
@@ -116,17 +119,23 @@ impl Fs {
     /// changes meanwhile could be missed.
     fn leaving(&self, directory: &Arc<Inode>, left: &HashSet<BlockId>) -> Result<Vec<Entry>> {
         let Ok(_guard) = directory.lock() else { return Ok(Vec::new()) };
+        let here = directory.block.id();
         let mut leaving = Vec::new();
         let mut from = ENTRY_POSITION_FIRST;
         loop {
-            let items = self.store.scan(&directory.block, ITEM_ENTRY, from, BATCH)?;
+            let items = self.store.scan(&directory.block, ITEM_ENTRY, from, BATCH);
+            let Some(items) = readable(items.map_err(FsError::from))? else { return Ok(leaving) };
             let is_last = items.len() < BATCH;
             for (position, item) in items {
                 from = position.saturating_add(1);
-                let entry = decode(directory.ino, &item)?;
-                if entry.kind == FileKind::Directory
-                    || self.store.home(entry.child)?.is_some_and(|home| left.contains(&home))
-                {
+                let Some(entry) = readable(decode(directory.ino, &item))? else { continue };
+                let home = readable(self.store.home(entry.child).map_err(FsError::from))?.flatten();
+                // A directory belongs to the one that it is in. Others that have a name here by some writer's malice are
+                // not gone into: they could lead round in circles.
+                if home.is_some_and(|home| match entry.kind {
+                    FileKind::Directory => home == here,
+                    _ => left.contains(&home),
+                }) {
                     leaving.push(entry);
                 }
             }
@@ -134,5 +143,15 @@ impl Fs {
                 return Ok(leaving);
             }
         }
+    }
+}
+
+/// `None` for what is damaged, foreign or gone.
+fn readable<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(FsError::Stale | FsError::Malformed { .. }) => Ok(None),
+        Err(FsError::Engine(Error::Corrupt { .. } | Error::NoKey)) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -134,9 +134,15 @@ impl Fs {
                 // Under the lock, the entry and the inode must agree.
                 let _guard = above.lock().map_err(gone)?;
                 let (_, entry) = self.place(above, name)?.taken()?;
-                match entry.child == seen.child {
-                    true => Err(FsError::Malformed { ino: above.ino, what: "an entry leads to no inode" }),
-                    false => Ok(None),
+                if entry.child != seen.child {
+                    return Ok(None);
+                }
+                // Again: the directory it is in may have moved meanwhile.
+                match self.inode_in(above, &entry) {
+                    Err(FsError::Stale) => {
+                        Err(FsError::Malformed { ino: above.ino, what: "an entry leads to no inode" })
+                    }
+                    found => found.map(Some),
                 }
             }
             Err(error) => Err(error),

@@ -61,42 +61,47 @@ impl Fs {
                     None => continue,
                 },
             };
-            if parent != new_parent {
-                self.prepare_homes(&child, &source, &target)?;
-                if let Some(victim) = victim.as_ref().filter(|_| flags.exchange) {
+            let (victim, free) = match (&to, victim) {
+                (Place::Taken { position, entry }, Some(victim)) => {
+                    (Some((*position, entry.clone(), victim)), None)
+                }
+                (Place::Free(position), _) => (None, *position),
+                (Place::Taken { .. }, None) => continue,
+            };
+            let moving = Move { source: &source, target: &target, child, from, victim, free };
+            // Nothing is prepared for what will fail; what counts is said under the locks.
+            let elsewhere = parent != new_parent;
+            let prepared = elsewhere && matches!(self.may_move(&moving, flags), Ok(true));
+            if prepared {
+                self.prepare_homes(&moving.child, &source, &target)?;
+                if let (Some((.., victim)), true) = (&moving.victim, flags.exchange) {
                     self.prepare_homes(victim, &target, &source)?;
                 }
             }
-            let mut inodes = vec![&source, &target, &child];
-            inodes.extend(&victim);
+            let mut inodes = vec![&source, &target, &moving.child];
+            inodes.extend(moving.victim.as_ref().map(|(.., victim)| victim));
             let Ok(_guards) = lock_all(&inodes) else {
-                child.settle();
-                if let Some(victim) = &victim {
+                moving.child.settle();
+                if let Some((.., victim)) = &moving.victim {
                     victim.settle();
                 }
                 continue;
             };
-            if self.place(&source, name)?.taken()? != from || self.place(&target, new_name)? != to {
+            if self.place(&source, name)?.taken()? != moving.from || self.place(&target, new_name)? != to {
                 continue;
             }
-            let (victim, free) = match (to, victim.clone()) {
-                (Place::Taken { position, entry }, Some(victim)) => (Some((position, entry, victim)), None),
-                (Place::Free(position), _) => (None, position),
-                (Place::Taken { .. }, None) => continue,
+            return match self.may_move(&moving, flags)? {
+                false => Ok(()),
+                true if elsewhere && !prepared => continue,
+                true if flags.exchange => self.exchange(&moving, name, new_name),
+                true => self.replace(&moving, name, new_name, flags.whiteout),
             };
-            let moving = Move { source: &source, target: &target, child: child.clone(), from, victim, free };
-            return self.rename_locked(moving, name, new_name, flags);
         }
     }
 
-    fn rename_locked(
-        &self,
-        moving: Move<'_>,
-        name: &[u8],
-        new_name: &[u8],
-        flags: RenameFlags,
-    ) -> Result<()> {
-        let Move { source, target, child, .. } = &moving;
+    /// Whether there is something to be done; fails if it cannot be. True only under the locks of all four.
+    fn may_move(&self, moving: &Move<'_>, flags: RenameFlags) -> Result<bool> {
+        let Move { source, target, child, .. } = moving;
         let is_directory = child.attributes().kind == FileKind::Directory;
         if flags.no_replace && moving.victim.is_some() {
             return Err(FsError::Exists);
@@ -121,7 +126,7 @@ impl Fs {
         if let Some((.., victim)) = &moving.victim {
             if victim.ino == child.ino {
                 // Two names of one file: POSIX says nothing happens.
-                return Ok(());
+                return Ok(false);
             }
             let victim_is_directory = victim.attributes().kind == FileKind::Directory;
             if victim_is_directory && elsewhere && self.is_within(source, victim.ino)? {
@@ -139,10 +144,7 @@ impl Fs {
                 }
             }
         }
-        match flags.exchange {
-            true => self.exchange(&moving, name, new_name),
-            false => self.replace(&moving, name, new_name, flags.whiteout),
-        }
+        Ok(true)
     }
 
     fn replace(

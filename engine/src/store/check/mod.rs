@@ -44,7 +44,7 @@ use super::keys::Credential;
 use super::layers::Value;
 use super::log::Record;
 use super::log_tail::{Log, read_log_before_damage};
-use super::open::{OpenError, Series, build, find_keys, find_layout, replay_space};
+use super::open::{DeviceNodes, OpenError, Series, build, find_keys, find_layout, replay_space};
 use super::snapshot::Snapshot;
 use super::{Core, OpenOptions};
 use crate::crypto::Hash;
@@ -291,7 +291,8 @@ fn check_once_more(
     let space = Space::load(device.clone(), table.clone(), layout, volume, written)?;
     let in_use = space.in_use();
     let open_options = OpenOptions { read_only: true, background: false, ..OpenOptions::default() };
-    let mut core = build(device.clone(), layout, keys, open_options, &superblock, space);
+    let mut core =
+        build(device.clone(), DeviceNodes::uncached(&device), layout, keys, open_options, &superblock, space);
     // What stands in damaged nodes is found missing below.
     if let Err(error) = core.load_authors(&superblock)
         && !matches!(error, OpenError::Store(_))
