@@ -48,15 +48,19 @@ fn options() -> OpenOptions {
     OpenOptions { background: false, ..OpenOptions::default() }
 }
 
-fn open(device: &[u8], cache: &[u8]) -> (Arc<Behind>, Store) {
+fn behind(device: &[u8], cache: &[u8]) -> Arc<Behind> {
     let mut cache = cache.to_vec();
     cache.resize(device.len(), 0);
-    let behind = Arc::new(Behind {
+    Arc::new(Behind {
         device: MemoryDevice::from_bytes(device.to_vec()),
         cache: MemoryDevice::from_bytes(cache),
         from_cache: AtomicU64::new(0),
         last_from_cache: Mutex::new(0),
-    });
+    })
+}
+
+fn open(device: &[u8], cache: &[u8]) -> (Arc<Behind>, Store) {
+    let behind = behind(device, cache);
     let store = Store::open(behind.clone(), b"passphrase", &options()).unwrap();
     (behind, store)
 }
@@ -124,7 +128,7 @@ fn what_must_say_how_the_device_is_does_not_ask_the_cache() {
     assert!(store.scrub(&|_, _| true).unwrap().damaged > 0);
 
     let (_, store) = open(&damaged, &damaged);
-    let checked = open(&damaged, &image).0;
+    let checked = behind(&damaged, &image);
     let report =
         check(checked.clone(), b"passphrase", &CheckOptions { repair: true }, &mut |_, _| {}).unwrap();
     assert!(!report.problems.is_empty());

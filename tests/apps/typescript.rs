@@ -1,9 +1,11 @@
 //! Apps in TypeScript and JavaScript: an example at work, and walls that hold for an engine of another language, too.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 
 use crate::http::ask;
-use crate::stage::{MARKDOWN, PROBE, Stage};
+use crate::stage::{GUARD, MARKDOWN, PROBE, Stage};
 use crate::support::{can_mount, wait_until};
 
 #[test]
@@ -73,6 +75,16 @@ fn each_note_has_a_page() {
     stage.umount();
 }
 
+/// A component of plain JavaScript for this world.
+fn component(stage: &Stage, script: &str, world: &str) -> Vec<u8> {
+    // The example was built with the same tools.
+    stage.package("markdown", MARKDOWN, "author");
+    let (source, component) = (stage.place.path("script.js"), stage.place.path("script.wasm"));
+    fs::write(&source, script).expect("written");
+    xtask::guests::typescript::componentize(&source, world, &component).expect("a component");
+    fs::read(&component).expect("read")
+}
+
 /// Plain JavaScript that does what the names of files say.
 const UNRULY: &str = r#"
 import * as log from "blocktree:app/log@0.1.0";
@@ -106,13 +118,8 @@ fn javascript_that_runs_away_is_stopped_and_the_next_event_is_handled() {
     let mut stage = Stage::new();
     fs::create_dir(stage.path("box")).expect("made");
     fs::write(stage.path("secret"), "secret").expect("written");
-    // The example was built with the same tools.
-    stage.package("markdown", MARKDOWN, "author");
-    let (script, component) = (stage.place.path("unruly.js"), stage.place.path("unruly.wasm"));
-    fs::write(&script, UNRULY).expect("written");
-    xtask::guests::typescript::componentize(&script, "reactor", &component).expect("a component");
+    let code = component(&stage, UNRULY, "reactor");
     let project = PROBE.replace("VERSION", "1.0.0").replace("RIGHTS", "rw");
-    let code = fs::read(&component).expect("read");
     let package = stage.package_of(&code, "probe", &project, "author");
     stage.install(&package, &["--grant", "box=/box"]).ok();
     for (name, says) in [
@@ -131,5 +138,138 @@ fn javascript_that_runs_away_is_stopped_and_the_next_event_is_handled() {
     stage.wait_for_log("probe", "warn: expected number");
     fs::write(stage.path("box/well"), "well").expect("written");
     stage.wait_for_log("probe", "info: well true true");
+    stage.umount();
+}
+
+/// Plain JavaScript for an app that may refuse.
+const GUARDING: &str = r#"
+import * as log from "blocktree:app/log@0.1.0";
+
+export const policy = {
+    judge(operation) {
+        const { tag, val } = operation;
+        const to = tag === "rename" ? val.to : val;
+        const from = tag === "rename" ? ` from ${val.oldPath}` : "";
+        log.write("info", `asked ${tag} ${to.grant}/${to.path} ${to.kind} ${to.permissions.toString(8)}${from}`);
+        if (to.path === "fail") throw new Error("as I was told");
+        return to.path.endsWith(".exe") ? "refuse" : "allow";
+    },
+};
+"#;
+
+#[test]
+fn javascript_refuses_what_others_do() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::new();
+    fs::create_dir(stage.path("safe")).expect("made");
+    let code = component(&stage, GUARDING, "guard");
+    let package =
+        stage.package_of(&code, "guard", &GUARD.replace("memory-mib = 16", "memory-mib = 64"), "author");
+    stage.install(&package, &["--grant", "folder=/safe", "--grant", "policy"]).ok();
+    let (plain, program) = (stage.path("safe/plain"), stage.path("safe/program.exe"));
+    // Until it is compiled, nothing is let through.
+    wait_until("it lets through what is harmless", || fs::write(&plain, "one").is_ok());
+    let is_refused = |result: std::io::Result<()>| {
+        result.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    assert!(is_refused(fs::write(&program, "one")) && is_refused(fs::rename(&plain, &program)));
+    assert!(plain.exists() && !program.exists());
+    // Who fails has not said that it may be.
+    assert!(is_refused(fs::write(stage.path("safe/fail"), "one")));
+    fs::write(&plain, "two").expect("it goes on");
+    let log = stage.logs("guard");
+    for said in [
+        "asked create folder/plain file 644",
+        "asked create folder/program.exe file 644",
+        "asked rename folder/program.exe file 644 from plain",
+        "asked modify folder/plain file 644",
+    ] {
+        assert!(log.contains(said), "{said:?} is not in {log}");
+    }
+    stage.umount();
+}
+
+/// Plain JavaScript that takes locks and opens connections.
+const BUSY: &str = r#"
+import * as log from "blocktree:app/log@0.1.0";
+import * as files from "blocktree:app/files@0.1.0";
+import * as locks from "blocktree:app/locks@0.1.0";
+import * as sockets from "blocktree:app/sockets@0.1.0";
+
+const say = (text) => log.write("info", text);
+const bytes = Uint8Array.from("bytes", (letter) => letter.charCodeAt(0));
+const attempt = (what) => { try { what(); return "done"; } catch (error) { return error.message; } };
+
+const does = {
+    lock() {
+        const lock = locks.take("box", "l");
+        say(`again ${attempt(() => locks.take("box", "l"))}`);
+        const file = files.create("box", "kept");
+        file.fence("box", "l", lock.token());
+        file.write(0, bytes);
+        file.finish();
+        file[Symbol.dispose]();
+        const late = files.create("box", "late");
+        late.fence("box", "l", lock.token());
+        lock[Symbol.dispose]();
+        say(`late ${attempt(() => late.write(0, bytes))}`);
+        late[Symbol.dispose]();
+        const next = locks.take("box", "l");
+        say("free again");
+        next[Symbol.dispose]();
+    },
+    talk() {
+        say(`elsewhere ${attempt(() => sockets.connect("127.0.0.1", 1))}`);
+        const connection = sockets.connect("127.0.0.1", PORT);
+        say(`sent ${connection.write(bytes, 5000)}`);
+        connection.shutDown();
+        say(`came ${String.fromCharCode(...connection.read(5000))}`);
+        say(`end ${connection.read(5000).length}`);
+        connection[Symbol.dispose]();
+    },
+};
+
+export const events = {
+    handle(event) { if (event.tag === "written") does[event.val.path](); },
+};
+"#;
+
+#[test]
+fn javascript_takes_locks_and_opens_connections() {
+    if !can_mount() {
+        return;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let port = listener.local_addr().expect("an address").port();
+    let mut stage = Stage::new();
+    fs::create_dir(stage.path("box")).expect("made");
+    let code = component(&stage, &BUSY.replace("PORT", &port.to_string()), "reactor");
+    let project =
+        PROBE.replace("VERSION", "1.0.0").replace("RIGHTS", "rw").replace("seconds = 1", "seconds = 60")
+            + &format!("[[sockets]]\naddress = \"127.0.0.1:{port}\"\nreason = \"to talk\"\n");
+    let package = stage.package_of(&code, "probe", &project, "author");
+    let grants = ["--grant", "box=/box", "--grant", &format!("socket:127.0.0.1:{port}")];
+    stage.install(&package, &grants).ok();
+
+    fs::write(stage.path("box/lock"), "").expect("written");
+    stage.wait_for_log("probe", "info: free again");
+    let log = stage.logs("probe");
+    assert!(log.contains("info: again locked") && log.contains("info: late locked"), "{log}");
+    assert_eq!(fs::read(stage.path("box/kept")).expect("there"), b"bytes");
+    assert!(!stage.path("box/late").exists());
+
+    fs::write(stage.path("box/talk"), "").expect("written");
+    let mut stream = listener.accept().expect("it connects").0;
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).expect("heard");
+    stream.write_all(&heard).expect("answered");
+    drop(stream);
+    stage.wait_for_log("probe", "info: end 0");
+    let log = stage.logs("probe");
+    for said in ["info: elsewhere not-granted", "info: sent 5", "info: came bytes"] {
+        assert!(log.contains(said), "{said:?} is not in {log}");
+    }
     stage.umount();
 }
