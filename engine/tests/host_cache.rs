@@ -48,7 +48,7 @@ fn options() -> OpenOptions {
     OpenOptions { background: false, ..OpenOptions::default() }
 }
 
-fn behind(device: &[u8], cache: &[u8]) -> Arc<Behind> {
+fn device_behind(device: &[u8], cache: &[u8]) -> Arc<Behind> {
     let mut cache = cache.to_vec();
     cache.resize(device.len(), 0);
     Arc::new(Behind {
@@ -60,7 +60,7 @@ fn behind(device: &[u8], cache: &[u8]) -> Arc<Behind> {
 }
 
 fn open(device: &[u8], cache: &[u8]) -> (Arc<Behind>, Store) {
-    let behind = behind(device, cache);
+    let behind = device_behind(device, cache);
     let store = Store::open(behind.clone(), b"passphrase", &options()).unwrap();
     (behind, store)
 }
@@ -128,7 +128,7 @@ fn what_must_say_how_the_device_is_does_not_ask_the_cache() {
     assert!(store.scrub(&|_, _| true).unwrap().damaged > 0);
 
     let (_, store) = open(&damaged, &damaged);
-    let checked = behind(&damaged, &image);
+    let checked = device_behind(&damaged, &image);
     let report =
         check(checked.clone(), b"passphrase", &CheckOptions { repair: true }, &mut |_, _| {}).unwrap();
     assert!(!report.problems.is_empty());
