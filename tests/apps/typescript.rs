@@ -178,7 +178,7 @@ fn javascript_refuses_what_others_do() {
     assert!(plain.exists() && !program.exists());
     // Who fails has not said that it may be.
     assert!(is_refused(fs::write(stage.path("safe/fail"), "one")));
-    fs::write(&plain, "two").expect("it goes on");
+    wait_until("it goes on", || fs::write(&plain, "two").is_ok());
     let log = stage.logs("guard");
     for said in [
         "asked create folder/plain file 644",
@@ -253,14 +253,15 @@ fn javascript_takes_locks_and_opens_connections() {
     let grants = ["--grant", "box=/box", "--grant", &format!("socket:127.0.0.1:{port}")];
     stage.install(&package, &grants).ok();
 
-    fs::write(stage.path("box/lock"), "").expect("written");
-    stage.wait_for_log("probe", "info: free again");
+    fs::write(stage.path("box/lock"), "now").expect("written");
+    let is_over = |log: &str| log.contains("info: free again") || log.contains("given up");
+    wait_until("it has taken its locks", || is_over(&stage.logs("probe")));
     let log = stage.logs("probe");
     assert!(log.contains("info: again locked") && log.contains("info: late locked"), "{log}");
     assert_eq!(fs::read(stage.path("box/kept")).expect("there"), b"bytes");
     assert!(!stage.path("box/late").exists());
 
-    fs::write(stage.path("box/talk"), "").expect("written");
+    fs::write(stage.path("box/talk"), "now").expect("written");
     let mut stream = listener.accept().expect("it connects").0;
     let mut heard = Vec::new();
     stream.read_to_end(&mut heard).expect("heard");
