@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blocktree_engine::format::BlockId;
+use blocktree_engine::limits::DEPTH_MAX;
 use blocktree_engine::{Block, Store};
 use zerocopy::IntoBytes;
 
@@ -29,8 +30,6 @@ use crate::{Ino, Result};
 
 const LOST_AND_FOUND: &[u8] = b"lost+found";
 const BATCH: usize = 512;
-/// Deeper trees than any path reaches are damage.
-const DEPTH_MAX: usize = 1 << 16;
 
 /// Something that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,18 +53,12 @@ struct Known {
     directories: u32,
 }
 
-/// A name to be removed.
+/// A name to be removed, for this reason.
 struct Superfluous {
     directory: Ino,
     position: u64,
     name: Vec<u8>,
     what: &'static str,
-}
-
-struct Misplaced {
-    directory: Ino,
-    position: u64,
-    name: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -74,8 +67,8 @@ struct Survey {
     /// Inodes whose attributes cannot be read, and directories of which a part cannot.
     unreadable: BTreeSet<Ino>,
     superfluous: Vec<Superfluous>,
-    /// Names in directories that their inodes do not belong to, by these.
-    misplaced: BTreeMap<Ino, Vec<Misplaced>>,
+    /// Names in directories that their inodes do not belong to, by these; superfluous unless those count them.
+    misplaced: BTreeMap<Ino, Vec<Superfluous>>,
     findings: Vec<Finding>,
     /// Directories got a name elsewhere.
     moved_directories: bool,
@@ -198,7 +191,8 @@ impl Survey {
                     from = position.saturating_add(1);
                     match decode_entry(&item.clear, &item.secret) {
                         Ok(entry) if !may_be_in(store, entry.child, directory) => {
-                            let name = Misplaced { directory, position, name: entry.name };
+                            let what = "a name of what belongs elsewhere";
+                            let name = Superfluous { directory, position, name: entry.name, what };
                             self.misplaced.entry(entry.child).or_default().push(name);
                         }
                         Ok(entry) => self.name(directory, position, entry.child, entry.name),
@@ -251,13 +245,10 @@ impl Survey {
                     && known.attributes.nlink as usize == known.names as usize + names.len()
             });
             if !counted {
-                let what = "a name of what belongs elsewhere";
-                self.superfluous.extend(names.into_iter().map(|Misplaced { directory, position, name }| {
-                    Superfluous { directory, position, name, what }
-                }));
+                self.superfluous.extend(names);
                 continue;
             }
-            for Misplaced { directory, position, name } in names {
+            for Superfluous { directory, position, name, .. } in names {
                 self.name(directory, position, ino, name);
             }
             self.found(ino, "belonged to a directory that is not above all of its names".to_owned(), repair);

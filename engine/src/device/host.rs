@@ -167,12 +167,14 @@ pub(super) fn length_sectors(mut file: &File) -> io::Result<u64> {
 }
 
 fn is_writable(file: &File) -> io::Result<bool> {
+    Ok(status_flags(file)? & libc::O_ACCMODE != libc::O_RDONLY)
+}
+
+/// How a file was opened.
+pub(super) fn status_flags(file: &File) -> io::Result<libc::c_int> {
     // SAFETY: F_GETFL takes no argument and touches no memory.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    if flags < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(flags & libc::O_ACCMODE != libc::O_RDONLY)
+    if flags < 0 { Err(io::Error::last_os_error()) } else { Ok(flags) }
 }
 
 /// Lengthens a file that is `from` bytes long; leaves it as it was where that fails.

@@ -15,6 +15,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::host::status_flags;
+
 /// What is read at once around a miss: so many times as much as was asked for, up to a bound.
 const WINDOW_READS: u64 = 8;
 const WINDOW_BYTES_MAX: u64 = 128 << 10;
@@ -33,7 +35,8 @@ impl HostCache {
     /// Of a file that is open with O_DIRECT; none where it is not, or where what writes past the cache and what reads
     /// through it could disturb each other.
     pub(super) fn beside(direct: &File, is_block_device: bool) -> Option<Self> {
-        if !is_direct(direct) || !(is_block_device || drops_what_is_written(direct)) {
+        let is_direct = status_flags(direct).is_ok_and(|flags| flags & libc::O_DIRECT != 0);
+        if !is_direct || !(is_block_device || drops_what_is_written(direct)) {
             return None;
         }
         // By its path, it might be another file by now.
@@ -106,12 +109,6 @@ impl HostCache {
         // SAFETY: touches no memory of ours.
         unsafe { libc::readahead(self.file.as_raw_fd(), start, window as usize) };
     }
-}
-
-fn is_direct(file: &File) -> bool {
-    // SAFETY: F_GETFL takes no argument and touches no memory.
-    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    flags >= 0 && flags & libc::O_DIRECT != 0
 }
 
 /// Whether a direct write drops what the cache has of its range, whatever is read meanwhile. A filesystem that now and

@@ -6,7 +6,8 @@ use zerocopy::FromZeros;
 
 use super::checkpoint::Moment;
 use super::keys::Keys;
-use super::open::{DeviceNodes, OpenError, build};
+use super::nodes::DeviceNodes;
+use super::open::{OpenError, build};
 use super::slots::{NodeSlots, node_certificate};
 use super::{CreateOptions, OpenOptions, Store, now_ns};
 use crate::crypto::{Principal, Secret, random};

@@ -26,6 +26,7 @@ mod keys;
 mod layers;
 mod log;
 mod log_tail;
+mod nodes;
 mod open;
 mod overlay;
 mod part;

@@ -3,8 +3,8 @@
 //! The methods take inode numbers and bytes and know no transport. What each file holds: `lookup.rs` names to
 //! inodes and their lifetime, `create.rs` new inodes, `remove.rs` the end of names, `rename.rs`, `attributes.rs`,
 //! `read.rs`, `write.rs`, `allocate.rs` holes and ranges, `copy.rs`, `readdir.rs`, `extended.rs` extended
-//! attributes and ACLs, `flags.rs` what chattr(1) sets, `home.rs` where inodes belong, `locks.rs`, `sync.rs`, `system.rs` a directory that
-//! no mount shows.
+//! attributes and ACLs, `flags.rs` what chattr(1) sets, `home.rs` where inodes belong, `locks.rs`, `sync.rs`,
+//! `system.rs` a directory that no mount shows.
 //!
 //! # What the kernel does and this does not
 //!
