@@ -261,6 +261,43 @@ fn two_writers_have_a_directory_each() {
 }
 
 #[test]
+fn an_older_copy_is_noticed_by_a_writer_of_a_directory() {
+    let place = if can_mount() { family() } else { return };
+    let anna = principal(&place, "anna");
+    let store = place.store().to_str().unwrap().to_owned();
+    let volume = place.store().join("volume");
+    cap(&place, "issue", &["--path", "/photos", "--to", &anna, "--rights", "rw"]).ok();
+    let anchor = format!("anchor={}", place.path("anchor").display());
+    let write = |name: &str, options: &str| {
+        let mount = mount_as(&place, &store, &anna, options).unwrap();
+        fs::write(mount.path(name), name).unwrap();
+        mount.umount();
+        fs::read(&volume).unwrap()
+    };
+    let refused = |copy: &[u8], options: &str| {
+        fs::write(&volume, copy).unwrap();
+        let ran = mount_as(&place, &store, &anna, options).err().expect("it is an older copy");
+        ran.failed(1, &["the store is not what", "anchor remembers", "older", "--accept-rollback"]);
+        assert!(fs::read(&volume).unwrap() == copy, "who is refused changes nothing");
+    };
+    let [first, second] = ["first", "second"].map(|name| write(name, &anchor));
+    refused(&first, &anchor);
+    refused(&first, &format!("{anchor},ro"));
+    fs::write(&volume, &second).unwrap();
+    let mount = place.mount();
+    fs::write(mount.path("letters/bank"), "by the owner").unwrap();
+    mount.umount();
+    let third = write("third", &anchor);
+    refused(&second, &anchor);
+    write("another future", &format!("{anchor},accept_rollback"));
+    refused(&first, &anchor);
+    fs::write(&volume, &third).unwrap();
+    let mount = mount_as(&place, &store, &anna, "anchor=none").unwrap();
+    assert!(mount.path("third").exists() && !mount.path("another future").exists());
+    mount.umount();
+}
+
+#[test]
 fn who_mounted_a_store_gives_and_ends_rights_while_it_is_in_use() {
     let place = if can_mount() { family() } else { return };
     let [laptop, phone, keeper] = ["laptop", "phone", "keeper"].map(|name| principal(&place, name));

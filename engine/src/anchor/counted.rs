@@ -81,7 +81,7 @@ impl CountedFile {
             return Err(malformed(WHAT, "it is too short"));
         };
         let is_next = header.next != AnchorBytes::new_zeroed();
-        if is_next && header.next.id != header.now.id || header.value.get() == u64::MAX {
+        if header.value.get() == u64::MAX {
             return Err(malformed(WHAT, "it is damaged"));
         }
         let anchored = |bytes: &AnchorBytes| Anchored {

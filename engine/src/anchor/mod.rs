@@ -6,9 +6,9 @@
 //!
 //! Invariants:
 //! 1. An anchor is told of a head only after the superblock that names it is durable: no crash makes it know more than
-//!    the disk.
+//!    the disk. Who may write only a part of a store writes no superblock: there it is told of a durable record.
 //! 2. What an anchor may have been told stands in every later superblock, so its head is found however far the store
-//!    has gone on since. See "Anchors" in `docs/FORMAT.md`.
+//!    has gone on since; but for those records, whose head is [`UNNAMED`]. See "Anchors" in `docs/FORMAT.md`.
 //! 3. An anchor also knows to which root principal the store belongs. That never changes: a store of the same id that
 //!    belongs to another is refused, whatever is to be accepted.
 
@@ -30,11 +30,15 @@ pub struct Head {
     pub hash: Hash,
 }
 
+/// In place of an anchor's id, with a head that no superblock was asked to name: once the log has gone on without it, all that
+/// can be told is that the store has come further.
+pub const UNNAMED: [u8; 8] = [0; 8];
+
 /// What an anchor remembers of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchored {
     pub store_id: [u8; 16],
-    /// Tells this anchor from those of other machines; random, from when it first remembered this store.
+    /// Tells this anchor from those of other machines; random, from when it first remembered this store. Or [`UNNAMED`].
     pub id: [u8; 8],
     pub head: Head,
     /// To whom the store belongs; `None` where that was not remembered.

@@ -1,5 +1,5 @@
-//! What a store does for its anchor: names each head in the superblock before the anchor hears of it, and looks for
-//! the anchor's head when it opens.
+//! What a store does for its anchor: names each head in the superblock before the anchor hears of it, or, where whoever opened the
+//! store writes none, tells it of records; and looks for the anchor's head when it opens.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
 use super::log::Record;
-use super::{OpenOptions, Store};
-use crate::anchor::{Anchor, AnchorError, AnchorStatus, Anchored, Head, Rollback};
+use super::{Core, OpenOptions, Store};
+use crate::anchor::{Anchor, AnchorError, AnchorStatus, Anchored, Head, Rollback, UNNAMED};
 use crate::crypto::{PrincipalId, random};
+use crate::error::Result as StoreResult;
 use crate::format::{AnchorBytes, Superblock};
 use crate::limits::ANCHORS_MAX;
 
@@ -47,7 +48,10 @@ impl Anchoring {
 
     /// What the anchor knew when the store was opened.
     pub(super) fn knows(&mut self, anchored: &Anchored) {
-        (self.id, self.told) = (anchored.id, Some(anchored.head));
+        self.told = Some(anchored.head);
+        if anchored.id != UNNAMED {
+            self.id = anchored.id;
+        }
         (self.status.seq, self.status.first_use) = (Some(anchored.head.seq), false);
     }
 
@@ -72,11 +76,7 @@ impl Anchoring {
     /// A superblock with this head is about to be written: who is to hear of it then, and what. What that one may
     /// know already stays named until it knows better.
     pub(super) fn name(&mut self, head: Head, is_last: bool) -> Option<(Arc<dyn Anchor>, Anchored)> {
-        let is_early = self.told_at.is_some_and(|at| at.elapsed() < self.interval) && !is_last;
-        if self.status.failure.is_some() || is_early || self.told == Some(head) {
-            return None;
-        }
-        let anchor = self.anchor.clone()?;
+        let to_tell = self.to_tell(self.id, head, is_last)?;
         let new = bytes(self.id, head);
         self.named.retain(|named| *named != new);
         while self.named.len() >= ANCHORS_MAX {
@@ -85,7 +85,17 @@ impl Anchoring {
             self.named.retain(|named| *named != oldest);
         }
         self.named.push(new);
-        Some((anchor, Anchored { store_id: self.store_id, id: self.id, head, root: Some(self.root) }))
+        Some(to_tell)
+    }
+
+    /// Who is to hear of this head now, and what.
+    fn to_tell(&self, id: [u8; 8], head: Head, is_last: bool) -> Option<(Arc<dyn Anchor>, Anchored)> {
+        let is_early = self.told_at.is_some_and(|at| at.elapsed() < self.interval) && !is_last;
+        if self.status.failure.is_some() || is_early || self.told == Some(head) {
+            return None;
+        }
+        let anchored = Anchored { store_id: self.store_id, id, head, root: Some(self.root) };
+        Some((self.anchor.clone()?, anchored))
     }
 
     /// The anchor heard of this head, or did not.
@@ -137,8 +147,13 @@ pub(super) fn describe(error: &AnchorError) -> String {
     }
 }
 
-/// Looks for a head in a store: the records in its log, and what its superblock says of those before.
-pub(super) fn find_head(head: &Head, superblock: &Superblock, records: &[Record]) -> Result<(), Rollback> {
+/// Looks for what an anchor knows in a store: the records in its log, and what its superblock says of those before.
+pub(super) fn find_head(
+    anchored: &Anchored,
+    superblock: &Superblock,
+    records: &[Record],
+) -> Result<(), Rollback> {
+    let head = &anchored.head;
     let base = superblock.seq.get();
     let newest = base + records.len() as u64;
     if head.seq > newest {
@@ -151,9 +166,31 @@ pub(super) fn find_head(head: &Head, superblock: &Superblock, records: &[Record]
             named.id != [0; 8] && named.seq.get() == head.seq && named.record_hash == head.hash
         };
         (head.seq == base && superblock.record_hash == head.hash)
-            || (head.seq < base && superblock.anchors.iter().any(is_named))
+            || (head.seq < base && (anchored.id == UNNAMED || superblock.anchors.iter().any(is_named)))
     };
     if is_there { Ok(()) } else { Err(Rollback::Forked { seq: head.seq }) }
+}
+
+impl Core {
+    /// Has the anchor of who writes a part of the store hear of the newest record, once that is durable. No superblock names it:
+    /// whoever writes the next one knows nothing of this anchor.
+    pub(super) fn tell_of_record(&self, is_last: bool) -> StoreResult<()> {
+        if self.bounds.is_none() {
+            return Ok(());
+        }
+        let turn = self.turn.take();
+        let head = {
+            let sealer = self.sealer.lock();
+            Head { seq: sealer.seq, hash: sealer.previous }
+        };
+        let to_tell = self.anchoring.lock().to_tell(UNNAMED, head, is_last);
+        let Some((anchor, anchored)) = to_tell else { return Ok(()) };
+        self.make_durable()?;
+        drop(turn);
+        let result = anchor.write(&anchored);
+        self.anchoring.lock().on_told(head, result);
+        Ok(())
+    }
 }
 
 impl Store {

@@ -74,7 +74,7 @@ fn commit(core: &Arc<Core>) {
         }
         if Instant::now() >= next {
             let newest = super::Seq(core.next_op.load(std::sync::atomic::Ordering::Acquire) - 1);
-            let _ = core.sync(newest).and_then(|()| core.attest());
+            let _ = core.sync(newest).and_then(|()| core.tell_of_record(false)).and_then(|()| core.attest());
             next = Instant::now() + interval;
         }
     }

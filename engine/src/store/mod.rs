@@ -450,6 +450,7 @@ impl Store {
             closed => closed,
         };
         let closed = closed.and_then(|()| self.core.attest_durably());
+        let closed = closed.and_then(|()| self.core.tell_of_record(true));
         self.core.poisoned.store(true, Ordering::Release);
         self.core.anchoring.lock().finish();
         closed

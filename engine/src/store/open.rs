@@ -191,6 +191,7 @@ impl Store {
         }
         if !core.options.read_only {
             core.attest_durably()?;
+            core.tell_of_record(false)?;
         }
         let store = Self::start(core);
         if is_behind {
@@ -580,7 +581,7 @@ impl Core {
                     return Err(OpenError::OtherRootThanKnown { place });
                 }
                 anchoring.knows(&anchored);
-                match find_head(&anchored.head, superblock, records) {
+                match find_head(&anchored, superblock, records) {
                     Ok(()) => {}
                     Err(what) if is_accepted => anchoring.accepts(what.to_string()),
                     Err(what) => return Err(OpenError::RolledBack { place, what }),

@@ -1,3 +1,4 @@
+mod anchored;
 mod forged;
 mod items;
 mod refused;
