@@ -53,8 +53,27 @@ impl Approver {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verify_p256;
+    use super::super::{from_hexadecimal, verify_p256};
     use super::*;
+
+    /// RFC 6979, annex A.2.5: the key, and its signature of "sample" with SHA-256.
+    #[test]
+    fn keys_and_signatures_are_the_standard_ones() {
+        let scalar = from_hexadecimal("c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721");
+        let approver = Approver::from_scalar(&Secret::new(scalar.unwrap())).unwrap();
+        let point = from_hexadecimal(
+            "60fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb6\
+             7903fe1008b8bc99a41ae9e95628bc64f2f1b20c2d7e9f5177a3c294d4462299",
+        );
+        assert_eq!(Some(*approver.public()), point);
+        let signature: [u8; 64] = from_hexadecimal(
+            "efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716\
+             f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8",
+        )
+        .unwrap();
+        assert!(verify_p256(approver.public(), b"sample", &signature));
+        assert!(!verify_p256(approver.public(), b"test", &signature));
+    }
 
     #[test]
     fn the_same_secret_gives_the_same_key() {

@@ -135,6 +135,25 @@ fn hash_parents(platform: Platform, key: &[u32; 8], parents: &[[u8; 64]], flags:
 mod tests {
     use super::*;
 
+    /// Of the BLAKE3 team (github.com/BLAKE3-team/BLAKE3, `test_vectors/test_vectors.json`).
+    #[test]
+    fn hashes_are_the_standard_ones() {
+        let input: Vec<u8> = (0..SECTOR_BYTES).map(|at| (at % 251) as u8).collect();
+        for (length, expected) in [
+            (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+            (1, "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213"),
+            (1024, "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7"),
+            (2048, "e776b6028c7cd22a4d0ba182a8bf62205d2ef576467e838ed6f2529b85fba24a"),
+            (SECTOR_BYTES, "015094013f57a5277b59d8475c0501042c0b642e531b0a1c8f58d2163229e969"),
+        ] {
+            assert_eq!(hexadecimal(&hash(&input[..length])), expected, "{length} bytes");
+        }
+        assert_eq!(hash_sectors(&input), [hash(&input)]);
+        let key = Secret::new(*b"whats the Elvish word for friend");
+        let expected = "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26";
+        assert_eq!(hexadecimal(&keyed_hash(&key, b"")), expected);
+    }
+
     #[test]
     fn side_by_side_is_the_same_as_one_by_one() {
         let bytes: Vec<u8> =

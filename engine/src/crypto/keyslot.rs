@@ -106,3 +106,72 @@ pub fn unseal_rootslot(
     let secrets = RootSlotSecrets::read_from_bytes(&plain).map_err(|_| malformed("secrets too short"))?;
     Ok((header, Principal::from_seeds(Zeroizing::new(secrets.root_seeds))))
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::limits::{KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX};
+
+    const PASSPHRASE: &[u8] = b"passphrase";
+
+    fn slot() -> Vec<u8> {
+        let certificate = CertificateBytes::new_zeroed();
+        let secrets = KeySlotSecrets::new_zeroed();
+        seal_keyslot(PASSPHRASE, KdfCost::TRIVIAL, [7; 16], certificate, &secrets)
+    }
+
+    fn why(sector: &[u8]) -> KeySlotError {
+        unseal_keyslot(PASSPHRASE, sector).err().expect("it does not open")
+    }
+
+    #[test]
+    fn what_a_guess_costs_cannot_be_changed() {
+        let whole = slot();
+        assert!(unseal_keyslot(PASSPHRASE, &whole).is_ok());
+        let with = |change: &dyn Fn(&mut KeySlotHeader)| {
+            let mut sector = whole.clone();
+            change(KeySlotHeader::mut_from_prefix(&mut sector).unwrap().0);
+            why(&sector)
+        };
+        // Less, more, and another salt: another key.
+        for refused in [
+            with(&|header| header.memory_kib = 32.into()),
+            with(&|header| header.memory_kib = 128.into()),
+            with(&|header| header.passes = 2.into()),
+            with(&|header| header.salt[0] ^= 1),
+        ] {
+            assert_eq!(refused, KeySlotError::WrongPassphrase);
+        }
+        // None, or more than is spent on a stranger's word.
+        for refused in [
+            with(&|header| header.memory_kib = 0.into()),
+            with(&|header| header.memory_kib = (KDF_MEMORY_KIB_MAX + 1).into()),
+            with(&|header| header.passes = 0.into()),
+            with(&|header| header.passes = (KDF_PASSES_MAX + 1).into()),
+            with(&|header| header.lanes = 2.into()),
+        ] {
+            assert!(matches!(
+                refused,
+                KeySlotError::Malformed(Malformed { why: "passphrase cost out of range", .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn no_byte_of_a_slot_can_be_changed() {
+        let whole = slot();
+        let sealed_end = size_of::<KeySlotHeader>() + 12 + size_of::<KeySlotSecrets>() + 16;
+        let cost = std::mem::offset_of!(KeySlotHeader, memory_kib)..std::mem::offset_of!(KeySlotHeader, salt);
+        for at in (0..sealed_end).filter(|at| !cost.contains(at)) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            why(&flipped);
+        }
+        for length in [0, 12, size_of::<KeySlotHeader>(), sealed_end - 1] {
+            assert!(matches!(why(&whole[..length]), KeySlotError::Malformed(_)), "{length} bytes");
+        }
+        assert_eq!(unseal_keyslot(b"another", &whole).err(), Some(KeySlotError::WrongPassphrase));
+    }
+}

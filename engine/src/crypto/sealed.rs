@@ -51,3 +51,38 @@ pub fn open_key(under: &Secret, place: &[u8], wrapped: &[u8]) -> Result<Secret, 
 fn gcm(key: &Secret) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.bytes()).expect("the key has the cipher's length"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::from_hexadecimal;
+    use super::*;
+
+    /// McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16, as NIST has it for AES-256-GCM.
+    #[test]
+    fn cipher_is_the_standard_one() {
+        let key = from_hexadecimal("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308");
+        let place: [u8; 20] = from_hexadecimal("feedfacedeadbeeffeedfacedeadbeefabaddad2").unwrap();
+        let plain: [u8; 60] = from_hexadecimal(
+            "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+             1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
+        )
+        .unwrap();
+        // Nonce, ciphertext and tag.
+        let sealed: [u8; 12 + 60 + 16] = from_hexadecimal(
+            "cafebabefacedbaddecaf888\
+             522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+             8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662\
+             76fc6ece0f4e1768cddf8853bb2d551b",
+        )
+        .unwrap();
+        let key = Secret::new(key.unwrap());
+        assert_eq!(open_item(&key, &place, &sealed).unwrap()[..], plain);
+        for at in 0..sealed.len() {
+            let mut flipped = sealed;
+            flipped[at] ^= 1;
+            assert!(open_item(&key, &place, &flipped).is_err(), "byte {at}");
+            assert!(open_item(&key, &place, &sealed[..at]).is_err(), "{at} bytes");
+        }
+        assert!(open_item(&key, &place[1..], &sealed).is_err());
+    }
+}

@@ -135,7 +135,36 @@ const fn with_ends(first: u8, middle: u8, last: u8) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::from_hexadecimal;
     use super::*;
+
+    /// RFC 8032, section 7.1, tests 1 and 3.
+    #[test]
+    fn signatures_are_the_standard_ones() {
+        for (seed, public, message, signature) in [
+            (
+                "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+                &b""[..],
+                "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555\
+                 fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+            ),
+            (
+                "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+                "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+                b"\xaf\x82",
+                "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac1\
+                 8ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+            ),
+        ] {
+            let principal = Principal::from_seed(&Secret::new(from_hexadecimal(seed).unwrap()));
+            let signing = principal.public().signing;
+            let signature: [u8; 64] = from_hexadecimal(signature).unwrap();
+            assert_eq!(Some(signing), from_hexadecimal(public));
+            assert_eq!(principal.pair.sign(message).as_ref(), signature);
+            assert!(UnparsedPublicKey::new(&ED25519, signing).verify(message, &signature).is_ok());
+        }
+    }
 
     /// R = y(0), S = 0 fits a quarter of all hashes under the key 0 for libraries that do not look at the key.
     #[test]

@@ -35,11 +35,26 @@ impl KdfCost {
 const OUT_OF_RANGE: &str = "passphrase cost out of range";
 
 /// The key that a passphrase gives with this salt; else why there is none.
-pub(crate) fn stretch(passphrase: &[u8], salt: &[u8; 32], cost: KdfCost) -> Result<Secret, &'static str> {
+pub(crate) fn stretch(passphrase: &[u8], salt: &[u8], cost: KdfCost) -> Result<Secret, &'static str> {
     let params = Params::new(cost.memory_kib, cost.passes, 1, Some(32)).map_err(|_| OUT_OF_RANGE)?;
     let mut key = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
         .hash_password_into(passphrase, salt, &mut key[..])
         .map_err(|_| "passphrase too long")?;
     Ok(Secret::new(*key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::from_hexadecimal;
+    use super::*;
+
+    /// Of the reference implementation (github.com/P-H-C/phc-winner-argon2, `src/test.c`, Argon2id).
+    #[test]
+    fn stretching_is_the_standard_one() {
+        let cost = KdfCost { memory_kib: 64 << 10, passes: 2 };
+        let key = stretch(b"password", b"somesalt", cost).unwrap();
+        let expected = "09316115d5cf24ed5a15a31a3ba326e5cf32edc24702987c02b6566f61913cf7";
+        assert_eq!(Some(*key.bytes()), from_hexadecimal(expected));
+    }
 }

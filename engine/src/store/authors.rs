@@ -233,3 +233,6 @@ impl<'a> Search<'a> {
 pub(super) fn describe_author(signing: &[u8; 32]) -> String {
     hexadecimal(&signing[..8])
 }
+
+#[cfg(test)]
+mod tests;

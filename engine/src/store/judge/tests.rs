@@ -1,4 +1,5 @@
 mod anchored;
+mod expired;
 mod forged;
 mod items;
 mod refused;
@@ -70,6 +71,11 @@ fn remove(store: &Store, directory: &Block, block: &Block) {
 
 impl World {
     fn new() -> Self {
+        Self::with_right(0, u64::MAX)
+    }
+
+    /// The writer may write from one time to another, in seconds.
+    fn with_right(not_before: u64, expires: u64) -> Self {
         let device = Arc::new(MemoryDevice::new(SECTORS));
         let create = CreateOptions { capacity_sectors: SECTORS, kdf: KdfCost::TRIVIAL };
         let store = Store::create_with(device.clone(), PASSPHRASE, &create, &options()).unwrap();
@@ -88,7 +94,6 @@ impl World {
         let clone = make(&store, &other, b"");
         apply(&store, |transaction| transaction.clone_range(&file, 0, &clone, 1, 1).unwrap());
         let writer = Principal::generate();
-        let (not_before, expires) = (0, u64::MAX);
         let rights = Rights(Rights::READ.0 | Rights::WRITE.0);
         let grant = Grant { subject: writer.public(), block: top.id(), rights, not_before, expires };
         let serial = store.issue_writecap(None, &grant).unwrap();

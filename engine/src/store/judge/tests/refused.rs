@@ -4,14 +4,14 @@ use super::forged::{Forged, extent_key, forgeries, header, header_key, value};
 use super::*;
 
 /// Writes a record with the writer's own key behind the log, as if an honest program had.
-fn append(world: &World, store: &Store, forged: &Forged, place: &mut (u64, u64, [u8; 32])) {
+pub(super) fn append(world: &World, store: &Store, forged: &Forged, place: &mut (u64, u64, [u8; 32])) {
     let core = &store.core;
     let (at, seq, previous) = *place;
     let fields = RecordFields {
         seq,
         durable_seq: seq - 1,
         volume_sectors: core.space.lock().volume_sectors(),
-        next_block: forged.next_block.unwrap_or(core.bounds.as_ref().unwrap().next_block),
+        next_block: forged.next_block.unwrap_or_else(|| core.bounds.as_ref().unwrap().next_block),
         previous,
         time_ns: core.sealer.lock().time_ns.max(forged.time_ns),
     };
@@ -22,7 +22,7 @@ fn append(world: &World, store: &Store, forged: &Forged, place: &mut (u64, u64, 
     *place = (at + sectors, seq + 1, hash);
 }
 
-fn end_of_log(store: &Store) -> (u64, u64, [u8; 32]) {
+pub(super) fn end_of_log(store: &Store) -> (u64, u64, [u8; 32]) {
     let sealer = store.core.sealer.lock();
     (sealer.position, sealer.seq + 1, sealer.previous)
 }
