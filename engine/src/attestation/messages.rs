@@ -6,8 +6,8 @@
 use zeroize::Zeroizing;
 
 use super::statement::NodeStatement;
-use super::structures::{EndorsementKey, SigningKey, name_of};
-use crate::crypto::{Secret, certificate_of, make_credential, random, tagged_hash};
+use super::structures::{EndorsementKey, EndorsementKind, RSA_BYTES, SigningKey, name_of};
+use crate::crypto::{Secret, Seed, make_credential, random, read_certificate, tagged_hash};
 use crate::format::{FORMAT_VERSION, Malformed, check_kind, malformed};
 use crate::limits::ATTESTATION_FILE_BYTES_MAX;
 
@@ -105,8 +105,9 @@ impl Request {
         if self.certificate.is_empty() {
             return Ok(None);
         }
-        let modulus = EndorsementKey::parse(&self.endorsement)?.modulus;
-        let text = certificate_of(&modulus, &self.certificate);
+        let key = EndorsementKey::parse(&self.endorsement)?;
+        let read = read_certificate(&self.certificate);
+        let text = read.filter(|(certified, _)| key.is(certified)).map(|(_, text)| text);
         text.map(Some).ok_or(malformed(Self::WHAT, "its certificate is not for its endorsement key"))
     }
 }
@@ -118,11 +119,21 @@ impl Challenge {
     /// A challenge for the TPM of a request, and what to keep of it.
     pub fn make(request: Request, pcrs: u32) -> Result<(Self, Kept), Malformed> {
         let kept = Kept { request, nonce: random(), pcrs, secret: Secret::random() };
-        let modulus = EndorsementKey::parse(&kept.request.endorsement)?.modulus;
+        let seed = match EndorsementKey::parse(&kept.request.endorsement)? {
+            EndorsementKey::Rsa(modulus) => Seed::for_rsa(&modulus),
+            EndorsementKey::Ecc(point) => Seed::for_p256(&point),
+        };
         let name = name_of(&kept.request.attestation);
-        let (credential, seed) = make_credential(&modulus, &name, kept.secret.bytes())
-            .ok_or(malformed(Request::WHAT, "nothing can be encrypted to its endorsement key"))?;
+        let made =
+            seed.and_then(|seed| Some((make_credential(&seed, &name, kept.secret.bytes())?, seed.encrypted)));
+        let (credential, seed) =
+            made.ok_or(malformed(Request::WHAT, "nothing can be encrypted to its endorsement key"))?;
         Ok((Self { nonce: kept.nonce, pcrs, credential, seed }, kept))
+    }
+
+    /// To which key of a TPM the seed is encrypted: what RSA encrypts is as long as its modulus.
+    pub fn endorsement(&self) -> EndorsementKind {
+        if self.seed.len() == RSA_BYTES { EndorsementKind::Rsa } else { EndorsementKind::Ecc }
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -255,12 +266,36 @@ fn check_sum(bytes: &[u8]) -> [u8; CHECK_BYTES] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::structures::tests::{RESTRICTED_SIGNING, SIGNING, endorsement, public};
+    use super::super::structures::tests::{
+        RESTRICTED_SIGNING, SIGNING, ecc_endorsement, endorsement, public,
+    };
     use super::*;
+    use crate::crypto::Approver;
+
+    fn request_of(endorsement: Vec<u8>, attributes: u32) -> Request {
+        Request { endorsement, certificate: Vec::new(), attestation: public(attributes, &[7; 64]) }
+    }
 
     fn request(attributes: u32) -> Request {
-        let attestation = public(attributes, &[7; 64]);
-        Request { endorsement: endorsement(), certificate: Vec::new(), attestation }
+        request_of(endorsement(), attributes)
+    }
+
+    #[test]
+    fn challenges_are_for_keys_of_either_kind() {
+        let key = Approver::from_secret(&Secret::random());
+        let of_ecc = request_of(ecc_endorsement(key.public()), RESTRICTED_SIGNING);
+        for (request, kind, seed_bytes) in [
+            (request(RESTRICTED_SIGNING), EndorsementKind::Rsa, 256),
+            (of_ecc, EndorsementKind::Ecc, 2 + 32 + 2 + 32),
+        ] {
+            assert_eq!(Request::parse(&request.to_bytes()), Ok(request.clone()));
+            let (challenge, _) = Challenge::make(request, 0x80).unwrap();
+            assert_eq!((challenge.endorsement(), challenge.seed.len()), (kind, seed_bytes));
+        }
+        // No point of the curve.
+        let nowhere = request_of(ecc_endorsement(&[7; 64]), RESTRICTED_SIGNING);
+        let refused = Challenge::make(nowhere, 0x80).unwrap_err();
+        assert!(refused.why.contains("nothing can be encrypted"), "{refused}");
     }
 
     #[test]

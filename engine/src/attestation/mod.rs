@@ -16,7 +16,7 @@ pub use messages::{Answer, Challenge, Kept, Request, Signed};
 pub use statement::{NodeStatement, StatementKey};
 #[cfg(feature = "fuzzing")]
 pub(crate) use structures::parse_attest;
-pub use structures::{EndorsementKey, SigningKey};
+pub use structures::{EndorsementKey, EndorsementKind, SigningKey};
 pub use verify::{AttestationError, Expected, Verified, verify};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Only what Blocktree makes is read; a key of another kind is refused with the reason.
 
-use crate::crypto::{ApproverPublic, sha256};
+use crate::crypto::{ApproverPublic, CertifiedKey, sha256};
 use crate::format::{Malformed, malformed};
 
 // TPM_ALG_ID, TPM_ECC_CURVE.
@@ -14,6 +14,9 @@ const ALG_ECDSA: u16 = 0x0018;
 const ALG_ECC: u16 = 0x0023;
 const ALG_CFB: u16 = 0x0043;
 const ECC_P256: u16 = 0x0003;
+
+/// What stands before a point with both coordinates (SEC 1, 2.3.3).
+const UNCOMPRESSED: u8 = 4;
 
 // TPM_GENERATED, TPM_ST.
 const MADE_BY_TPM: u32 = 0xff54_4347;
@@ -56,6 +59,16 @@ impl<'a> Reader<'a> {
         self.bytes(length.into())
     }
 
+    /// TPMS_ECC_POINT of P-256: x and y.
+    fn point(&mut self) -> Option<[u8; 64]> {
+        let mut point = [0; 64];
+        for half in point.chunks_exact_mut(32) {
+            let coordinate = self.sized()?;
+            half[32_usize.checked_sub(coordinate.len())?..].copy_from_slice(coordinate);
+        }
+        Some(point)
+    }
+
     /// Whether these are the next 16-bit numbers.
     pub(super) fn are(&mut self, numbers: &[u16]) -> Option<()> {
         numbers.iter().try_for_each(|number| (self.u16()? == *number).then_some(()))
@@ -92,11 +105,7 @@ impl SigningKey {
             let _policy = reader.sized()?;
             // No symmetric algorithm; the scheme; the curve; no key derivation.
             reader.are(&[ALG_NULL, ALG_ECDSA, ALG_SHA256, ECC_P256, ALG_NULL])?;
-            let mut point = [0; 64];
-            for half in point.chunks_exact_mut(32) {
-                let coordinate = reader.sized()?;
-                half[32_usize.checked_sub(coordinate.len())?..].copy_from_slice(coordinate);
-            }
+            let point = reader.point()?;
             reader.end()?;
             Some((attributes, point))
         };
@@ -109,34 +118,72 @@ impl SigningKey {
     }
 }
 
-/// The public area of an endorsement key: the TCG's default template for RSA-2048 (EK Credential Profile, B.3.3), which TPMs have.
+/// The TCG's default templates for endorsement keys (EK Credential Profile, B.3.3 and B.3.4). TPMs have one of them, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndorsementKind {
+    /// RSA-2048.
+    Rsa,
+    /// ECC over P-256.
+    Ecc,
+}
+
+/// How many bytes a modulus has, and what is encrypted to it.
+pub(super) const RSA_BYTES: usize = 256;
+
+/// The public area of an endorsement key, of either template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndorsementKey {
-    /// The exponent is 65537.
-    pub(super) modulus: [u8; 256],
+pub enum EndorsementKey {
+    /// The modulus; the exponent is 65537.
+    Rsa([u8; RSA_BYTES]),
+    /// x and y.
+    Ecc([u8; 64]),
 }
 
 impl EndorsementKey {
     pub fn parse(public: &[u8]) -> Result<Self, Malformed> {
         const WHAT: &str = "public part of a TPM's endorsement key";
-        const BITS: u16 = 2048;
+        const BITS: u16 = RSA_BYTES as u16 * 8;
         let read = || {
             let mut reader = Reader(public);
-            reader.are(&[ALG_RSA, ALG_SHA256])?;
+            let algorithm = reader.u16()?;
+            reader.are(&[ALG_SHA256])?;
             let attributes = reader.u32()?;
             let _policy = reader.sized()?;
-            // The cipher for what is below it; no scheme; the default exponent.
-            reader.are(&[ALG_AES, 128, ALG_CFB, ALG_NULL, BITS, 0, 0])?;
-            let modulus = reader.sized()?.try_into().ok()?;
+            // The cipher for what is below it; no scheme.
+            reader.are(&[ALG_AES, 128, ALG_CFB, ALG_NULL])?;
+            let key = match algorithm {
+                ALG_RSA => {
+                    // The default exponent.
+                    reader.are(&[BITS, 0, 0])?;
+                    Self::Rsa(reader.sized()?.try_into().ok()?)
+                }
+                ALG_ECC => {
+                    // The curve; no key derivation.
+                    reader.are(&[ECC_P256, ALG_NULL])?;
+                    Self::Ecc(reader.point()?)
+                }
+                _ => return None,
+            };
             reader.end()?;
-            Some((attributes, modulus))
+            Some((attributes, key))
         };
-        let (attributes, modulus) = read().ok_or(malformed(WHAT, "it is no such key, or damaged"))?;
+        let (attributes, key) = read().ok_or(malformed(WHAT, "it is no such key, or damaged"))?;
         check_kept(WHAT, attributes)?;
         if attributes & (RESTRICTED | DECRYPT | SIGN) != RESTRICTED | DECRYPT {
             return Err(malformed(WHAT, "it is for something else than endorsing"));
         }
-        Ok(Self { modulus })
+        Ok(key)
+    }
+
+    /// Whether this is the key that somebody certified.
+    pub(super) fn is(&self, certified: &CertifiedKey) -> bool {
+        match (self, certified) {
+            (Self::Rsa(modulus), CertifiedKey::Rsa(other)) => other == modulus,
+            (Self::Ecc(point), CertifiedKey::Ecc(other)) => {
+                other.split_first() == Some((&UNCOMPRESSED, &point[..]))
+            }
+            _ => false,
+        }
     }
 }
 
@@ -227,23 +274,34 @@ pub(super) mod tests {
     pub(crate) const RESTRICTED_SIGNING: u32 = SIGNING | RESTRICTED;
     const ENDORSING: u32 = KEPT | RESTRICTED | DECRYPT;
 
-    fn endorsement_with(attributes: u32) -> Vec<u8> {
+    fn endorsement_with(algorithm: u16, attributes: u32, parameters: &[u16], unique: &[&[u8]]) -> Vec<u8> {
         let number = |number: u16| number.to_be_bytes().to_vec();
+        let numbers = |numbers: &[u16]| numbers.iter().copied().flat_map(number).collect();
+        let sized = |bytes: &&[u8]| [number(bytes.len() as u16), bytes.to_vec()].concat();
         let parts = [
-            number(ALG_RSA),
-            number(ALG_SHA256),
+            numbers(&[algorithm, ALG_SHA256]),
             attributes.to_be_bytes().to_vec(),
-            number(32),
-            vec![9; 32],
-            [ALG_AES, 128, ALG_CFB, ALG_NULL, 2048, 0, 0, 256].into_iter().flat_map(number).collect(),
-            vec![0xc5; 256],
+            sized(&&[9; 32][..]),
+            numbers(&[ALG_AES, 128, ALG_CFB, ALG_NULL]),
+            numbers(parameters),
+            unique.iter().flat_map(sized).collect(),
         ];
         parts.concat()
     }
 
+    fn rsa_endorsement_with(attributes: u32) -> Vec<u8> {
+        endorsement_with(ALG_RSA, attributes, &[2048, 0, 0], &[&[0xc5; 256]])
+    }
+
     /// An endorsement key whose private part nobody has.
     pub(crate) fn endorsement() -> Vec<u8> {
-        endorsement_with(ENDORSING)
+        rsa_endorsement_with(ENDORSING)
+    }
+
+    /// One of the other template.
+    pub(crate) fn ecc_endorsement(point: &[u8; 64]) -> Vec<u8> {
+        let (x, y) = point.split_at(32);
+        endorsement_with(ALG_ECC, ENDORSING, &[ECC_P256, ALG_NULL], &[x, y])
     }
 
     fn attest(kind: u16, nonce: &[u8; 32], attested: &[u8]) -> Vec<u8> {
@@ -283,21 +341,28 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_endorsement_key_is_one_of_the_usual_template() {
-        let bytes = endorsement();
-        assert_eq!(EndorsementKey::parse(&bytes).unwrap().modulus, [0xc5; 256]);
+    fn an_endorsement_key_is_one_of_the_usual_templates() {
+        assert_eq!(EndorsementKey::parse(&endorsement()), Ok(EndorsementKey::Rsa([0xc5; 256])));
+        assert_eq!(EndorsementKey::parse(&ecc_endorsement(&[7; 64])), Ok(EndorsementKey::Ecc([7; 64])));
         for (attributes, why) in [
             (ENDORSING & !FIXED_TPM, "exported"),
             (ENDORSING & !SENSITIVE_DATA_ORIGIN, "not made by the TPM"),
             (ENDORSING & !RESTRICTED, "something else"),
             (ENDORSING | SIGN, "something else"),
         ] {
-            assert!(EndorsementKey::parse(&endorsement_with(attributes)).unwrap_err().why.contains(why));
+            assert!(EndorsementKey::parse(&rsa_endorsement_with(attributes)).unwrap_err().why.contains(why));
         }
-        for at in 0..bytes.len() {
-            assert!(EndorsementKey::parse(&bytes[..at]).is_err(), "cut at {at}");
+        for bytes in [endorsement(), ecc_endorsement(&[7; 64])] {
+            for at in 0..bytes.len() {
+                assert!(EndorsementKey::parse(&bytes[..at]).is_err(), "cut at {at}");
+            }
+            assert!(EndorsementKey::parse(&[&bytes[..], &[0]].concat()).is_err());
         }
-        assert!(EndorsementKey::parse(&[&bytes[..], &[0]].concat()).is_err());
+        // Neither a key of one kind with the parameters of the other, nor another curve.
+        for (algorithm, parameters) in [(ALG_RSA, &[ECC_P256, ALG_NULL][..]), (ALG_ECC, &[4, ALG_NULL])] {
+            let other = endorsement_with(algorithm, ENDORSING, parameters, &[&[7; 32], &[7; 32]]);
+            assert!(EndorsementKey::parse(&other).unwrap_err().why.contains("no such key"));
+        }
     }
 
     #[test]

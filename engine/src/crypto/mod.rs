@@ -36,7 +36,7 @@ pub use sectors::{ExtentKey, open_sectors, open_sectors_into, seal_sectors, seal
 pub use sign::{Principal, PrincipalId, PublicKeys, verify};
 pub use stretch::KdfCost;
 pub(crate) use stretch::stretch;
-pub(crate) use tpm::{certificate_of, make_credential, sha256, verify_p256};
+pub(crate) use tpm::{CertifiedKey, Seed, make_credential, read_certificate, sha256, verify_p256};
 
 /// Ciphertext that does not open: altered, or the wrong key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

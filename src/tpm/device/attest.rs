@@ -4,12 +4,13 @@
 //! stored.
 
 use anyhow::Context as _;
-use blocktree_engine::attestation::{Answer, Challenge, NodeStatement, Request, Signed};
+use blocktree_engine::attestation::{Answer, Challenge, EndorsementKind, NodeStatement, Request, Signed};
 use tss_esapi::Context;
 use tss_esapi::abstraction::AsymmetricAlgorithmSelection;
 use tss_esapi::abstraction::ek::{create_ek_public_from_default_template_2, retrieve_ek_pubcert};
 use tss_esapi::constants::{CapabilityType, CommandCode, SessionType};
 use tss_esapi::handles::{AuthHandle, KeyHandle};
+use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
@@ -23,27 +24,26 @@ use super::node_key::r_and_s;
 use super::policy::{selection, with_policy};
 use super::{Tpm, TpmResult, explain, flushing, made_in_tpm, signing_key};
 
-/// TCG EK Credential Profile: where the certificate of the endorsement key is, RSA-2048 from the default template.
-const CERTIFICATE_INDEX: u32 = 0x01c0_0002;
-const ENDORSEMENT: AsymmetricAlgorithmSelection = AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048);
-
 impl Tpm {
-    /// The keys by which others know this TPM.
+    /// The keys by which others know this TPM. Of endorsement keys, the one that has a certificate; where none has, the first that
+    /// the TPM makes.
     pub(crate) fn request_attestation(&mut self) -> anyhow::Result<Request> {
-        let context = &mut self.0;
-        let mut public_of = |template: TpmResult<Public>| {
-            let made = template.and_then(|template| {
-                with_primary(context, template, |context, key| {
-                    context.read_public(key).map(|(public, ..)| public)
-                })
-            });
-            made.and_then(|public| public.marshall()).map_err(explain)
-        };
-        let endorsement =
-            public_of(endorsement_key()).context("the TPM does not show its endorsement key")?;
-        let attestation = public_of(attestation_key()).context("the TPM makes no attestation key")?;
-        let certificate = self.certificate().context("the TPM does not show its certificate")?;
+        use EndorsementKind::{Ecc, Rsa};
+        let mut keys = [(Rsa, self.certificate(Rsa)?), (Ecc, self.certificate(Ecc)?)];
+        keys.sort_by_key(|(_, certificate)| certificate.is_empty());
+        let mut show =
+            |(kind, certificate)| anyhow::Ok((self.public_of(endorsement_key(kind))?, certificate));
+        let [first, other] = keys;
+        let (endorsement, certificate) =
+            show(first).or_else(|_| show(other)).context("the TPM does not show its endorsement key")?;
+        let attestation = self.public_of(attestation_key()).context("the TPM makes no attestation key")?;
         Ok(Request { endorsement, certificate, attestation })
+    }
+
+    fn public_of(&mut self, template: TpmResult<Public>) -> anyhow::Result<Vec<u8>> {
+        let read = |context: &mut Context, key| context.read_public(key).map(|(public, ..)| public);
+        let made = template.and_then(|template| with_primary(&mut self.0, template, read));
+        made.and_then(|public| public.marshall()).map_err(explain)
     }
 
     /// Answers a challenge that was made for this TPM.
@@ -71,17 +71,19 @@ impl Tpm {
     }
 
     /// Empty where there is none.
-    fn certificate(&mut self) -> anyhow::Result<Vec<u8>> {
-        let list =
-            |context: &mut Context| context.get_capability(CapabilityType::Handles, CERTIFICATE_INDEX, 1);
-        let (found, _) = self.0.execute_without_session(list).map_err(explain)?;
-        let CapabilityData::Handles(found) = found else { return Ok(Vec::new()) };
-        match found.into_inner().first() {
-            Some(first) if u32::from(*first) == CERTIFICATE_INDEX => {
-                retrieve_ek_pubcert(&mut self.0, ENDORSEMENT).map_err(explain)
+    fn certificate(&mut self, kind: EndorsementKind) -> anyhow::Result<Vec<u8>> {
+        let (algorithm, index) = template(kind);
+        let list = |context: &mut Context| context.get_capability(CapabilityType::Handles, index, 1);
+        let listed = self.0.execute_without_session(list).map(|(found, _)| found);
+        let read = listed.and_then(|found| match found {
+            CapabilityData::Handles(found)
+                if found.first().is_some_and(|first| u32::from(*first) == index) =>
+            {
+                retrieve_ek_pubcert(&mut self.0, algorithm)
             }
             _ => Ok(Vec::new()),
-        }
+        });
+        read.map_err(explain).context("the TPM does not show its certificate")
     }
 
     /// The challenge's secret, which the TPM gives out if it has both keys.
@@ -89,7 +91,7 @@ impl Tpm {
         let credential = IdObject::try_from(challenge.credential.clone())?;
         let seed = EncryptedSecret::try_from(challenge.seed.clone())?;
         with_primary(&mut self.0, attestation_key()?, |context, attestation| {
-            with_primary(context, endorsement_key()?, |context, endorsement| {
+            with_primary(context, endorsement_key(challenge.endorsement())?, |context, endorsement| {
                 with_policy(context, None, SessionType::Policy, |context, session| {
                     show_endorsement(context, session)?;
                     let sessions = (Some(AuthSession::Password), Some(session.into()), None);
@@ -148,8 +150,16 @@ fn signed((attest, signature): (Attest, Signature)) -> TpmResult<Signed> {
     Ok(Signed { attest: attest.marshall()?, signature: r_and_s(&signature)? })
 }
 
-fn endorsement_key() -> TpmResult<Public> {
-    create_ek_public_from_default_template_2(ENDORSEMENT, None)
+/// TCG EK Credential Profile: how an endorsement key is made, and where in the TPM's memory its certificate is.
+fn template(kind: EndorsementKind) -> (AsymmetricAlgorithmSelection, u32) {
+    match kind {
+        EndorsementKind::Rsa => (AsymmetricAlgorithmSelection::Rsa(RsaKeyBits::Rsa2048), 0x01c0_0002),
+        EndorsementKind::Ecc => (AsymmetricAlgorithmSelection::Ecc(EccCurve::NistP256), 0x01c0_000a),
+    }
+}
+
+fn endorsement_key(kind: EndorsementKind) -> TpmResult<Public> {
+    create_ek_public_from_default_template_2(template(kind).0, None)
 }
 
 /// Restricted: it signs nothing that the TPM did not say.
