@@ -3,7 +3,7 @@
 //! In this order: what the mount option `anchor=` names, the folder that `BLOCKTREE_ANCHOR_DIR` names, and root's or the
 //! user's own folder for state.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub(crate) enum Choice {
     Nowhere,
     /// This file; or, of a folder, the store's own file in it.
     At(PathBuf),
-    /// This file, together with a counter of the TPM.
-    Counted(PathBuf),
+    /// This file, together with a counter of the TPM, whose key is kept as the passphrase is in the other file, if there is one.
+    Counted { file: PathBuf, enrolment: Option<PathBuf> },
 }
 
 impl Choice {
@@ -43,13 +43,31 @@ impl Choice {
             Self::Usual => Arc::new(FileAnchor::in_folder(usual_folder()?)),
             Self::At(path) if path.is_dir() => Arc::new(FileAnchor::in_folder(absolute(path))),
             Self::At(path) => Arc::new(FileAnchor::at(absolute(path))),
-            Self::Counted(path) => Arc::new(CountedAnchor::at(absolute(path), TpmCounter, COUNTER_INTERVAL)),
+            Self::Counted { file, enrolment } => {
+                let counter = TpmCounter { enrolment: enrolment.as_ref().map(absolute) };
+                Arc::new(CountedAnchor::at(absolute(file), counter, COUNTER_INTERVAL))
+            }
         })
     }
 
     /// Somebody relies on it: it must work.
     pub(crate) fn is_named(&self) -> bool {
-        matches!(self, Self::At(_) | Self::Counted(_))
+        matches!(self, Self::At(_) | Self::Counted { .. })
+    }
+
+    /// Has the key of a counter kept as this file says of the passphrase.
+    pub(crate) fn follow(&mut self, passphrase: Option<&Path>) {
+        if let Self::Counted { enrolment, .. } = self {
+            *enrolment = passphrase.map(Path::to_owned);
+        }
+    }
+
+    /// What was given to [`Choice::follow`], if it matters.
+    pub(crate) fn enrolment(&self) -> Option<&Path> {
+        match self {
+            Self::Counted { enrolment, .. } => enrolment.as_deref(),
+            _ => None,
+        }
     }
 }
 

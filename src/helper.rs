@@ -59,6 +59,7 @@ fn mount_as_asked(arguments: &[OsString]) -> Result<u8> {
         foreground: false,
         as_daemon: false,
         accept_rollback: options.accept_rollback,
+        enrolment: None,
     };
     mount::run_with(&arguments, options)
 }

@@ -196,7 +196,7 @@ impl Options {
             ("anchor", Some(value)) if !value.is_empty() && value != b"tpm:" => {
                 let path = |value: &[u8]| OsString::from_vec(value.to_vec()).into();
                 self.anchor = match value.strip_prefix(b"tpm:") {
-                    Some(file) => Choice::Counted(path(file)),
+                    Some(file) => Choice::Counted { file: path(file), enrolment: None },
                     None => Choice::At(path(value)),
                 };
             }
@@ -355,7 +355,8 @@ mod tests {
         let anchored = parse("anchor=/a\\,b,accept_rollback");
         assert_eq!((&anchored.anchor, anchored.accept_rollback), (&Choice::At("/a,b".into()), true));
         assert_eq!(Options::parse(std::slice::from_ref(&anchored.passed_on)).unwrap(), anchored);
-        assert_eq!(parse("anchor=tpm:/a").anchor, Choice::Counted("/a".into()));
+        let counted = Choice::Counted { file: "/a".into(), enrolment: None };
+        assert_eq!(parse("anchor=tpm:/a").anchor, counted);
     }
 
     #[test]

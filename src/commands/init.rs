@@ -12,6 +12,7 @@ use blocktree_vfs::Fs;
 use zeroize::Zeroizing;
 
 use super::key::write_backup;
+use super::tpm::parse_pcrs;
 use super::{print, refuse_if_mounted};
 use crate::anchor::Choice;
 use crate::cli::{BackupPassphraseSource, PassphraseSource, parse_size};
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", requires = "backup")]
     #[arg(conflicts_with_all = ["passphrase_file", "passphrase_from"])]
     tpm: Option<PathBuf>,
+    /// With --tpm: PCRs that must be as they are now, such as 7 or 0,2,7; 7 if not said; none: do not ask for any
+    #[arg(long, value_name = "LIST", requires = "tpm", value_parser = parse_pcrs)]
+    pcrs: Option<u32>,
     /// With --tpm: write a backup of the keys into this new file, for when the TPM is lost
     #[arg(long, value_name = "FILE", requires = "tpm")]
     backup: Option<PathBuf>,
@@ -86,6 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
 struct Keeper<'a> {
     tpm: Tpm,
     file: &'a Path,
+    pcrs: u32,
     backup: &'a Path,
     backup_passphrase: Passphrase,
 }
@@ -98,14 +103,15 @@ impl<'a> Keeper<'a> {
         }
         let tpm = Tpm::open()?;
         let backup_passphrase = obtain_another(arguments.backup_passphrase.source().as_ref(), backup, true)?;
-        Ok(Some(Self { tpm, file, backup, backup_passphrase }))
+        let pcrs = arguments.pcrs.unwrap_or(PCRS_USUAL);
+        Ok(Some(Self { tpm, file, pcrs, backup, backup_passphrase }))
     }
 
     /// Makes both files, or none.
     fn keep(mut self, store: &Store, device: &dyn Device, passphrase: &[u8]) -> anyhow::Result<()> {
         let keys = read_master_keys(device, passphrase).context("cannot read its keys")?;
         write_backup(&keys, &[self.backup.to_owned()], None, Some(&self.backup_passphrase))?;
-        let enrolled = enroll(&mut self.tpm, self.file, passphrase, PCRS_USUAL, None, store);
+        let enrolled = enroll(&mut self.tpm, self.file, passphrase, self.pcrs, None, store);
         if enrolled.is_err() {
             let _ = std::fs::remove_file(self.backup);
         }

@@ -20,7 +20,7 @@ use crate::daemon::{self, Settings};
 use crate::failure::{FAILED, Failure, Result};
 use crate::mount_list::{resolve, store_mounted_on};
 use crate::mount_options::Options;
-use crate::passphrase::{Passphrase, obtain, read_line_or_all};
+use crate::passphrase::{Passphrase, Source, obtain, read_line_or_all};
 use crate::store_key::passphrase_of;
 use crate::system;
 
@@ -84,6 +84,9 @@ pub(crate) struct Arguments {
     /// This is the daemon that `blocktree mount` started
     #[arg(long, hide = true, requires = "foreground")]
     pub(crate) as_daemon: bool,
+    /// The TPM gave out the passphrase that it keeps in this file
+    #[arg(long, hide = true, requires = "as_daemon", value_name = "FILE")]
+    pub(crate) enrolment: Option<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
@@ -116,7 +119,11 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
         Some(who) => passphrase_of(who, source.as_ref())?,
         None => obtain(source.as_ref(), &arguments.store, false)?,
     };
-    let settings = settings(arguments, options);
+    let enrolment = match &source {
+        Some(Source::Tpm(file)) => Some(&**file),
+        _ => None,
+    };
+    let settings = settings(arguments, options, enrolment);
     if arguments.foreground {
         daemon::log_to(daemon::Log::StandardError);
         let ready = |notice: Option<&str>| {
@@ -128,8 +135,9 @@ pub(crate) fn run_with(arguments: &Arguments, options: Options) -> Result<u8> {
     Ok(start_daemon(&settings, passphrase)?)
 }
 
-fn settings(arguments: &Arguments, mut options: Options) -> Settings {
+fn settings(arguments: &Arguments, mut options: Options, enrolment: Option<&Path>) -> Settings {
     options.accept_rollback |= arguments.accept_rollback;
+    options.anchor.follow(enrolment);
     Settings { store: resolve(&arguments.store), mountpoint: resolve(&arguments.mountpoint), options }
 }
 
@@ -168,6 +176,9 @@ fn start_daemon(settings: &Settings, passphrase: Passphrase) -> anyhow::Result<u
     }
     if settings.options.accept_rollback {
         command.arg("--accept-rollback");
+    }
+    if let Some(file) = settings.options.anchor.enrolment() {
+        command.arg("--enrolment").arg(file);
     }
     command.arg("--").arg(&settings.store).arg(&settings.mountpoint);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -217,7 +228,7 @@ fn run_as_daemon(arguments: &Arguments, options: Options) -> Result<u8> {
     // Not through the standard library's buffer, which would keep it.
     let input = io::stdin().as_fd().try_clone_to_owned().context("cannot read standard input")?;
     let passphrase = read_line_or_all(File::from(input))?;
-    let settings = settings(arguments, options);
+    let settings = settings(arguments, options, arguments.enrolment.as_deref());
     let mut was_ready = false;
     // What can fail does so before there is a mount, or at least before it is said to be usable.
     let nowhere = system::open_nowhere().context("cannot leave the terminal")?;

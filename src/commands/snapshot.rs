@@ -100,6 +100,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 foreground: *foreground,
                 accept_rollback: false,
                 as_daemon: false,
+                enrolment: None,
             });
         }
     }

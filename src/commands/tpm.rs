@@ -117,7 +117,8 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             print(&format!("The TPM keeps the passphrase: --passphrase-from tpm:{file}\n"))?;
         }
         Command::Approve { store, file, pcrs, backup, backup_passphrase, passphrase } => {
-            let mut sealed = tpm::read(file)?;
+            let mut kept = tpm::read(file)?;
+            let sealed = &mut kept.sealed;
             let Some(approvals) = &mut sealed.approvals else {
                 return Err(anyhow!("{} asks for no PCR that could be approved", file.display()).into());
             };
@@ -143,7 +144,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
                 return Err(anyhow!("{file} was made for another store than {store}").into());
             }
             approve(&mut tpm, sealed.pcrs, &named, &approver, approvals)?;
-            private_file::replace(file, &sealed.to_bytes())?;
+            private_file::replace(file, &kept.to_bytes())?;
         }
         Command::Attest(command) => return attest::run(command),
         Command::Remove { file } => {
@@ -165,9 +166,7 @@ fn open(store: &Path, passphrase: &PassphraseSource) -> Result<(Passphrase, Stor
 
 /// Whose passphrase the TPM keeps in a file, as a key says that this TPM has.
 fn describe_node(tpm: &mut Tpm, file: &TpmFile) -> anyhow::Result<String> {
-    let Some(statement) = &file.node else {
-        return Ok("Node:       not stated; `blocktree tpm enroll` makes a new file that does\n".to_owned());
-    };
+    let statement = &file.node;
     tpm.check_node_key(&statement.key)?;
     Ok(format!(
         "Store:      {}\nNode:       {}\nTPM key:    {}, which signed that this is the node\n",
@@ -187,7 +186,7 @@ fn parse_pcr_value(text: &str) -> std::result::Result<(u32, [u8; 32]), String> {
 }
 
 /// `7`, `0,2,7`, or `none`.
-fn parse_pcrs(text: &str) -> std::result::Result<u32, String> {
+pub(super) fn parse_pcrs(text: &str) -> std::result::Result<u32, String> {
     if text == "none" {
         return Ok(0);
     }

@@ -107,10 +107,10 @@ fn from(source: &Source, of: &Path, is_new: bool) -> anyhow::Result<Passphrase> 
         }
         Source::Keyring(name) => from_keyring(name),
         Source::Tpm(file) => {
-            let sealed = tpm::read(file)?;
-            tpm::refuse_other_node(file, &sealed, of)?;
-            let pin = if sealed.has_pin { from_people(file, false)? } else { Passphrase::default() };
-            tpm::unseal(file, &sealed, &pin)
+            let kept = tpm::read(file)?;
+            tpm::refuse_other_node(file, &kept, of)?;
+            let pin = if kept.sealed.has_pin { from_people(file, false)? } else { Passphrase::default() };
+            tpm::unseal(file, &kept, &pin)
         }
         Source::Askpass(program) => typed(of, is_new, |question| askpass::ask(program, question)),
         Source::Terminal => {

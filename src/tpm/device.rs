@@ -13,7 +13,7 @@ mod policy;
 use std::str::FromStr as _;
 
 use anyhow::{Context as _, anyhow};
-use blocktree_engine::identity::{Approvals, TpmFile};
+use blocktree_engine::identity::{Approvals, Sealed};
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder, SessionAttributesBuilder};
 use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
 use tss_esapi::constants::{PropertyTag, SessionType};
@@ -79,7 +79,7 @@ impl Tpm {
         pcrs: u32,
         pin: Option<&[u8]>,
         approvals: Option<Approvals>,
-    ) -> anyhow::Result<TpmFile> {
+    ) -> anyhow::Result<Sealed> {
         let secret = SensitiveData::try_from(secret.to_vec()).map_err(explain)?;
         let auth = pin.map(|pin| Auth::try_from(pin.to_vec())).transpose().map_err(explain)?;
         let sealed = self.below_storage_key(|context, storage| {
@@ -92,28 +92,21 @@ impl Tpm {
         });
         let sealed = sealed.map_err(explain).context("the TPM does not keep the secret")?;
         let public = sealed.out_public.marshall().map_err(explain)?;
-        Ok(TpmFile {
-            pcrs,
-            has_pin: pin.is_some(),
-            public,
-            private: sealed.out_private.to_vec(),
-            node: None,
-            approvals,
-        })
+        Ok(Sealed { pcrs, has_pin: pin.is_some(), public, private: sealed.out_private.to_vec(), approvals })
     }
 
-    pub(crate) fn unseal(&mut self, file: &TpmFile, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-        let public = Public::unmarshall(&file.public).map_err(explain)?;
-        let private = Private::try_from(file.private.clone()).map_err(explain)?;
+    pub(crate) fn unseal(&mut self, sealed: &Sealed, pin: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let public = Public::unmarshall(&sealed.public).map_err(explain)?;
+        let private = Private::try_from(sealed.private.clone()).map_err(explain)?;
         let auth = Auth::try_from(pin.to_vec()).map_err(explain)?;
         let secret = self.below_storage_key(|context, storage| {
             let object =
                 context.execute_with_nullauth_session(|context| context.load(storage, private, public))?;
             flushing(context, object.into(), |context| {
-                if file.has_pin {
+                if sealed.has_pin {
                     context.tr_set_auth(object.into(), auth)?;
                 }
-                policy::fulfilled(context, storage, file, |context, session| {
+                policy::fulfilled(context, storage, sealed, |context, session| {
                     let session = Some(AuthSession::from(session));
                     context.execute_with_session(session, |context| context.unseal(object.into()))
                 })

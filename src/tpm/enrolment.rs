@@ -36,12 +36,12 @@ pub(crate) fn enroll(
             Some(approvals)
         }
     };
-    let sealed = TpmFile { node: Some(state(tpm, store)?), ..tpm.seal(secret, pcrs, pin, approvals)? };
-    let back = tpm.unseal(&sealed, pin.unwrap_or_default());
+    let made = TpmFile { sealed: tpm.seal(secret, pcrs, pin, approvals)?, node: state(tpm, store)? };
+    let back = tpm.unseal(&made.sealed, pin.unwrap_or_default());
     if back.context("the TPM does not give back what it was given")?.as_slice() != secret {
         bail!("the TPM gives back something else than it was given");
     }
-    private_file::write_new(file, &sealed.to_bytes())
+    private_file::write_new(file, &made.to_bytes())
 }
 
 /// The secret from which a store's approver follows.
@@ -60,11 +60,10 @@ fn state(tpm: &mut Tpm, store: &Store) -> anyhow::Result<NodeStatement> {
 
 /// Refuses what the TPM keeps in a file if that is about another node than the one of the store.
 pub(crate) fn refuse_other_node(path: &Path, file: &TpmFile, store: &Path) -> anyhow::Result<()> {
-    let Some(statement) = &file.node else { return Ok(()) };
     // Where there is no store, the passphrase is for something else, such as the file of a principal.
     let Ok(device) = peek_volume(store) else { return Ok(()) };
-    let found = node_of_key_slot(&device, &statement.store_id).context("cannot read the key slot")?;
-    if found.is_none_or(|certificate| certificate.subject != statement.node.to_bytes()) {
+    let found = node_of_key_slot(&device, &file.node.store_id).context("cannot read the key slot")?;
+    if found.is_none_or(|certificate| certificate.subject != file.node.node.to_bytes()) {
         bail!(
             "{} was made for another store than {}, or before the store got another node; make a new one with \
              `blocktree tpm enroll`",

@@ -46,7 +46,7 @@ pub(crate) struct Status {
     pub(crate) failures_max: u32,
 }
 
-/// The file of a sealed secret.
+/// The file of a store's passphrase.
 pub(crate) fn read(path: &Path) -> anyhow::Result<TpmFile> {
     let bytes = private_file::read(path, SEALED_FILE_BYTES_MAX)?;
     TpmFile::parse(&bytes).with_context(|| format!("{} is of no use", path.display()))
@@ -70,10 +70,8 @@ pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<
             path.display()
         )
     };
-    if let Some(statement) = &file.node {
-        tpm.check_node_key(&statement.key).with_context(what)?;
-    }
-    tpm.unseal(file, pin).with_context(what)
+    tpm.check_node_key(&file.node.key).with_context(what)?;
+    tpm.unseal(&file.sealed, pin).with_context(what)
 }
 
 /// A program without support for TPMs.
@@ -81,7 +79,7 @@ pub(crate) fn unseal(path: &Path, file: &TpmFile, pin: &[u8]) -> anyhow::Result<
 mod none {
     use anyhow::bail;
     use blocktree_engine::attestation::{Answer, Challenge, NodeStatement, Request, StatementKey};
-    use blocktree_engine::identity::{Approvals, TpmFile};
+    use blocktree_engine::identity::{Approvals, Sealed};
     use zeroize::Zeroizing;
 
     use super::{PcrValues, Status};
@@ -104,7 +102,7 @@ mod none {
             _: u32,
             _: Option<&[u8]>,
             _: Option<Approvals>,
-        ) -> anyhow::Result<TpmFile> {
+        ) -> anyhow::Result<Sealed> {
             match *self {}
         }
 
@@ -112,7 +110,7 @@ mod none {
             match *self {}
         }
 
-        pub(crate) fn unseal(&mut self, _: &TpmFile, _: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        pub(crate) fn unseal(&mut self, _: &Sealed, _: &[u8]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
             match *self {}
         }
 

@@ -1,5 +1,6 @@
 //! An anchor's file that counts only with a counter of the TPM.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
@@ -28,12 +29,40 @@ impl Setting {
         self.place.path("anchor")
     }
 
+    /// By the passphrase.
     fn try_mount(&self, arguments: &[&str]) -> Result<Mount, Ran> {
+        self.mount_by(self.place.passphrase_arguments(), arguments)
+    }
+
+    fn mount_by(&self, passphrase: [OsString; 2], arguments: &[&str]) -> Result<Mount, Ran> {
         let mut command = self.tpm.command(&["mount", "-o"]);
         command.arg(format!("anchor=tpm:{}", self.file().display()));
-        command.arg(self.place.store()).arg(self.place.mountpoint());
-        command.args(self.place.passphrase_arguments()).args(arguments);
+        command.arg(self.place.store()).arg(self.place.mountpoint()).args(passphrase).args(arguments);
         Mount::attempt(&mut command, self.place.mountpoint())
+    }
+
+    fn enrolment(&self) -> PathBuf {
+        self.place.path("tree.tpm")
+    }
+
+    /// Has the TPM keep the passphrase too, or approve how the machine started.
+    fn tpm(&self, command: &[&str]) {
+        let mut line = self.tpm.command(&["tpm"]);
+        line.args(command).arg(self.place.store()).arg(self.enrolment());
+        finish(line.args(self.place.passphrase_arguments())).ok();
+    }
+
+    /// With the passphrase that the TPM keeps.
+    fn mount_by_tpm(&self, arguments: &[&str]) -> Result<Mount, Ran> {
+        let from = format!("tpm:{}", self.enrolment().display());
+        self.mount_by(["--passphrase-from".into(), from.into()], arguments)
+    }
+
+    #[track_caller]
+    fn write_by_tpm(&self, name: &str) {
+        let mount = self.mount_by_tpm(&[]).unwrap_or_else(|ran| panic!("{ran:?}"));
+        fs::write(mount.path(name), name).unwrap();
+        mount.umount();
     }
 
     /// Mounts and writes a file.
@@ -127,6 +156,55 @@ fn a_crash_and_a_machine_that_starts_as_ever_are_no_reason_to_refuse() {
     drop(setting.try_mount(&["-o", "ro"]).unwrap_or_else(|ran| panic!("{ran:?}")));
     assert_eq!(fs::read(setting.file()).unwrap(), file);
     setting.write("d", &[]);
+}
+
+#[test]
+fn the_counter_asks_for_the_pcrs_that_the_passphrase_does() {
+    if !can_mount() {
+        return;
+    }
+    let mut setting = Setting::new();
+    let first = setting.copies();
+    // Made for PCR 7, and for what the passphrase is for from the next mount on.
+    setting.tpm(&["enroll", "--pcrs", "4,5"]);
+    setting.write_by_tpm("enrolled");
+    setting.tpm.extend_pcr(7);
+    setting.write_by_tpm("another PCR");
+    setting.write("by the passphrase", &[]);
+    let second = setting.copies();
+
+    // An update.
+    setting.tpm.extend_pcr(4);
+    setting.refused(&["a PCR has a value that was not approved", "--accept-rollback"]);
+    setting.tpm(&["approve"]);
+    setting.write_by_tpm("approved");
+    setting.write("by the passphrase again", &[]);
+    setting.tpm.restart();
+    setting.write_by_tpm("as before the update");
+    let newest = setting.copies();
+    for older in [first, second] {
+        setting.put_back(&older);
+        setting.refused(&["older copy of itself", "--accept-rollback"]);
+    }
+    setting.put_back(&newest);
+
+    // Enrolled anew: for fewer, and by a counter that is still the same.
+    fs::remove_file(setting.enrolment()).unwrap();
+    setting.tpm(&["enroll", "--pcrs", "none"]);
+    setting.write_by_tpm("enrolled anew");
+    setting.tpm.extend_pcr(5);
+    setting.write_by_tpm("whatever");
+    assert_eq!(setting.places(), 1);
+
+    // A counter that is made now is for them from its beginning.
+    fs::remove_file(setting.enrolment()).unwrap();
+    setting.tpm(&["enroll", "--pcrs", "5"]);
+    fs::remove_file(setting.file()).unwrap();
+    setting.mount_by_tpm(ACCEPT).unwrap_or_else(|ran| panic!("{ran:?}")).umount();
+    setting.tpm.extend_pcr(7);
+    setting.write("still", &[]);
+    setting.tpm.extend_pcr(5);
+    setting.refused(&["a PCR has a value that was not approved"]);
 }
 
 #[test]

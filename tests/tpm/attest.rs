@@ -62,8 +62,21 @@ impl Setting {
     }
 
     fn endorsement(&self) -> String {
-        hexadecimal(&Request::parse(&fs::read(self.at("request")).unwrap()).unwrap().endorsement_name())
+        hexadecimal(&request(self).endorsement_name())
     }
+}
+
+fn request(setting: &Setting) -> Request {
+    Request::parse(&fs::read(setting.at("request")).unwrap()).unwrap()
+}
+
+/// The public area of an endorsement key as tpm2-tools have the TPM make it.
+fn created_by_tools(setting: &Setting, algorithm: &str) -> Vec<u8> {
+    let (context, public) = (setting.at("ek.ctx"), setting.at("ek.pub"));
+    let [context, path] = [&context, &public].map(|path| path.to_str().unwrap());
+    setting.tpm.tool("tpm2_createek", &["-c", context, "-G", algorithm, "-u", path]);
+    setting.tpm.tool("tpm2_flushcontext", &["-t"]);
+    fs::read(public).unwrap()[2..].to_vec()
 }
 
 fn pcr(tpm: &Tpm, pcr: u32) -> String {
@@ -80,19 +93,14 @@ fn a_tpm_shows_its_node_and_how_the_machine_started() {
     let (name, expected) = (setting.endorsement(), format!("7={value}"));
     let shown = setting.verify(&["--endorsement", &name, "--pcr", &expected]).ok().stdout;
     let file = TpmFile::parse(&fs::read(setting.at("tree.tpm")).unwrap()).unwrap();
-    let node = file.node.unwrap().node.to_string();
+    let node = file.node.node.to_string();
     let lines =
         [&*node, &name, "none in the TPM", &format!("{value}, as expected"), "PCR 23", "not compared"];
     for text in lines {
         assert!(shown.contains(text), "{text:?} is not in {shown}");
     }
     // tpm2-tools know the endorsement key by the same name.
-    let (context, public) = (setting.at("ek.ctx"), setting.at("ek.pub"));
-    let [context, public] = [&context, &public].map(|path| path.to_str().unwrap());
-    setting.tpm.tool("tpm2_createek", &["-c", context, "-G", "rsa", "-u", public]);
-    setting.tpm.tool("tpm2_flushcontext", &["-t"]);
-    let sized = fs::read(public).unwrap();
-    assert_eq!(Request::parse(&fs::read(setting.at("request")).unwrap()).unwrap().endorsement, sized[2..]);
+    assert_eq!(created_by_tools(&setting, "rsa"), request(&setting).endorsement);
 
     // The keys are the same after a restart: an older request is still good.
     setting.tpm.restart();
@@ -172,8 +180,9 @@ fn files_that_are_none_make_nothing() {
     let wrong = setting.elsewhere("verify", &[], &["kept", "request"]);
     wrong.failed(1, &["another kind of file"]);
     let stated = TpmFile::parse(&fs::read(setting.at("tree.tpm")).unwrap()).unwrap();
-    fs::write(setting.at("older.tpm"), TpmFile { node: None, ..stated }.to_bytes()).unwrap();
-    setting.here("answer", &["older.tpm", "challenge", "new"]).failed(1, &["states no node", "tpm enroll"]);
+    fs::write(setting.at("taken.tpm"), stated.sealed.to_bytes()).unwrap();
+    let refused = setting.here("answer", &["taken.tpm", "challenge", "new"]);
+    refused.failed(1, &["a statement was taken out of it", "tpm enroll"]);
     let mut nowhere = program();
     nowhere.env("BLOCKTREE_TPM", "device:/no/such/tpm").args(["tpm", "attest", "request"]);
     finish(nowhere.arg(setting.at("new"))).failed(1, &["there is no TPM"]);
@@ -193,12 +202,12 @@ fn open_to_others(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
 }
 
-#[test]
-fn a_certificate_is_shown_if_it_is_for_the_endorsement_key() {
-    let setting = Setting::new();
+/// Certificates of a maker, in DER: `ek.der` for the TPM's endorsement key, `foreign.der` for another key.
+fn certify(setting: &Setting, algorithm: &str) {
     let path = |name: &str| setting.at(name).to_str().unwrap().to_owned();
     let openssl = |arguments: &[&str]| drop(finish(Command::new("openssl").args(arguments)).ok());
-    setting.tpm.tool("tpm2_createek", &["-c", &path("ctx"), "-G", "rsa", "-u", &path("ek.pem"), "-f", "pem"]);
+    let pem = path("ek.pem");
+    setting.tpm.tool("tpm2_createek", &["-c", &path("ctx"), "-G", algorithm, "-u", &pem, "-f", "pem"]);
     setting.tpm.tool("tpm2_flushcontext", &["-t"]);
     let key = path("maker.key");
     openssl(&["genpkey", "-algorithm", "ED25519", "-out", &key]);
@@ -206,26 +215,80 @@ fn a_certificate_is_shown_if_it_is_for_the_endorsement_key() {
     openssl(&[&request[..], &["-outform", "DER", "-out", &path("foreign.der")]].concat());
     openssl(&[&request[..], &["-out", &path("maker.pem")]].concat());
     openssl(&["req", "-new", "-key", &key, "-subj", "/CN=a TPM", "-out", &path("csr")]);
-    let (csr, maker, ek, der) = (path("csr"), path("maker.pem"), path("ek.pem"), path("ek.der"));
-    let sign = ["x509", "-req", "-in", &csr, "-CA", &maker, "-CAkey", &key, "-force_pubkey", &ek];
+    let (csr, maker, der) = (path("csr"), path("maker.pem"), path("ek.der"));
+    let sign = ["x509", "-req", "-in", &csr, "-CA", &maker, "-CAkey", &key, "-force_pubkey", &pem];
     openssl(&[&sign[..], &["-days", "1", "-outform", "DER", "-out", &der]].concat());
+}
 
-    for (name, is_right) in [("ek.der", true), ("foreign.der", false)] {
-        let length = fs::metadata(setting.at(name)).unwrap().len().to_string();
-        let place = ["0x01c00002", "-C", "o", "-s", &length, "-a", "ownerread|authread|ownerwrite|authwrite"];
-        setting.tpm.tool("tpm2_nvdefine", &place);
-        setting.tpm.tool("tpm2_nvwrite", &["0x01c00002", "-C", "o", "-i", &path(name)]);
-        setting.here("request", &["request"]).ok();
-        let made = setting.elsewhere("challenge", &[], &["request", "challenge", "kept"]);
-        if is_right {
-            let shown = made.ok().stdout;
-            assert!(shown.contains("for this key") && shown.contains("BEGIN CERTIFICATE"), "{shown}");
-            setting.again(&["challenge", "kept"]);
-        } else {
-            made.failed(1, &["certificate is not for its endorsement key"]);
-            assert!(!setting.at("challenge").exists() && !setting.at("kept").exists());
+/// As a maker does it: the certificate is in the TPM, at this place.
+fn keep(setting: &Setting, index: &str, certificate: &str) {
+    let path = setting.at(certificate);
+    let length = fs::metadata(&path).unwrap().len().to_string();
+    let place = [index, "-C", "o", "-s", &length, "-a", "ownerread|authread|ownerwrite|authwrite"];
+    setting.tpm.tool("tpm2_nvdefine", &place);
+    setting.tpm.tool("tpm2_nvwrite", &[index, "-C", "o", "-i", path.to_str().unwrap()]);
+}
+
+#[test]
+fn a_certificate_is_shown_if_it_is_for_the_endorsement_key() {
+    let setting = Setting::new();
+    for (algorithm, index) in [("rsa", "0x01c00002"), ("ecc", "0x01c0000a")] {
+        certify(&setting, algorithm);
+        for (name, is_right) in [("ek.der", true), ("foreign.der", false)] {
+            keep(&setting, index, name);
+            setting.here("request", &["request"]).ok();
+            let made = setting.elsewhere("challenge", &[], &["request", "challenge", "kept"]);
+            if is_right {
+                let shown = made.ok().stdout;
+                assert!(shown.contains("for this key") && shown.contains("BEGIN CERTIFICATE"), "{shown}");
+                setting.again(&["challenge", "kept"]);
+            } else {
+                made.failed(1, &["certificate is not for its endorsement key"]);
+                assert!(!setting.at("challenge").exists() && !setting.at("kept").exists());
+            }
+            setting.again(&["request"]);
+            setting.tpm.tool("tpm2_nvundefine", &[index, "-C", "o"]);
         }
-        setting.again(&["request"]);
-        setting.tpm.tool("tpm2_nvundefine", &["0x01c00002", "-C", "o"]);
     }
+}
+
+#[test]
+fn a_tpm_whose_ecc_key_is_certified_is_known_by_that() {
+    let mut setting = Setting::new();
+    setting.attest("7");
+    let of_rsa = setting.endorsement();
+    certify(&setting, "ecc");
+    keep(&setting, "0x01c0000a", "ek.der");
+    // What was asked for with the other key goes on.
+    setting.again(&["answer"]);
+    setting.here("answer", &["tree.tpm", "challenge", "answer"]).ok();
+    setting.verify(&["--endorsement", &of_rsa]).ok();
+
+    setting.again(&["request", "challenge", "kept", "answer"]);
+    setting.attest("7");
+    let (name, value) = (setting.endorsement(), format!("7={}", pcr(&setting.tpm, 7)));
+    assert_ne!(name, of_rsa);
+    let shown = setting.verify(&["--endorsement", &name, "--pcr", &value]).ok().stdout;
+    assert!(shown.contains(&name) && shown.contains("BEGIN CERTIFICATE"), "{shown}");
+    setting.verify(&["--endorsement", &of_rsa]).failed(1, &["endorsement key is", "not the one"]);
+    assert_eq!(created_by_tools(&setting, "ecc"), request(&setting).endorsement);
+    setting.tpm.restart();
+    setting.again(&["answer"]);
+    setting.here("answer", &["tree.tpm", "challenge", "answer"]).ok();
+    setting.verify(&["--endorsement", &name]).ok();
+    // Many times: nothing is left loaded.
+    for _ in 0..4 {
+        setting.again(&["answer"]);
+        setting.here("answer", &["tree.tpm", "challenge", "answer"]).ok();
+    }
+
+    // Another TPM, which has a key of that kind as well.
+    let other = Setting::new();
+    fs::copy(setting.at("challenge"), other.at("challenge")).unwrap();
+    other.here("answer", &["tree.tpm", "challenge", "answer"]).failed(1, &["does not open the challenge"]);
+    setting.tpm.clear();
+    setting.tpm.tool("tpm2_changeeps", &[]);
+    setting.again(&["answer"]);
+    setting.here("answer", &["tree.tpm", "challenge", "answer"]).failed(1, &["does not open the challenge"]);
+    assert!(!setting.at("answer").exists());
 }

@@ -15,10 +15,10 @@ fn backup(place: &Place) -> PathBuf {
     place.path("keys")
 }
 
-fn init(tpm: &Tpm, place: &Place) -> Ran {
+fn init(tpm: &Tpm, place: &Place, arguments: &[&str]) -> Ran {
     let mut command = tpm.command(&["init", "--size", "40M"]);
     command.arg(place.store()).arg("--tpm").arg(file(place)).arg("--backup").arg(backup(place));
-    finish(command.arg("--backup-passphrase-file").arg(place.passphrase_file()))
+    finish(command.arg("--backup-passphrase-file").arg(place.passphrase_file()).args(arguments))
 }
 
 /// A command on the store, with what the TPM keeps.
@@ -34,7 +34,7 @@ fn nobody_needs_a_passphrase_and_the_backup_outlives_the_tpm() {
         return;
     }
     let (place, mut tpm) = (Place::empty(), Tpm::new());
-    init(&tpm, &place).ok();
+    init(&tpm, &place, &[]).ok();
     for name in ["first", "second"] {
         let mut command = by_tpm(&tpm, &place, &["mount"]);
         let mount = Mount::by(command.arg(place.mountpoint()), place.mountpoint());
@@ -73,6 +73,23 @@ fn nobody_needs_a_passphrase_and_the_backup_outlives_the_tpm() {
 }
 
 #[test]
+fn a_store_opens_while_the_pcrs_that_were_chosen_are_as_they_were() {
+    let (place, mut tpm) = (Place::empty(), Tpm::new());
+    init(&tpm, &place, &["--pcrs", "24"]).failed(2, &["0 to 23"]);
+    init(&tpm, &place, &["--pcrs", "0,4"]).ok();
+    tpm.extend_pcr(7);
+    finish(&mut by_tpm(&tpm, &place, &["info"])).ok();
+    tpm.extend_pcr(4);
+    finish(&mut by_tpm(&tpm, &place, &["info"])).failed(1, &["not approved"]);
+    tpm.restart();
+    finish(&mut by_tpm(&tpm, &place, &["info"])).ok();
+    let mut without = program();
+    without.args(["init", "--pcrs", "7", "--size", "40M"]).arg(place.path("other"));
+    finish(without.args(place.passphrase_arguments())).failed(2, &["--tpm"]);
+    assert!(!place.path("other").exists());
+}
+
+#[test]
 fn what_cannot_be_kept_makes_no_store() {
     let (place, mut tpm) = (Place::empty(), Tpm::new());
     let nothing_is_made = || {
@@ -84,14 +101,14 @@ fn what_cannot_be_kept_makes_no_store() {
     finish(alone.arg(file(&place)).arg(place.store())).failed(2, &["--backup"]);
     nothing_is_made();
     fs::write(file(&place), "something").unwrap();
-    init(&tpm, &place).failed(1, &["tree.tpm exists already"]);
+    init(&tpm, &place, &[]).failed(1, &["tree.tpm exists already"]);
     fs::remove_file(file(&place)).unwrap();
     nothing_is_made();
     // The TPM asks for a password of its owner.
     tpm.tool("tpm2_changeauth", &["-c", "owner", "secret"]);
-    init(&tpm, &place).failed(1, &["asks for a password"]);
+    init(&tpm, &place, &[]).failed(1, &["asks for a password"]);
     nothing_is_made();
     tpm.stop();
-    init(&tpm, &place).failed(1, &["cannot talk to the TPM"]);
+    init(&tpm, &place, &[]).failed(1, &["cannot talk to the TPM"]);
     nothing_is_made();
 }

@@ -190,7 +190,7 @@ fn who_has_not_the_passphrase_approves_nothing() {
     let stranger = Approver::from_secret(&Secret::random());
     for is_named in [false, true] {
         let mut forged = approved.clone();
-        let approvals = forged.approvals.as_mut().unwrap();
+        let approvals = forged.sealed.approvals.as_mut().unwrap();
         if is_named {
             approvals.approver = *stranger.public();
         }

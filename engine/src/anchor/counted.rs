@@ -27,7 +27,7 @@ use super::file::replace;
 use super::{Anchor, AnchorError, Anchored, Head};
 use crate::crypto::{Secret, keyed_hash};
 use crate::format::{AnchorBytes, CountedAnchorHeader, FORMAT_VERSION, Malformed, check_kind, malformed};
-use crate::identity::TpmFile;
+use crate::identity::Sealed;
 use crate::limits::SEALED_FILE_BYTES_MAX;
 
 const WHAT: &str = "anchor file of a counter";
@@ -40,6 +40,9 @@ pub trait Counter: fmt::Debug + Send + Sync {
 
     /// The key that came with it.
     fn key(&self, place: &CounterPlace) -> Result<Secret, AnchorError>;
+
+    /// The same counter with its key as it is to be kept from now on, where what the machine asks for has changed.
+    fn renew(&self, place: &CounterPlace, key: &Secret) -> Result<CounterPlace, AnchorError>;
 
     fn value(&self, place: &CounterPlace, key: &Secret) -> Result<u64, AnchorError>;
 
@@ -56,7 +59,7 @@ pub struct CounterPlace {
     /// The index of a TPM's non-volatile memory.
     pub index: u32,
     /// The counter's key, as the TPM keeps it.
-    pub key: TpmFile,
+    pub key: Sealed,
 }
 
 /// What such a file says. Nothing of it is believed before its check was made with the counter's key.
@@ -91,7 +94,7 @@ impl CountedFile {
             root: (header.root_principal != [0; 32]).then_some(header.root_principal),
         };
         Ok(Self {
-            counter: CounterPlace { index: header.index.get(), key: TpmFile::parse(key)? },
+            counter: CounterPlace { index: header.index.get(), key: Sealed::parse(key)? },
             value: header.value.get(),
             now: anchored(&header.now),
             next: is_next.then(|| anchored(&header.next)),
@@ -181,7 +184,11 @@ impl<C: Counter> CountedAnchor<C> {
             (file.now, file.value) = (next, found);
         }
         match found.cmp(&file.value) {
-            Ordering::Equal => Ok(Session { file, key, incremented_at: None, is_put_off: false }),
+            Ordering::Equal => {
+                // Stands in the file when that is written next.
+                file.counter = self.counter.renew(&file.counter, &key)?;
+                Ok(Session { file, key, incremented_at: None, is_put_off: false })
+            }
             Ordering::Greater => Err(AnchorError::Older { file: file.value, counter: found }),
             Ordering::Less => Err(AnchorError::SetBack { file: file.value, counter: found }),
         }

@@ -26,5 +26,5 @@ pub use request::{REASON_BYTES_MAX, Request, RequestError};
 pub use sealed_file::{Kind, Protection, SealedFile, SealedFileError};
 pub use shamir::SHARES_MAX;
 pub use text::TextError;
-pub use tpm_file::{Approval, Approvals, TpmFile};
+pub use tpm_file::{Approval, Approvals, Sealed, TpmFile};
 pub use words::{WORDS_BYTES_MAX, WordsError, from_words, to_words};

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use blocktree_engine::attestation::{Answer, Challenge, Expected, Kept, Request, Verified, verify};
 use blocktree_engine::crypto::hexadecimal;
 use blocktree_engine::format::Malformed;
@@ -82,12 +82,7 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
         }
         Command::Answer { file, challenge, answer } => {
             private_file::refuse_existing(answer)?;
-            let Some(statement) = tpm::read(file)?.node else {
-                let file = file.display();
-                return Err(
-                    anyhow!("{file} states no node; make a new one with `blocktree tpm enroll`").into()
-                );
-            };
+            let statement = tpm::read(file)?.node;
             let challenge = read(challenge, Challenge::parse)?;
             let answered = Tpm::open()?.answer(&challenge, &statement)?;
             private_file::write_new(answer, &answered.to_bytes())?;

@@ -1,7 +1,7 @@
 //! What a TPM asks for before it gives a secret out (TPM 2.0 Library, part 1, "Enhanced Authorization"): values of PCRs, and a
 //! PIN. The values are those of the time of sealing, or whichever an approver signed (PolicyAuthorize).
 
-use blocktree_engine::identity::{Approvals, TpmFile};
+use blocktree_engine::identity::{Approvals, Sealed};
 use tss_esapi::Context;
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::SessionType;
@@ -39,19 +39,19 @@ pub(super) fn demanded(
     })
 }
 
-/// Runs `work` with a session in which all that the file asks for was shown.
+/// Runs `work` with a session in which all that the secret asks for was shown.
 pub(super) fn fulfilled<T>(
     context: &mut Context,
     storage: KeyHandle,
-    file: &TpmFile,
+    sealed: &Sealed,
     work: impl FnOnce(&mut Context, PolicySession) -> TpmResult<T>,
 ) -> TpmResult<T> {
     with_policy(context, Some(storage), SessionType::Policy, |context, session| {
-        measure(context, session, file.pcrs, Digest::default())?;
-        if let Some(approvals) = &file.approvals {
+        measure(context, session, sealed.pcrs, Digest::default())?;
+        if let Some(approvals) = &sealed.approvals {
             authorize(context, session, approvals)?;
         }
-        if file.has_pin {
+        if sealed.has_pin {
             context.policy_auth_value(session)?;
         }
         work(context, session)

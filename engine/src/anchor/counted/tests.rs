@@ -20,6 +20,8 @@ struct State {
     counters: BTreeMap<u32, (Secret, u64)>,
     increments: u64,
     crash: Option<Crash>,
+    /// What the keys of counters are to ask for.
+    pcrs: u32,
 }
 
 /// Counters in memory.
@@ -44,15 +46,14 @@ impl Counter for Memory {
         let highest = state.counters.values().map(|(_, value)| *value).max().unwrap_or(40);
         let index = state.counters.keys().max().map_or(0, |last| last + 1);
         state.counters.insert(index, (Secret::random(), highest + 1));
-        let key = TpmFile {
-            pcrs: 0,
-            has_pin: false,
-            public: vec![1],
-            private: vec![2],
-            node: None,
-            approvals: None,
-        };
+        let key =
+            Sealed { pcrs: state.pcrs, has_pin: false, public: vec![1], private: vec![2], approvals: None };
         Ok(CounterPlace { index, key })
+    }
+
+    fn renew(&self, place: &CounterPlace, _: &Secret) -> Result<CounterPlace, AnchorError> {
+        let key = Sealed { pcrs: self.0.lock().pcrs, ..place.key.clone() };
+        Ok(CounterPlace { index: place.index, key })
     }
 
     fn key(&self, place: &CounterPlace) -> Result<Secret, AnchorError> {
@@ -217,6 +218,17 @@ fn heads_in_the_middle_of_a_session_do_not_wear_the_counter_out() {
     fs::write(machine.path(), last).unwrap();
     machine.session(Duration::MAX).finish().unwrap();
     assert_eq!(machine.increments(), before + 2);
+}
+
+#[test]
+fn a_key_that_is_kept_otherwise_stands_in_the_next_file() {
+    let machine = machine();
+    let kept = || CountedFile::parse(&machine.file()).unwrap().counter.key.pcrs;
+    machine.counter.0.lock().pcrs = 0x10;
+    let session = machine.session(Duration::ZERO);
+    assert_eq!(kept(), 0, "who only reads writes nothing");
+    session.write(&anchored(2)).unwrap();
+    assert_eq!((kept(), machine.seq()), (0x10, 2));
 }
 
 #[test]
