@@ -62,7 +62,7 @@ fn serve() -> Result<(), ServeError> {
     // Its own descriptors, so that nothing else closes or writes to them.
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let window = io::stdout().as_fd().try_clone_to_owned()?;
-    let mut node = Node::new(Channel::new(socket), Window::from_file(window));
+    let mut node = Node::new(Channel::new(socket), Window::from_file(window)?);
     confine::first()?;
     let deadline = Deadline::start()?;
     confine::last()?;
