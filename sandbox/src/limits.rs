@@ -68,6 +68,9 @@ pub const MEMORY_MIB_MAX: u32 = 1024;
 pub const SECONDS: u32 = 30;
 pub const SECONDS_MAX: u32 = 600;
 
+/// A process that had nothing to do for so long ends; the next event starts it again.
+pub const IDLE_TIME: Duration = Duration::from_secs(60);
+
 /// How long an operation waits for an app that may refuse it.
 pub const POLICY_TIME: Duration = Duration::from_secs(1);
 /// An app that gave no answer is not asked again for so long.

@@ -141,14 +141,16 @@ pub(crate) fn run(command: &Command) -> Result<u8> {
             let verified = Package::verify(&package).with_context(|| format!("{}", file.display()))?;
             let mut choices: Vec<Choice> = grants.iter().filter_map(Given::folder).collect();
             let mut powers: Vec<Power> = grants.iter().filter_map(Given::power).collect();
+            let mut denied = Vec::new();
             choices.iter_mut().for_each(|choice| choice.expires = expiry(*expires_days));
             if std::io::stdin().is_terminal() {
                 choose(&verified.manifest, &mut choices, *expires_days)?;
-                choose_powers(&verified.manifest, &mut powers)?;
+                choose_powers(&verified.manifest, &mut powers, &mut denied)?;
             }
             let call = Call::Install {
                 grants: choices,
                 powers,
+                denied,
                 approves_more: *approve,
                 accepts_older: *allow_older,
             };
@@ -289,8 +291,8 @@ fn choose(manifest: &Manifest, choices: &mut Vec<Choice>, expires_days: Option<u
     Ok(())
 }
 
-/// Asks a person whether the app may have what it asks for beside folders. No is the answer of who says nothing.
-fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
+/// Asks a person whether the app may have what it asks for beside folders. Who says nothing leaves it at what the app had.
+fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>, denied: &mut Vec<Power>) -> Result<()> {
     let mut asked: Vec<(Power, String)> = Vec::new();
     if let Some(serve) = &manifest.serve {
         asked.push((Power::Serve, format!("answer HTTP requests: {}", serve.reason)));
@@ -325,12 +327,18 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>) -> Result<()> {
     asked.retain(|(power, _)| !is_said(power));
     for (power, what) in asked {
         let mut error = std::io::stderr().lock();
-        let _ = write!(error, "{} {} asks to {what}\nMay it? [y/N] ", manifest.name, manifest.version);
+        let _ = write!(
+            error,
+            "{} {} asks to {what}\nMay it? (y or n, nothing for what it had) ",
+            manifest.name, manifest.version
+        );
         let _ = error.flush();
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
-        if matches!(line.trim(), "y" | "Y" | "yes") {
-            powers.push(power);
+        match line.trim() {
+            "y" | "Y" | "yes" => powers.push(power),
+            "" => {}
+            _ => denied.push(power),
         }
     }
     Ok(())

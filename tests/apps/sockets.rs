@@ -220,3 +220,38 @@ fn the_sockets_of_wasi_are_not_there() {
     was_not_asked(&listener);
     stage.umount();
 }
+
+#[test]
+fn the_owner_is_asked_about_each_address_before_an_app_is_installed() {
+    if !can_mount() {
+        return;
+    }
+    let (own, public) = ("10.0.0.2:22", "example.org:443");
+    let mut stage = Stage::new();
+    fs::create_dir(stage.path("box")).expect("made");
+    let granted = |stage: &Stage| {
+        let shown = stage.app("show", &["probe"]).ok().stdout;
+        let lines =
+            shown.lines().filter_map(|line| line.strip_prefix("granted          to open connections to "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let package = stage.package("probe", &project("probe", "1.0.0", &[own, public]), "author");
+    let of_its_owner = format!("{own} (this machine, or a network of your own)");
+    // Who only hits return, or hangs up, has not said yes.
+    let asked = stage.install_on_terminal(&package, &["--grant", "box=/box"], "\n").ok().stdout;
+    for address in [&of_its_owner, public] {
+        let question = format!("probe 1.0.0 asks to open connections to {address}: to talk\nMay it? ");
+        assert!(asked.contains(&question), "{asked}");
+    }
+    assert_eq!(granted(&stage), [""; 0]);
+    stage.install_on_terminal(&package, &[], "\nn\ny\n").ok();
+    assert_eq!(granted(&stage), [public]);
+    // What is said on the command line is not asked again; what was granted before stays until somebody says no.
+    let said = format!("socket:{own}");
+    let asked = stage.install_on_terminal(&package, &["--grant", &said], "\n\n").ok().stdout;
+    assert!(asked.contains(public) && !asked.contains(own), "{asked}");
+    assert_eq!(granted(&stage), [public, of_its_owner.as_str()]);
+    stage.install_on_terminal(&package, &[], "\n\nno\n").ok();
+    assert_eq!(granted(&stage), [of_its_owner.as_str()]);
+    stage.umount();
+}

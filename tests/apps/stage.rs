@@ -1,9 +1,10 @@
 //! What these tests share: packages of the example apps, and commands on a mounted store.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::support::{Mount, Place, Ran, finish, program, wait_until};
@@ -157,6 +158,26 @@ impl Stage {
         let all: Vec<&OsStr> =
             std::iter::once(package.as_os_str()).chain(arguments.iter().map(OsStr::new)).collect();
         self.app("install", &all)
+    }
+
+    /// The same by somebody at a terminal, who types this; what that shows is the output.
+    pub(crate) fn install_on_terminal(&self, package: &Path, arguments: &[&str], typed: &str) -> Ran {
+        let keys = self.place.path("typed");
+        fs::write(&keys, typed).expect("written");
+        let mut ours = program();
+        ours.args(["app", "install"]).arg(self.place.mountpoint()).arg(package).args(arguments);
+        let words = std::iter::once(ours.get_program()).chain(ours.get_args());
+        let line = words.collect::<Vec<_>>().join(OsStr::new(" "));
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--echo", "never", "--command"]).arg(line).arg("/dev/null");
+        for (name, value) in ours.get_envs() {
+            match value {
+                Some(value) => script.env(name, value),
+                None => script.env_remove(name),
+            };
+        }
+        let ran = finish(script.stdin(File::open(keys).expect("opened")));
+        Ran { stdout: ran.stdout.replace("\r\n", "\n"), ..ran }
     }
 
     pub(crate) fn logs(&self, app: &str) -> String {

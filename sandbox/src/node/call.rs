@@ -18,6 +18,8 @@ pub enum Call {
     Install {
         grants: Vec<Choice>,
         powers: Vec<Power>,
+        /// What the owner said no to, also if the version that is there had it.
+        denied: Vec<Power>,
         /// The owner has seen what the new version wants more than the old one.
         approves_more: bool,
         /// Also an older version than the one that is there.

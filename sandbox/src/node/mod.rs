@@ -52,6 +52,7 @@ use self::post::Post;
 use self::registry::{Registry, State};
 use self::requests::{Requests, Services};
 use self::worker::{Setting, Shared, Worker};
+use crate::limits::IDLE_TIME;
 use crate::package::{Manifest, Package, PackageError, Version, Wanted, is_name};
 
 /// How apps run. Without it they can be installed and looked at.
@@ -205,6 +206,7 @@ impl Apps {
             program: runner.program.clone(),
             wake: Arc::clone(&self.wake),
             services: self.services.clone(),
+            idle: IDLE_TIME,
         })?;
         let mut running = self.running.lock();
         // A call may have come in between.
@@ -239,8 +241,8 @@ impl Apps {
     fn run(&self, call: Call, package: &[u8]) -> Result<Answer, CallError> {
         let _one = self.changing.lock();
         match call {
-            Call::Install { grants, powers, approves_more, accepts_older } => {
-                self.install(package, &grants, &powers, approves_more, accepts_older)?;
+            Call::Install { grants, powers, denied, approves_more, accepts_older } => {
+                self.install(package, &grants, (&powers, &denied), approves_more, accepts_older)?;
             }
             Call::List => return self.list(),
             Call::Show { name } => return self.show(&name),
@@ -285,7 +287,7 @@ impl Apps {
         &self,
         bytes: &[u8],
         choices: &[Choice],
-        powers: &[Power],
+        (given, denied): (&[Power], &[Power]),
         approves_more: bool,
         accepts_older: bool,
     ) -> Result<(), CallError> {
@@ -298,10 +300,11 @@ impl Apps {
         }
         state.grants = self.choose(&manifest, choices, &state.grants)?;
         state.powers.narrow(&manifest);
-        for power in powers {
+        for power in given {
             power.check(&manifest)?;
             power.give(&mut state.powers);
         }
+        denied.iter().for_each(|power| power.take(&mut state.powers));
         // From here on, what fails leaves the old version or none.
         self.halt(&manifest.name);
         let app = self.registry.make(&manifest.name)?;

@@ -214,7 +214,7 @@ impl Drop for Process {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     //! A process that broke out of its runtime says what it likes. Here it is a shell.
 
     use super::*;
@@ -222,7 +222,7 @@ mod tests {
     use crate::limits::MESSAGE_BYTES_MAX;
 
     /// A process that says these messages, whatever it is told, and then nothing.
-    fn forger(messages: &[Vec<u8>]) -> Program {
+    pub(in crate::node) fn forger(messages: &[Vec<u8>]) -> Program {
         let escaped =
             |message: &Vec<u8>| message.iter().map(|byte| format!("\\{byte:03o}")).collect::<String>();
         let said: String =
@@ -237,7 +237,7 @@ mod tests {
         Process::start(&forger(messages), load).map(|(process, _)| process)
     }
 
-    fn said(message: &FromGuest) -> Vec<u8> {
+    pub(in crate::node) fn said(message: &FromGuest) -> Vec<u8> {
         encode(message).expect("encoded")
     }
 

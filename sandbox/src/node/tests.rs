@@ -212,7 +212,7 @@ fn so_many_files_are_open_at_once() {
     assert_eq!(files.rename("box", "a", "b"), Err(Error::NotGranted));
 }
 
-fn manifest() -> Manifest {
+pub(super) fn manifest() -> Manifest {
     Manifest {
         format: FORMAT,
         name: "probe".into(),

@@ -28,8 +28,6 @@ use crate::ipc::{Event, Failure};
 use crate::limits::{ATTEMPTS_MAX, DEAD_LETTER_BYTES_MAX, EVENTS_PER_CALL, HTTP_WAITING_MAX};
 use crate::package::{Limits, Trigger};
 
-/// A process that had nothing to do for so long ends; the next event starts it again.
-const IDLE: Duration = Duration::from_secs(60);
 /// Between two attempts at one event, at first; each time four times as long.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The cursor is written down at the latest after so many changes that did not concern the app.
@@ -89,6 +87,8 @@ pub(super) struct Setting {
     pub(super) program: Program,
     pub(super) wake: Arc<Wake>,
     pub(super) services: Services,
+    /// A process that had nothing to do for so long ends; the next event starts it again.
+    pub(super) idle: Duration,
 }
 
 impl Worker {
@@ -225,11 +225,12 @@ struct Work {
     requests: Requests,
     post: Arc<Post>,
     process: Option<Process>,
+    idle: Duration,
 }
 
 impl Work {
     fn new(setting: Setting, shared: Arc<Shared>) -> Result<Self, RegistryError> {
-        let Setting { fs, app, kernel, program, services, .. } = setting;
+        let Setting { fs, app, kernel, program, services, idle, .. } = setting;
         let manifest = app.manifest()?;
         let timers = manifest.triggers.iter().filter_map(|trigger| match trigger {
             Trigger::Timer { name, seconds } => {
@@ -254,6 +255,7 @@ impl Work {
             cursor,
             saved: cursor,
             process: None,
+            idle,
         })
     }
 
@@ -273,10 +275,10 @@ impl Work {
                     continue;
                 }
             }
-            if last_use.elapsed() >= IDLE && !self.requests.keeps_something() {
+            if last_use.elapsed() >= self.idle && !self.requests.keeps_something() {
                 self.end_process();
             }
-            let far = Instant::now() + IDLE;
+            let far = Instant::now() + self.idle;
             let end = self.timers.iter().map(|timer| timer.next).min().map_or(far, |next| next.min(far));
             self.shared.wait(seen, end);
         }
@@ -513,16 +515,4 @@ pub(super) fn shown(event: &Event) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_stopped_before_it_waits_does_not_wait() {
-        let shared = Shared::new(&State::new(), &Arc::default());
-        // It looked, and was not stopped yet.
-        shared.stop();
-        let begun = Instant::now();
-        shared.wait(shared.wake.count(), begun + Duration::from_secs(10));
-        assert!(begun.elapsed() < Duration::from_secs(10));
-    }
-}
+mod tests;

@@ -28,7 +28,8 @@ pub(super) fn dial(
     end: Instant,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<TcpStream, Error> {
-    for address in usable(&look_up(host, port, end, is_wanted)?, may_be_private)? {
+    let system = move |host: &str| (host, port).to_socket_addrs().map(Iterator::collect);
+    for address in usable(&look_up(host, system, end, is_wanted)?, may_be_private)? {
         if let Ok(stream) = connect_to(&address, end, is_wanted) {
             return Ok(stream);
         }
@@ -39,18 +40,17 @@ pub(super) fn dial(
     Err(Error::Unreachable)
 }
 
-/// The addresses of a host. The system's look-up cannot be interrupted, so a thread of its own waits for it.
+/// The addresses of a host, as `system` knows them. That cannot be interrupted, so a thread of its own waits for it.
 fn look_up(
     host: &str,
-    port: u16,
+    system: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
     end: Instant,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<Vec<SocketAddr>, Error> {
     let (found, answer) = mpsc::channel();
     let host = host.to_owned();
     let look_up = move || {
-        let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-        let _ = found.send(addresses);
+        let _ = found.send(system(&host));
     };
     std::thread::Builder::new().name("look-up".into()).spawn(look_up).map_err(|_| Error::Failed)?;
     while Instant::now() < end && is_wanted() {

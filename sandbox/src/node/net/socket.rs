@@ -24,9 +24,16 @@ use crate::limits::{CONNECT_TIME, CONNECTION_PATIENCE, CONNECTIONS_MAX, DATA_BYT
 use crate::node::grants::Powers;
 use crate::package::Endpoint;
 
+/// What came on a connection that is closed is read away in such parts, and so many of them; more than the kernel keeps.
+const UNREAD_BYTES: usize = 16 << 10;
+const UNREAD_PARTS_MAX: usize = 1 << 10;
+
 /// The connections of one app.
-#[derive(Default)]
-pub(in crate::node) struct Sockets(Mutex<Table>);
+pub(in crate::node) struct Sockets {
+    table: Mutex<Table>,
+    /// How long what was written is still sent after its connection was closed.
+    linger: Duration,
+}
 
 #[derive(Default)]
 struct Table {
@@ -38,6 +45,12 @@ struct Connection {
     address: Endpoint,
     /// It does not block. `None` since the grant has gone.
     stream: Option<Arc<TcpStream>>,
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self { table: Mutex::default(), linger: CONNECTION_PATIENCE }
+    }
 }
 
 impl Sockets {
@@ -52,7 +65,7 @@ impl Sockets {
             return Err(Error::NotGranted);
         }
         // Only its own thread opens connections, one at a time.
-        if self.0.lock().open.len() >= CONNECTIONS_MAX {
+        if self.table.lock().open.len() >= CONNECTIONS_MAX {
             return Err(Error::TooLarge);
         }
         let is_wanted = || !stop.load(Ordering::Acquire) && is_granted(&powers.read());
@@ -66,7 +79,7 @@ impl Sockets {
         stream.set_nonblocking(true).map_err(|_| Error::Failed)?;
         // What cannot be set makes it slower, not wrong.
         let _ = stream.set_nodelay(true);
-        let table = &mut *self.0.lock();
+        let table = &mut *self.table.lock();
         table.next = table.next.wrapping_add(1);
         let connection = Connection { address: address.clone(), stream: Some(Arc::new(stream)) };
         table.open.insert(table.next, connection);
@@ -104,18 +117,19 @@ impl Sockets {
     }
 
     pub(in crate::node) fn close(&self, handle: Handle) -> Result<(), Error> {
-        let connection = self.0.lock().open.remove(&handle).ok_or(Error::NotFound)?;
-        connection.close();
+        let connection = self.table.lock().open.remove(&handle).ok_or(Error::NotFound)?;
+        connection.close(self.linger);
         Ok(())
     }
 
     pub(in crate::node) fn close_all(&self) {
-        std::mem::take(&mut self.0.lock().open).into_values().for_each(Connection::close);
+        let open = std::mem::take(&mut self.table.lock().open);
+        open.into_values().for_each(|connection| connection.close(self.linger));
     }
 
     /// Ends connections to what is not granted any more.
     pub(in crate::node) fn cut(&self, powers: &Powers) {
-        let table = &mut *self.0.lock();
+        let table = &mut *self.table.lock();
         for Connection { address, stream } in table.open.values_mut() {
             if !powers.sockets.contains(address)
                 && let Some(stream) = stream.take()
@@ -127,12 +141,18 @@ impl Sockets {
         }
     }
 
+    /// Whether anything may still come by one of them.
     pub(in crate::node) fn has_open(&self) -> bool {
-        self.0.lock().open.values().any(|connection| connection.stream.is_some())
+        let table = self.table.lock();
+        table
+            .open
+            .values()
+            .filter_map(|connection| connection.stream.as_ref())
+            .any(|stream| !has_ended(stream))
     }
 
     fn stream(&self, handle: Handle) -> Result<Arc<TcpStream>, Error> {
-        let table = self.0.lock();
+        let table = self.table.lock();
         let connection = table.open.get(&handle).ok_or(Error::NotFound)?;
         connection.stream.clone().ok_or(Error::NotGranted)
     }
@@ -168,11 +188,25 @@ impl Sockets {
 }
 
 impl Connection {
-    /// What was written is still sent, if the other side takes it soon.
-    fn close(self) {
-        if let Some(stream) = self.stream {
-            let _ = set_tcp_user_timeout(&stream, CONNECTION_PATIENCE.as_millis() as u32);
+    /// What was written is still sent, if the other side takes it in time.
+    fn close(self, linger: Duration) {
+        let Some(stream) = self.stream else { return };
+        let _ = set_tcp_user_timeout(&stream, linger.as_millis() as u32);
+        // If something came that nobody has read, the kernel would cut the connection off instead.
+        let mut bytes = [0; UNREAD_BYTES];
+        for _ in 0..UNREAD_PARTS_MAX {
+            if !matches!((&*stream).read(&mut bytes), Ok(1..)) {
+                break;
+            }
         }
+    }
+}
+
+/// Whether the other side has said that no more comes, or the connection broke, and all that came was read.
+fn has_ended(stream: &TcpStream) -> bool {
+    match stream.peek(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
     }
 }
 

@@ -72,3 +72,28 @@ fn nobody_waits_for_a_connection_that_is_not_wanted_any_more() {
     assert_eq!(dialed(begun + FAR, &is_wanted), Error::TimedOut);
     assert!(looks.into_inner() > 3 && begun.elapsed() < FAR);
 }
+
+#[test]
+fn a_name_server_that_keeps_silent_holds_up_nobody() {
+    let address: SocketAddr = "1.1.1.1:80".parse().expect("an address");
+    let asked = |silence: mpsc::Receiver<()>, end, is_wanted: &dyn Fn() -> bool| {
+        let system = move |_: &str| {
+            // Until nobody holds the other end.
+            let _ = silence.recv();
+            Ok(vec![address])
+        };
+        look_up("example.org", system, end, is_wanted)
+    };
+    let (held, silence) = mpsc::channel();
+    let begun = Instant::now();
+    assert_eq!(asked(silence, begun + Duration::from_millis(50), &|| true), Err(Error::TimedOut));
+    let (also_held, silence) = mpsc::channel();
+    let looks = AtomicU32::new(0);
+    let is_wanted = || looks.fetch_add(1, Ordering::Relaxed) < 2;
+    assert_eq!(asked(silence, begun + FAR, &is_wanted), Err(Error::TimedOut));
+    // Both still wait for their answers; that is nothing to who asks now.
+    let (_, silence) = mpsc::channel();
+    assert_eq!(asked(silence, begun + FAR, &|| true), Ok(vec![address]));
+    assert!(begun.elapsed() < FAR);
+    drop((held, also_held));
+}

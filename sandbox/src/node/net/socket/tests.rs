@@ -1,6 +1,6 @@
 //! With servers in this process.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use super::super::dial::tests::Deaf;
 use super::*;
@@ -30,10 +30,18 @@ fn connected(sockets: &Sockets) -> (Handle, TcpStream, Endpoint) {
     (handle, listener.accept().expect("a connection").0, address)
 }
 
-/// Sends until there is no room any more.
-fn fill(sockets: &Sockets, handle: Handle) {
+/// Sends until there is no room any more; how much that was.
+fn fill(sockets: &Sockets, handle: Handle) -> usize {
     let bytes = vec![b'x'; DATA_BYTES_MAX];
-    while sockets.write(handle, &bytes, 200, &Stop::default()).is_ok() {}
+    let writes = std::iter::from_fn(|| sockets.write(handle, &bytes, 200, &Stop::default()).ok());
+    writes.map(|count| count as usize).sum()
+}
+
+/// Whether the kernel still has this process's end of a connection.
+fn is_known(near: SocketAddr, far: SocketAddr) -> bool {
+    let shown = |address: SocketAddr| format!("0100007F:{:04X}", address.port());
+    let ends = format!(" {} {} ", shown(near), shown(far));
+    std::fs::read_to_string("/proc/self/net/tcp").expect("readable").contains(&ends)
 }
 
 #[test]
@@ -50,10 +58,65 @@ fn bytes_go_both_ways_until_either_side_says_that_no_more_come() {
     assert_eq!(sockets.read(handle, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
     drop(far);
     assert_eq!(sockets.read(handle, FAR_MS, &stop).as_deref(), Ok(&[][..]));
-    assert!(sockets.has_open());
     assert_eq!(sockets.close(handle), Ok(()));
     assert_eq!(sockets.read(handle, FAR_MS, &stop), Err(Error::NotFound));
+}
+
+#[test]
+fn a_connection_is_open_until_either_side_has_ended_it() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
     assert!(!sockets.has_open());
+    let (closed, _far, _) = connected(&sockets);
+    assert!(sockets.has_open());
+    assert_eq!(sockets.close(closed), Ok(()));
+    assert!(!sockets.has_open());
+    let (ended, mut far, _) = connected(&sockets);
+    far.write_all(b"bye").expect("sent");
+    drop(far);
+    assert!(sockets.has_open(), "something was not read yet");
+    assert_eq!(sockets.read(ended, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
+    assert_eq!(sockets.read(ended, FAR_MS, &stop).as_deref(), Ok(&[][..]));
+    assert!(!sockets.has_open());
+    let (broken, far, _) = connected(&sockets);
+    assert_eq!(sockets.write(broken, b"x", FAR_MS, &stop), Ok(1));
+    // What came and was not read makes it a cut.
+    far.peek(&mut [0]).expect("it came");
+    drop(far);
+    assert_eq!(sockets.read(broken, FAR_MS, &stop), Err(Error::Closed));
+    assert!(!sockets.has_open());
+}
+
+#[test]
+fn what_was_written_is_sent_although_the_connection_is_closed() {
+    let sockets = Sockets::default();
+    let (handle, mut far, _) = connected(&sockets);
+    far.write_all(&[b'x'; 3 * UNREAD_BYTES]).expect("sent");
+    // All of it came, and nobody reads it.
+    let near = sockets.stream(handle).expect("open");
+    while !near.peek(&mut [0; 3 * UNREAD_BYTES]).is_ok_and(|count| count == 3 * UNREAD_BYTES) {
+        std::thread::yield_now();
+    }
+    drop(near);
+    let sent = fill(&sockets, handle);
+    assert_eq!(sockets.close(handle), Ok(()));
+    assert_eq!(far.read_to_end(&mut Vec::new()).expect("to its proper end"), sent);
+}
+
+#[test]
+fn what_nobody_takes_is_given_up_a_while_after_the_connection_was_closed() {
+    let sockets = Sockets { linger: Duration::from_millis(50), ..Sockets::default() };
+    let (handle, mut far, _) = connected(&sockets);
+    let ends = (far.peer_addr().expect("an address"), far.local_addr().expect("an address"));
+    let sent = fill(&sockets, handle);
+    assert_eq!(sockets.close(handle), Ok(()));
+    let begun = Instant::now();
+    while is_known(ends.0, ends.1) {
+        assert!(begun.elapsed() < CONNECTION_PATIENCE / 2, "the kernel goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut bytes = Vec::new();
+    assert!(far.read_to_end(&mut bytes).is_err(), "it has no proper end");
+    assert!(bytes.len() < sent);
 }
 
 #[test]
