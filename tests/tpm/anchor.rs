@@ -207,6 +207,42 @@ fn the_counter_asks_for_the_pcrs_that_the_passphrase_does() {
     setting.refused(&["a PCR has a value that was not approved"]);
 }
 
+/// The owner's mounts and those of who may write one directory share a file and its counter.
+#[test]
+fn a_writer_of_a_directory_counts_too() {
+    if !can_mount() {
+        return;
+    }
+    let mut setting = Setting::new();
+    let mount = setting.try_mount(&[]).unwrap_or_else(|ran| panic!("{ran:?}"));
+    fs::create_dir(mount.path("photos")).unwrap();
+    mount.umount();
+    let anna = setting.place.path("anna");
+    finish(program().args(["principal", "create", "anna", "--no-passphrase", "--file"]).arg(&anna)).ok();
+    let mut issue = setting.place.on_store(&["cap", "issue"], &["--path", "/photos", "--rights", "rw"]);
+    finish(issue.arg("--to").arg(&anna)).ok();
+    let mount_as_anna = |setting: &Setting| setting.mount_by(["--principal".into(), (&anna).into()], &[]);
+    let mut copies = Vec::new();
+    for name in ["sea", "dune"] {
+        let mount = mount_as_anna(&setting).unwrap_or_else(|ran| panic!("{ran:?}"));
+        fs::write(mount.path(name), name).unwrap();
+        mount.umount();
+        copies.push(setting.copies());
+        setting.tpm.restart();
+    }
+    let [older, newest] = &copies[..] else { unreachable!() };
+    setting.put_back(older);
+    setting.refused(&["older copy of itself", "--accept-rollback"]);
+    mount_as_anna(&setting).err().expect("refused").failed(1, &["older copy of itself"]);
+    setting.put_back(&(older.0.clone(), newest.1.clone()));
+    mount_as_anna(&setting).err().expect("refused").failed(1, &["the store is not what", "older"]);
+    setting.put_back(newest);
+    setting.write("by the owner", &[]);
+    setting.put_back(newest);
+    mount_as_anna(&setting).err().expect("refused").failed(1, &["older copy of itself"]);
+    assert_eq!(setting.places(), 1);
+}
+
 #[test]
 fn a_tpm_that_is_missing_cleared_or_another_is_told_and_can_be_replaced() {
     if !can_mount() {
