@@ -4,7 +4,8 @@
 //! near it soon: small files that were written together, the index of a directory, a database that warms up. [`HostCache`]
 //! reads a whole window around a read that is not in the cache, out of a budget that hits refill: where nobody
 //! ever comes near again, as with random reads of far more than fits into memory, it runs out, and reads are as long as
-//! asked. The memory is the host's; it takes it back when it has better use for it.
+//! asked. Each length has a budget of its own, so that index nodes, which lie close together and are wanted again, go on being
+//! read in windows while sectors no longer are. The memory is the host's; it takes it back when it has better use for it.
 //!
 //! Invariant: what is written past the cache leaves no old page that a read that began later could get, except where
 //! a read went on at the same time. Whoever reads here must be able to tell, by a hash.
@@ -16,19 +17,22 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::host::status_flags;
+use crate::limits::SECTOR_BYTES;
 
 /// What is read at once around a miss: so many times as much as was asked for, up to a bound.
 const WINDOW_READS: u64 = 8;
 const WINDOW_BYTES_MAX: u64 = 128 << 10;
-/// Windows that may be read without a hit: a quarter of a gigabyte of sectors, or one of index nodes.
+/// Windows that may be read without a hit: a quarter of a gigabyte around single sectors, one around index nodes.
 const BUDGET_MAX: u32 = 8 << 10;
 /// Reads that are longer gain nothing, and would only be copied once more.
 const CACHED_BYTES_MAX: usize = 64 << 10;
+/// A budget for each power of two of sectors.
+const BUDGETS: usize = (CACHED_BYTES_MAX / SECTOR_BYTES).ilog2() as usize + 1;
 
 /// A file beside its O_DIRECT twin.
 pub(super) struct HostCache {
     file: File,
-    budget: AtomicU32,
+    budgets: [AtomicU32; BUDGETS],
 }
 
 impl HostCache {
@@ -41,7 +45,7 @@ impl HostCache {
         }
         // By its path, it might be another file by now.
         let file = File::open(format!("/proc/self/fd/{}", direct.as_raw_fd())).ok()?;
-        Some(Self { file, budget: AtomicU32::new(BUDGET_MAX) })
+        Some(Self { file, budgets: std::array::from_fn(|_| AtomicU32::new(BUDGET_MAX)) })
     }
 
     /// Whether it has read all of `bytes` from `offset` on. Where not, another way of reading tells why.
@@ -49,9 +53,10 @@ impl HostCache {
         if bytes.len() > CACHED_BYTES_MAX {
             return false;
         }
+        let budget = self.budget(bytes.len());
         match self.has(offset, bytes.len()) {
-            Some(true) => self.earn(),
-            Some(false) if self.spend() => self.ask_for_window(offset, bytes.len() as u64),
+            Some(true) => earn(budget),
+            Some(false) if spend(budget) => self.ask_for_window(offset, bytes.len() as u64),
             _ => {}
         }
         self.file.read_exact_at(bytes, offset).is_ok()
@@ -91,14 +96,9 @@ impl HostCache {
         (result == 0).then(|| pages.cached >= (bytes as u64).div_ceil(page_bytes()))
     }
 
-    fn earn(&self) {
-        let earn = |budget| (budget < BUDGET_MAX).then_some(budget + 1);
-        let _ = self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
-    }
-
-    fn spend(&self) -> bool {
-        let spend = |budget: u32| budget.checked_sub(1);
-        self.budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+    fn budget(&self, bytes: usize) -> &AtomicU32 {
+        let class = bytes.div_ceil(SECTOR_BYTES).max(1).ilog2() as usize;
+        &self.budgets[class.min(BUDGETS - 1)]
     }
 
     /// Starts to read what stands around `offset`; a failure shows when it is read.
@@ -109,6 +109,17 @@ impl HostCache {
         // SAFETY: touches no memory of ours.
         unsafe { libc::readahead(self.file.as_raw_fd(), start, window as usize) };
     }
+}
+
+fn earn(budget: &AtomicU32) {
+    let earn = |left| (left < BUDGET_MAX).then_some(left + 1);
+    let _ = budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
+}
+
+/// Whether there was something left.
+fn spend(budget: &AtomicU32) -> bool {
+    let spend = |left: u32| left.checked_sub(1);
+    budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
 }
 
 /// Whether a direct write drops what the cache has of its range, whatever is read meanwhile. A filesystem that now and
@@ -168,7 +179,7 @@ mod tests {
     #[test]
     fn a_miss_brings_its_window_until_the_budget_is_spent_and_a_hit_pays_for_one() {
         let Some(cache) = cold() else { return println!("skipped: no such cache here") };
-        cache.budget.store(1, Ordering::Relaxed);
+        cache.budget(SECTOR).store(1, Ordering::Relaxed);
         read(&cache, 100);
         assert!(has(&cache, 96) && has(&cache, 103));
         read(&cache, 50);
@@ -176,7 +187,19 @@ mod tests {
         read(&cache, 50);
         read(&cache, 200);
         assert!(has(&cache, 207));
-        assert_eq!(cache.budget.load(Ordering::Relaxed), 0);
+        assert_eq!(cache.budget(SECTOR).load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn long_reads_do_not_pay_for_short_ones() {
+        let Some(cache) = cold() else { return println!("skipped: no such cache here") };
+        cache.budget(SECTOR).store(0, Ordering::Relaxed);
+        read(&cache, 50);
+        assert!(!has(&cache, 48), "nothing is left for single sectors");
+        let mut node = [0; 4 * SECTOR];
+        assert!(cache.read(&mut node, 100 * SECTOR as u64));
+        assert!(has(&cache, 96) && has(&cache, 127));
+        assert_eq!(cache.budget(4 * SECTOR).load(Ordering::Relaxed), BUDGET_MAX - 1);
     }
 
     #[test]
