@@ -17,6 +17,10 @@ const PAGES_MAX: u16 = (WRITE_BYTES_MAX >> 12) as u16;
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 /// Readahead of the mount in KiB: four requests, so that some are in flight while one is copied.
 const READAHEAD_KIB: u32 = 4 * (WRITE_BYTES_MAX >> 10);
+/// What of a mount may wait in the kernel's cache to be written back, which begins at half of that. Without a bound of its own, the
+/// kernel begins when a tenth of all memory is dirty, and all encryption waits until then; with less, much would be written back
+/// that is soon written again.
+const DIRTY_BYTES_MAX: u64 = 256 << 20;
 /// How long the kernel may believe names and attributes. Every change comes through the mount, so the kernel knows
 /// of all of them and nothing ever expires; an hour bounds what a mistake can do.
 pub(super) const BELIEVE: Duration = Duration::from_secs(3600);
@@ -101,10 +105,12 @@ pub(super) fn tune(mountpoint: &Path) {
     let Ok(metadata) = mountpoint.metadata() else { return };
     let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
     let folder = format!("/sys/class/bdi/{major}:{minor}");
-    let settings = [("read_ahead_kb", READAHEAD_KIB), ("strict_limit", 0), ("max_ratio", 100)];
-    for (name, value) in settings {
-        if let Err(error) = fs::write(format!("{folder}/{name}"), value.to_string()) {
-            tracing::debug!(name, %error, "the mount's bdi stays as it is");
-        }
-    }
+    let set = |name: &str, value: u64| {
+        let written = fs::write(format!("{folder}/{name}"), value.to_string());
+        written.inspect_err(|error| tracing::debug!(name, %error, "the mount's bdi stays as it is")).is_ok()
+    };
+    set("read_ahead_kb", READAHEAD_KIB.into());
+    // Kernels before 6.2, and those with little memory, do not take it.
+    let is_bounded = set("max_ratio", 100) && set("max_bytes", DIRTY_BYTES_MAX);
+    set("strict_limit", is_bounded.into());
 }
