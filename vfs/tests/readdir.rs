@@ -155,6 +155,43 @@ fn readdirplus_counts_what_is_taken() {
 }
 
 #[test]
+fn readdirplus_gives_each_file_its_own_attributes_whatever_is_in_memory() {
+    const FILES: usize = 700;
+    let fs = mount_with(MountOptions::default());
+    for number in 0..FILES {
+        let ino = fs.file_with(ROOT, &format!("f{number}"), &vec![1; number]);
+        fs.forget(ino, 1);
+    }
+    fs.unmount().unwrap();
+    let fs = Fs::mount(fs.store().clone(), MountOptions::default()).unwrap();
+    assert_eq!(fs.inodes_in_memory(), 1);
+    let (mut cookie, mut lengths) = (0, BTreeSet::new());
+    loop {
+        let mut taken = Vec::new();
+        fs.readdirplus(ROOT, cookie, &mut |entry, stat| {
+            if taken.len() == 150 {
+                return false;
+            }
+            if entry.ino != ROOT {
+                assert_eq!((entry.ino, entry.name), (stat.ino, format!("f{}", stat.size).as_bytes()));
+                assert!(lengths.insert(stat.size), "{} is handed out twice", stat.size);
+            }
+            taken.push((entry.ino, entry.cookie));
+            true
+        })
+        .unwrap();
+        let Some((_, last)) = taken.last() else { break };
+        cookie = *last;
+        taken.iter().filter(|(ino, _)| *ino != ROOT).for_each(|(ino, _)| fs.forget(*ino, 1));
+    }
+    assert_eq!(lengths, (0..FILES as u64).collect());
+    for number in 0..FILES {
+        fs.unlink(ROOT, format!("f{number}").as_bytes()).unwrap();
+    }
+    assert_eq!(fs.inodes_in_memory(), 1, "nobody holds any of them");
+}
+
+#[test]
 fn large_directories_stay_fast() {
     let fs = mount_with(MountOptions::default());
     for number in 0..20_000 {
