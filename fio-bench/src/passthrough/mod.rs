@@ -37,6 +37,7 @@ use nodes::{Handle, Nodes};
 const BELIEVE: Duration = Duration::from_secs(3600);
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 const READAHEAD_KIB: u32 = 4 << 10;
+const DIRTY_BYTES_MAX: u32 = 256 << 20;
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 const GENERATION: Generation = Generation(0);
 
@@ -69,7 +70,12 @@ fn start(folder: &Path, mount_point: &Path, access: SessionACL) -> Result<Backgr
 fn tune(mount_point: &Path) -> Result<()> {
     let device = fs::metadata(mount_point)?.dev();
     let folder = format!("/sys/class/bdi/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    for (name, value) in [("read_ahead_kb", READAHEAD_KIB), ("strict_limit", 0), ("max_ratio", 100)] {
+    for (name, value) in [
+        ("read_ahead_kb", READAHEAD_KIB),
+        ("max_ratio", 100),
+        ("max_bytes", DIRTY_BYTES_MAX),
+        ("strict_limit", 1),
+    ] {
         fs::write(format!("{folder}/{name}"), value.to_string())?;
     }
     Ok(())
