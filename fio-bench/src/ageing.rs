@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     let plan = Plan { size_bytes: options.size, rounds: options.rounds, background: true };
     let dir = options.dir.clone().unwrap_or_else(target);
     ensure!(plan.rounds > 0, "--rounds must be at least 1");
-    check_room(&dir, 3 * plan.size_bytes)?;
+    check_room(&dir, 4 * plan.size_bytes)?;
     let scratch = Scratch::new(&dir, "ageing")?;
     let mut outcomes = Vec::new();
     for (name, limit) in [("fixed", Some(plan.size_bytes)), ("growing", None)] {

@@ -98,7 +98,7 @@ enum Wanted {
 pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     let plan = if options.quick { Plan::QUICK } else { Plan::FULL };
     let dir = options.dir.clone().unwrap_or_else(target);
-    check_room(&dir, 2 << 30)?;
+    check_room(&dir, 3 << 30)?;
     build()?;
     xtask::guests::build_rust()?;
     let scratch = Scratch::new(&dir, "apps")?;

@@ -104,7 +104,7 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     let filesystems = chosen(&options.with)?;
     let mut scale = options.scale();
     let room_bytes = room_bytes(&scale);
-    scale::check_room(&dir, room_bytes * filesystems.len() as u64)?;
+    scale::check_room(&dir, room_bytes * filesystems.len() as u64 / 2 * 3)?;
     let scratch = Scratch::new(&dir, "compare")?;
     scale.archive = source_tree::archive(&scratch, scale.tree_files)?;
 

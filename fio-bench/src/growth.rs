@@ -107,7 +107,7 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
         .unwrap_or(0)
         .max(options.files.last().copied().unwrap_or(0) as u64 * 8192);
     // One filesystem at a time; those that do not overwrite in place take more.
-    check_room(&dir, room + (2 << 30))?;
+    check_room(&dir, room / 8 * 9 + (2 << 30))?;
     let mut points = Vec::new();
     for filesystem in chosen(&options.with)? {
         let name = filesystem.name();
