@@ -37,7 +37,7 @@ use nodes::{Handle, Nodes};
 const BELIEVE: Duration = Duration::from_secs(3600);
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 const READAHEAD_KIB: u32 = 4 << 10;
-const DIRTY_BYTES_MAX: u32 = 256 << 20;
+const DIRTY_BYTES: u32 = 256 << 20;
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 const GENERATION: Generation = Generation(0);
 
@@ -70,15 +70,14 @@ fn start(folder: &Path, mount_point: &Path, access: SessionACL) -> Result<Backgr
 fn tune(mount_point: &Path) -> Result<()> {
     let device = fs::metadata(mount_point)?.dev();
     let folder = format!("/sys/class/bdi/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    for (name, value) in [
-        ("read_ahead_kb", READAHEAD_KIB),
-        ("max_ratio", 100),
-        ("max_bytes", DIRTY_BYTES_MAX),
-        ("strict_limit", 1),
-    ] {
-        fs::write(format!("{folder}/{name}"), value.to_string())?;
+    let set = |name: &str, value: u32| fs::write(format!("{folder}/{name}"), value.to_string());
+    set("read_ahead_kb", READAHEAD_KIB)?;
+    set("max_ratio", 100)?;
+    let bounded = set("max_bytes", DIRTY_BYTES).and_then(|()| set("min_bytes", DIRTY_BYTES));
+    if bounded.is_err() {
+        set("max_ratio", 100)?;
     }
-    Ok(())
+    Ok(set("strict_limit", bounded.is_ok().into())?)
 }
 
 struct Passthrough {

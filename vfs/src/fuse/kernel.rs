@@ -17,10 +17,10 @@ const PAGES_MAX: u16 = (WRITE_BYTES_MAX >> 12) as u16;
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 /// Readahead of the mount in KiB: four requests, so that some are in flight while one is copied.
 const READAHEAD_KIB: u32 = 4 * (WRITE_BYTES_MAX >> 10);
-/// What of a mount may wait in the kernel's cache to be written back, which begins at half of that. Without a bound of its own, the
-/// kernel begins when a tenth of all memory is dirty, and all encryption waits until then; with less, much would be written back
-/// that is soon written again.
-const DIRTY_BYTES_MAX: u64 = 256 << 20;
+/// What of a mount may wait in the kernel's cache to be written back, which begins at half to three quarters of that. Without a bound of its
+/// own, the kernel begins when a tenth of all memory is dirty, and all encryption waits until then; with less, much would be written
+/// back that is soon written again.
+const DIRTY_BYTES: u64 = 256 << 20;
 /// How long the kernel may believe names and attributes. Every change comes through the mount, so the kernel knows
 /// of all of them and nothing ever expires; an hour bounds what a mistake can do.
 pub(super) const BELIEVE: Duration = Duration::from_secs(3600);
@@ -110,7 +110,11 @@ pub(super) fn tune(mountpoint: &Path) {
         written.inspect_err(|error| tracing::debug!(name, %error, "the mount's bdi stays as it is")).is_ok()
     };
     set("read_ahead_kb", READAHEAD_KIB.into());
-    // Kernels before 6.2, and those with little memory, do not take it.
-    let is_bounded = set("max_ratio", 100) && set("max_bytes", DIRTY_BYTES_MAX);
+    // No less either: the kernel would give a mount that was idle the less, the more other disks write, down to nothing before 6.14. Kernels before
+    // 6.2, and those with little memory or many mounts, do not take it.
+    let is_bounded = set("max_ratio", 100) && set("max_bytes", DIRTY_BYTES) && set("min_bytes", DIRTY_BYTES);
+    if !is_bounded {
+        set("max_ratio", 100);
+    }
     set("strict_limit", is_bounded.into());
 }
