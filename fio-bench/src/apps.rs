@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Everything small and once: shows that all of it works
     #[arg(long)]
     quick: bool,
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "publish")]
+    only: Vec<Part>,
     /// A blocktree that was built with --no-default-features: what a mount without anything for apps does
     #[arg(long, value_name = "PROGRAM")]
     without: Option<PathBuf>,
@@ -47,6 +50,17 @@ pub(crate) struct Options {
     /// Also write the table to docs/benchmarks.md
     #[arg(long)]
     publish: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Latency,
+    ColdStart,
+    Rate,
+    Calls,
+    Reading,
+    Mount,
 }
 
 /// How often everything is done.
@@ -104,15 +118,28 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     let scratch = Scratch::new(&dir, "apps")?;
     let ours = program()?;
     let mut rows = Vec::new();
+    let is_wanted = |part| options.only.is_empty() || options.only.contains(&part);
     let stage = Stage::new(&ours, scratch.join("measured"), "4G", HTTP)?;
     let address = stage.install()?;
-    latency(&stage, address, &plan, &mut rows)?;
-    cold_start(&stage, address, &plan, &mut rows)?;
-    rate(&stage, address, &plan, &mut rows)?;
-    calls(address, &plan, &mut rows)?;
-    bulk(&stage, address, &plan, &mut rows)?;
+    if is_wanted(Part::Latency) {
+        latency(&stage, address, &plan, &mut rows)?;
+    }
+    if is_wanted(Part::ColdStart) {
+        cold_start(&stage, address, &plan, &mut rows)?;
+    }
+    if is_wanted(Part::Rate) {
+        rate(&stage, address, &plan, &mut rows)?;
+    }
+    if is_wanted(Part::Calls) {
+        calls(address, &plan, &mut rows)?;
+    }
+    if is_wanted(Part::Reading) {
+        reading(&stage, address, &plan, &mut rows)?;
+    }
     stage.unmount()?;
-    mount_cost(&ours, options.without.as_deref(), &scratch, &plan, &mut rows)?;
+    if is_wanted(Part::Mount) {
+        mount_cost(&ours, options.without.as_deref(), &scratch, &plan, &mut rows)?;
+    }
     let table = table(&rows);
     println!("{table}");
     if options.publish {
@@ -261,7 +288,7 @@ fn round_trip(count: usize) -> Result<f64> {
 }
 
 /// The app reads a large file from one end to the other.
-fn bulk(stage: &Stage, address: SocketAddr, plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
+fn reading(stage: &Stage, address: SocketAddr, plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
     let piece: Vec<u8> = (0..MIB).map(|at| (at % 251) as u8).collect();
     let mut file = File::create(stage.granted().join("large"))?;
     for _ in 0..plan.large_mib {
