@@ -8,7 +8,7 @@
 //! 1. An anchor is told of a head only after the superblock that names it is durable: no crash makes it know more than
 //!    the disk. Who may write only a part of a store writes no superblock: there it is told of a durable record.
 //! 2. What an anchor may have been told stands in every later superblock, so its head is found however far the store
-//!    has gone on since; but for those records, whose head is [`UNNAMED`]. See "Anchors" in `docs/FORMAT.md`.
+//!    has gone on since; but for those records: see [`Anchored::is_named`], and "Anchors" in `docs/FORMAT.md`.
 //! 3. An anchor also knows to which root principal the store belongs. That never changes: a store of the same id that
 //!    belongs to another is refused, whatever is to be accepted.
 
@@ -30,19 +30,38 @@ pub struct Head {
     pub hash: Hash,
 }
 
-/// In place of an anchor's id, with a head that no superblock was asked to name: once the log has gone on without it, all that
-/// can be told is that the store has come further.
-pub const UNNAMED: [u8; 8] = [0; 8];
+/// Set in the first byte of an anchor's id together with a head that no superblock was asked to name.
+const UNNAMED: u8 = 0x80;
 
 /// What an anchor remembers of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchored {
     pub store_id: [u8; 16],
-    /// Tells this anchor from those of other machines; random, from when it first remembered this store. Or [`UNNAMED`].
+    /// Tells this anchor from those of other machines; random, from when it first remembered this store. And whether its head is named.
     pub id: [u8; 8],
     pub head: Head,
     /// To whom the store belongs; `None` where that was not remembered.
     pub root: Option<PrincipalId>,
+}
+
+impl Anchored {
+    /// Whether superblocks name the head. If not, and once the log has gone on without it, all that can be told is that the store has
+    /// come further.
+    pub fn is_named(&self) -> bool {
+        self.id[0] & UNNAMED == 0
+    }
+}
+
+/// The id as it is with a head that superblocks name.
+pub(crate) fn named_id(mut id: [u8; 8]) -> [u8; 8] {
+    id[0] &= !UNNAMED;
+    id
+}
+
+/// As [`named_id`], with a head that no superblock names.
+pub(crate) fn unnamed_id(mut id: [u8; 8]) -> [u8; 8] {
+    id[0] |= UNNAMED;
+    id
 }
 
 /// A memory that whoever can write the disk cannot write.

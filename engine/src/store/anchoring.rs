@@ -8,7 +8,7 @@ use zerocopy::FromZeros;
 
 use super::log::Record;
 use super::{Core, OpenOptions, Store};
-use crate::anchor::{Anchor, AnchorError, AnchorStatus, Anchored, Head, Rollback, UNNAMED};
+use crate::anchor::{Anchor, AnchorError, AnchorStatus, Anchored, Head, Rollback, named_id, unnamed_id};
 use crate::crypto::{PrincipalId, random};
 use crate::error::Result as StoreResult;
 use crate::format::{AnchorBytes, Superblock};
@@ -38,7 +38,7 @@ impl Anchoring {
             interval: options.anchor_interval,
             store_id: superblock.store_id,
             root,
-            id: random(),
+            id: named_id(random()),
             named: superblock.anchors.iter().filter(|named| named.id != [0; 8]).copied().collect(),
             told: None,
             told_at: None,
@@ -49,9 +49,8 @@ impl Anchoring {
     /// What the anchor knew when the store was opened.
     pub(super) fn knows(&mut self, anchored: &Anchored) {
         self.told = Some(anchored.head);
-        if anchored.id != UNNAMED {
-            self.id = anchored.id;
-        }
+        // The same whether the head is named or not: what was named under it before makes room for what comes.
+        self.id = named_id(anchored.id);
         (self.status.seq, self.status.first_use) = (Some(anchored.head.seq), false);
     }
 
@@ -166,14 +165,14 @@ pub(super) fn find_head(
             named.id != [0; 8] && named.seq.get() == head.seq && named.record_hash == head.hash
         };
         (head.seq == base && superblock.record_hash == head.hash)
-            || (head.seq < base && (anchored.id == UNNAMED || superblock.anchors.iter().any(is_named)))
+            || (head.seq < base && (!anchored.is_named() || superblock.anchors.iter().any(is_named)))
     };
     if is_there { Ok(()) } else { Err(Rollback::Forked { seq: head.seq }) }
 }
 
 impl Core {
     /// Has the anchor of who writes a part of the store hear of the newest record, once that is durable. No superblock names it:
-    /// whoever writes the next one knows nothing of this anchor.
+    /// whoever writes the next one need not know of this anchor.
     pub(super) fn tell_of_record(&self, is_last: bool) -> StoreResult<()> {
         if self.bounds.is_none() {
             return Ok(());
@@ -183,7 +182,10 @@ impl Core {
             let sealer = self.sealer.lock();
             Head { seq: sealer.seq, hash: sealer.previous }
         };
-        let to_tell = self.anchoring.lock().to_tell(UNNAMED, head, is_last);
+        let to_tell = {
+            let anchoring = self.anchoring.lock();
+            anchoring.to_tell(unnamed_id(anchoring.id), head, is_last)
+        };
         let Some((anchor, anchored)) = to_tell else { return Ok(()) };
         self.make_durable()?;
         drop(turn);

@@ -1,10 +1,12 @@
 //! A writer of a part of a store, with a memory by which older copies are noticed.
 
+use std::collections::HashSet;
+
 use tempfile::TempDir;
 
 use super::*;
 use crate::OpenError;
-use crate::anchor::{Anchor as _, Anchored, FileAnchor, Rollback, UNNAMED};
+use crate::anchor::{Anchor as _, Anchored, FileAnchor, Rollback};
 use crate::device::{FaultyDevice, Image, Survivors};
 
 /// What the writer's machine remembers.
@@ -132,12 +134,16 @@ fn an_owner_and_a_writer_share_a_memory() {
         make(&store, &store.block(Store::ROOT).unwrap().unwrap(), b"by the owner");
         store.close().unwrap();
         let known = machine.knows(&store);
-        assert!(known.id != UNNAMED && known.head.seq == store.info().seq);
+        assert!(known.is_named() && known.head.seq == store.info().seq);
         drop(store);
         // And is found however far the store goes.
         world.go_on_as_owner();
         drop(open());
     }
+    // However often the two take turns, superblocks know of one memory.
+    let named = open().core.anchoring.lock().named();
+    let ids: HashSet<[u8; 8]> = named.iter().map(|named| named.id).filter(|id| *id != [0; 8]).collect();
+    assert_eq!(ids.len(), 1);
 }
 
 #[test]
