@@ -185,8 +185,12 @@ impl<C: Counter> CountedAnchor<C> {
         }
         match found.cmp(&file.value) {
             Ordering::Equal => {
-                // Stands in the file when that is written next.
-                file.counter = self.counter.renew(&file.counter, &key)?;
+                match self.counter.renew(&file.counter, &key) {
+                    // Stands in the file when that is written next.
+                    Ok(place) => file.counter = place,
+                    // It opened as it is kept now, and may do so the next time.
+                    Err(error) => tracing::warn!(%error, "the counter's key stays as it was kept"),
+                }
                 Ok(Session { file, key, incremented_at: None, is_put_off: false })
             }
             Ordering::Greater => Err(AnchorError::Older { file: file.value, counter: found }),

@@ -29,7 +29,9 @@ impl Tpm {
     /// the TPM makes.
     pub(crate) fn request_attestation(&mut self) -> anyhow::Result<Request> {
         use EndorsementKind::{Ecc, Rsa};
-        let mut keys = [(Rsa, self.certificate(Rsa)?), (Ecc, self.certificate(Ecc)?)];
+        // A certificate of ECC that cannot be read is none: the other key may do.
+        let ecc = self.certificate(Ecc).unwrap_or_default();
+        let mut keys = [(Rsa, self.certificate(Rsa)?), (Ecc, ecc)];
         keys.sort_by_key(|(_, certificate)| certificate.is_empty());
         let mut show =
             |(kind, certificate)| anyhow::Ok((self.public_of(endorsement_key(kind))?, certificate));
