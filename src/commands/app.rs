@@ -326,22 +326,31 @@ fn choose_powers(manifest: &Manifest, powers: &mut Vec<Power>, denied: &mut Vec<
     };
     asked.retain(|(power, _)| !is_said(power));
     for (power, what) in asked {
-        let mut error = std::io::stderr().lock();
-        let _ = write!(
-            error,
-            "{} {} asks to {what}\nMay it? (y or n, nothing for what it had) ",
-            manifest.name, manifest.version
-        );
-        let _ = error.flush();
-        let mut line = String::new();
-        std::io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
-        match line.trim() {
-            "y" | "Y" | "yes" => powers.push(power),
-            "" => {}
-            _ => denied.push(power),
+        match answer(&format!("{} {} asks to {what}", manifest.name, manifest.version))? {
+            Some(true) => powers.push(power),
+            Some(false) => denied.push(power),
+            None => {}
         }
     }
     Ok(())
+}
+
+/// Yes, no, or nothing; who says something else is asked again.
+fn answer(question: &str) -> anyhow::Result<Option<bool>> {
+    loop {
+        let mut error = std::io::stderr().lock();
+        let _ = write!(error, "{question}\nMay it? (y or n, nothing for what it had) ");
+        let _ = error.flush();
+        drop(error);
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).context("cannot read the answer")?;
+        match line.trim().to_lowercase().as_str() {
+            "y" | "yes" => return Ok(Some(true)),
+            "n" | "no" => return Ok(Some(false)),
+            "" => return Ok(None),
+            _ => {}
+        }
+    }
 }
 
 fn expiry(days: Option<u32>) -> Option<u64> {
