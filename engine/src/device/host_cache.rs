@@ -22,7 +22,7 @@ use crate::limits::SECTOR_BYTES;
 /// What is read at once around a miss: so many times as much as was asked for, up to a bound.
 const WINDOW_READS: u64 = 8;
 const WINDOW_BYTES_MAX: u64 = 128 << 10;
-/// Windows that may be read without a hit: a quarter of a gigabyte around single sectors, one around index nodes.
+/// Windows of each length of reads that may be read without a hit: a quarter of a gigabyte around single sectors, one around index nodes.
 const BUDGET_MAX: u32 = 8 << 10;
 /// Reads that are longer gain nothing, and would only be copied once more.
 const CACHED_BYTES_MAX: usize = 64 << 10;
