@@ -40,6 +40,7 @@ mod writers;
 
 pub(crate) use answer::Failure;
 pub use attach::{FILESYSTEM_TYPE, detach};
+pub use kernel::tune;
 pub use kernel_cache::KernelCache;
 
 /// Who may use the mount.
@@ -178,7 +179,9 @@ pub fn mount(
         let _ = detach(&mountpoint, true);
         MountError::Session(error)
     })?;
-    kernel::tune(&mountpoint);
+    if let Err(error) = tune(&mountpoint) {
+        tracing::debug!(%error, "the mount's bdi stays as it is");
+    }
     let handle =
         MountHandle { fs: Arc::clone(fs), mountpoint, closed: Arc::default(), before_close: Arc::default() };
     Ok(Mounted { session, handle })

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use blocktree_vfs::fuse::tune;
 use fuser::{
     BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr,
@@ -37,13 +38,13 @@ use nodes::{Handle, Nodes};
 const BELIEVE: Duration = Duration::from_secs(3600);
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 const READAHEAD_KIB: u32 = 4 << 10;
-const DIRTY_BYTES: u32 = 256 << 20;
 const BACKGROUND_REQUESTS_MAX: u16 = 64;
 const GENERATION: Generation = Generation(0);
 
 /// Serves `folder` on `mount_point` until that is unmounted.
 pub(crate) fn serve(folder: &Path, mount_point: &Path) -> Result<()> {
     let session = start(folder, mount_point, SessionACL::All)?;
+    // As for a mount of Blocktree.
     tune(mount_point)?;
     Ok(session.join()?)
 }
@@ -64,20 +65,6 @@ fn start(folder: &Path, mount_point: &Path, access: SessionACL) -> Result<Backgr
     ];
     let filesystem = Passthrough { nodes: Nodes::new(&folder)? };
     Ok(Session::new(filesystem, mount_point, &config)?.spawn()?)
-}
-
-/// What Blocktree sets for its mounts.
-fn tune(mount_point: &Path) -> Result<()> {
-    let device = fs::metadata(mount_point)?.dev();
-    let folder = format!("/sys/class/bdi/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    let set = |name: &str, value: u32| fs::write(format!("{folder}/{name}"), value.to_string());
-    set("read_ahead_kb", READAHEAD_KIB)?;
-    set("max_ratio", 100)?;
-    let bounded = set("max_bytes", DIRTY_BYTES).and_then(|()| set("min_bytes", DIRTY_BYTES));
-    if bounded.is_err() {
-        set("max_ratio", 100)?;
-    }
-    Ok(set("strict_limit", bounded.is_ok().into())?)
 }
 
 struct Passthrough {

@@ -101,20 +101,17 @@ pub(super) fn negotiate(offer: &InitIn, options: &MountOptions, over_uring: bool
 
 /// Raises what the kernel keeps low for FUSE: readahead, which it caps at 128 KiB, and the share of dirty pages, which
 /// makes the write-back cache useless. Only root may; a mount without it works, slower.
-pub(super) fn tune(mountpoint: &Path) {
-    let Ok(metadata) = mountpoint.metadata() else { return };
-    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-    let folder = format!("/sys/class/bdi/{major}:{minor}");
-    let set = |name: &str, value: u64| {
-        let written = fs::write(format!("{folder}/{name}"), value.to_string());
-        written.inspect_err(|error| tracing::debug!(name, %error, "the mount's bdi stays as it is")).is_ok()
-    };
-    set("read_ahead_kb", READAHEAD_KIB.into());
+pub fn tune(mountpoint: &Path) -> io::Result<()> {
+    let device = mountpoint.metadata()?.dev();
+    let folder = format!("/sys/class/bdi/{}:{}", libc::major(device), libc::minor(device));
+    let set = |name: &str, value: u64| fs::write(format!("{folder}/{name}"), value.to_string());
+    set("read_ahead_kb", READAHEAD_KIB.into())?;
+    set("max_ratio", 100)?;
     // No less either: the kernel would give a mount that was idle the less, the more other disks write, down to nothing before 6.14. Kernels before
     // 6.2, and those with little memory or many mounts, do not take it.
-    let is_bounded = set("max_ratio", 100) && set("max_bytes", DIRTY_BYTES) && set("min_bytes", DIRTY_BYTES);
-    if !is_bounded {
-        set("max_ratio", 100);
+    let bounded = set("max_bytes", DIRTY_BYTES).and_then(|()| set("min_bytes", DIRTY_BYTES));
+    if bounded.is_err() {
+        set("max_ratio", 100)?;
     }
-    set("strict_limit", is_bounded.into());
+    set("strict_limit", bounded.is_ok().into())
 }
