@@ -2,6 +2,7 @@
 //! store writes none, tells it of records; and looks for the anchor's head when it opens.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use zerocopy::FromZeros;
@@ -187,7 +188,9 @@ impl Core {
             anchoring.to_tell(unnamed_id(anchoring.id), head, is_last)
         };
         let Some((anchor, anchored)) = to_tell else { return Ok(()) };
-        self.make_durable()?;
+        if self.durable_seq.load(Ordering::Acquire) < head.seq {
+            self.make_durable()?;
+        }
         drop(turn);
         let result = anchor.write(&anchored);
         self.anchoring.lock().on_told(head, result);
