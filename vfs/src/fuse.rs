@@ -32,6 +32,7 @@ mod device;
 mod kernel;
 mod kernel_cache;
 mod locks;
+mod placement;
 mod protocol;
 mod seek;
 mod session;

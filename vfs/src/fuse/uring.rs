@@ -8,9 +8,7 @@
 //! A worker has one entry only, so that no request waits behind one that takes long while another thread is idle; and so
 //! that, of the several workers of a queue, one can wait for the kernel (see [`Spare`]).
 //!
-//! Workers stay on their queue's processor, where the program waits: woken on another one, a request without a disk takes
-//! twice as long. But a stream of long requests comes from one processor and keeps several busy, so a worker goes
-//! anywhere while its requests are long.
+//! Where a worker runs is up to its [`Placement`].
 //!
 //! Invariants:
 //! 1. Between handing an entry over and its completion, only the kernel touches its memory.
@@ -29,6 +27,7 @@ use super::adapter::Adapter;
 use super::answer::{Answer, Body};
 use super::buffer::PayloadBuffer;
 use super::device::{Device, Origin, Spare};
+use super::placement::Placement;
 use super::protocol::{Arguments, InHeader, OutHeader, UringCommand, UringEntry, uring};
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
@@ -39,8 +38,6 @@ fn workers_per_queue(queues: u16) -> usize {
     (8 / usize::from(queues.max(1))).clamp(2, 4)
 }
 
-/// A request is long if so many bytes come with it or with its answer.
-const LONG_BYTES: usize = 64 << 10;
 /// An answer to a request that has a payload is made apart from it. This is more than the longest, an extended
 /// attribute's value.
 const APART_BYTES: usize = 80 << 10;
@@ -56,8 +53,7 @@ pub(super) struct Worker {
     headers: Box<[u8; uring::HEADER_BYTES]>,
     payload: PayloadBuffer,
     apart: Vec<u8>,
-    /// Where its thread may run.
-    processors: Processors,
+    placement: Placement,
 }
 
 /// Everything that needs the system's consent before the kernel is told that requests may come this way.
@@ -79,7 +75,7 @@ pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
                 headers: Box::new([0; uring::HEADER_BYTES]),
                 payload: PayloadBuffer::new(),
                 apart: vec![0; APART_BYTES],
-                processors: Processors::of(queue),
+                placement: Placement::of(queue),
             });
         }
     }
@@ -89,7 +85,7 @@ pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
 impl Worker {
     /// Serves requests until the mount ends.
     pub(super) fn serve(mut self, adapter: &Adapter) -> io::Result<()> {
-        self.processors.stay(true);
+        self.placement.stay();
         self.ring.submitter().register_enable_rings()?;
         // The kernel reads this while the command is submitted, in the first round.
         let memory = [part(&mut self.headers[..]), part(self.payload.bytes())];
@@ -155,7 +151,7 @@ impl Worker {
         let len = (size_of::<OutHeader>() + bytes) as u32;
         headers[..size_of::<OutHeader>()]
             .copy_from_slice(OutHeader { len, error, unique: header.unique }.as_bytes());
-        self.processors.stay(bytes_in.max(bytes) < LONG_BYTES);
+        self.placement.served(header.opcode, bytes_in.max(bytes));
         entry.payload_sz = bytes as u32;
         headers[uring::ENTRY..].copy_from_slice(entry.as_bytes());
         Ok(self.command(uring::COMMIT_AND_FETCH, entry.commit_id, None))
@@ -192,36 +188,4 @@ fn queues() -> io::Result<u16> {
     let last = list.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<u16>().ok());
     let count = last.and_then(|last| last.checked_add(1));
     count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("processors {list:?}")))
-}
-
-/// The processors that a worker's thread may run on. Where the kernel does not let it choose, it is only slower.
-struct Processors {
-    own: libc::cpu_set_t,
-    all: libc::cpu_set_t,
-    stays: Option<bool>,
-}
-
-impl Processors {
-    /// `own` is that of the worker's queue; all are those of the thread that calls this.
-    fn of(own: u16) -> Self {
-        // SAFETY: all-zero sets are valid and empty, and the call writes as many bytes as it is told.
-        unsafe {
-            let mut sets = Self { own: std::mem::zeroed(), all: std::mem::zeroed(), stays: None };
-            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut sets.all);
-            if usize::from(own) < 8 * size_of::<libc::cpu_set_t>() {
-                libc::CPU_SET(own.into(), &mut sets.own);
-            }
-            sets
-        }
-    }
-
-    /// Binds the calling thread to its own processor, or lets it go anywhere.
-    fn stay(&mut self, stays: bool) {
-        if self.stays.replace(stays) == Some(stays) {
-            return;
-        }
-        let set = if stays { &self.own } else { &self.all };
-        // SAFETY: the call reads as many bytes as it is told.
-        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
-    }
 }
