@@ -117,6 +117,8 @@ pub const CONNECTIONS_MAX: usize = 16;
 pub const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
 /// For a connection to another host, its name's look-up included.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// Addresses that an app is told of one name.
+pub const ADDRESSES_MAX: usize = 32;
 
 /// Hosts that a manifest asks for.
 pub const HOSTS_MAX: usize = 32;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use wasmtime::Engine;
@@ -30,8 +30,8 @@ impl Deadline {
         Ok(Self(shared))
     }
 
-    pub(super) fn within(&self, engine: &Engine, limit: Duration) -> Within<'_> {
-        self.0.0.lock().running = Some((engine.clone(), Instant::now() + limit));
+    pub(super) fn within(&self, engine: &Engine, end: Instant) -> Within<'_> {
+        self.0.0.lock().running = Some((engine.clone(), end));
         self.0.1.notify_one();
         Within(self)
     }

@@ -1,5 +1,7 @@
 //! What a component may import, each function one request to the node or none.
 
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
@@ -32,6 +34,8 @@ use self::types::Error;
 const RANDOM_BYTES_MAX: u32 = 64 << 10;
 const INSTANCES_MAX: usize = 64;
 const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// A socket, its streams, and what they are waited for by.
+const ENTRIES_PER_CONNECTION: usize = 8;
 
 /// What stands behind an instance.
 pub(super) struct Host {
@@ -40,7 +44,9 @@ pub(super) struct Host {
     pub(super) table: ResourceTable,
     /// The number of the newest exchange.
     pub(super) exchange: u64,
-    began: std::time::Instant,
+    /// Until then the app may wait for something.
+    pub(super) end: Instant,
+    began: Instant,
 }
 
 /// A file that the node has open for the app.
@@ -64,8 +70,10 @@ impl Host {
             .instances(INSTANCES_MAX)
             .build();
         let mut table = ResourceTable::new();
-        table.set_max_capacity(2 * HANDLES_MAX + LOCKS_MAX + CONNECTIONS_MAX);
-        Self { node, limits, table, exchange: 0, began: std::time::Instant::now() }
+        table.set_max_capacity(2 * HANDLES_MAX + LOCKS_MAX + CONNECTIONS_MAX * ENTRIES_PER_CONNECTION);
+        let began = Instant::now();
+        // Nothing waits before it is called.
+        Self { node, limits, table, exchange: 0, end: began, began }
     }
 
     /// What the app is called with for the next request.
@@ -332,7 +340,7 @@ impl log::Host for Host {
 
 impl clock::Host for Host {
     fn now(&mut self) -> wasmtime::Result<u64> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(now.map_or(0, nanoseconds))
     }
 
@@ -341,7 +349,7 @@ impl clock::Host for Host {
     }
 }
 
-fn nanoseconds(duration: std::time::Duration) -> u64 {
+fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -426,6 +434,7 @@ pub(super) fn error(error: ipc::Error) -> Error {
         | ipc::Error::PrivateAddress
         | ipc::Error::Unreachable
         | ipc::Error::TimedOut
-        | ipc::Error::Closed => Error::Failed,
+        | ipc::Error::Closed
+        | ipc::Error::Rejected => Error::Failed,
     }
 }

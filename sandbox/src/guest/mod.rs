@@ -20,7 +20,7 @@ mod wasi;
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
@@ -208,10 +208,14 @@ impl App {
         deadline: &Deadline,
         call: impl FnOnce(&mut Running) -> Called<T>,
     ) -> Result<T, Failure> {
-        let _running = deadline.within(&self.code.engine, limit);
+        let end = Instant::now() + limit;
+        let _running = deadline.within(&self.code.engine, end);
         let called = self.instance().and_then(|running| {
             running.store.set_epoch_deadline(1);
-            call(running)
+            running.store.data_mut().end = end;
+            let answer = call(running)?;
+            wasi::settle(running.store.data_mut());
+            Ok(answer)
         });
         match called {
             Ok(Ok(value)) => Ok(value),

@@ -5,6 +5,7 @@ use wasmtime::component::Resource;
 use super::host::Host;
 use super::host::blocktree::app::sockets::{self, Failure};
 use crate::ipc::{self, Handle, Reply, Request};
+use crate::limits::DATA_BYTES_MAX;
 
 /// A connection that the node has open for the app.
 #[allow(unreachable_pub, reason = "the bindings re-export it")]
@@ -30,7 +31,8 @@ impl sockets::HostConnection for Host {
         milliseconds: u32,
     ) -> wasmtime::Result<Result<Vec<u8>, Failure>> {
         let handle = self.table.get(&connection)?.0;
-        Ok(match self.node.ask(Request::SocketRead { handle, milliseconds }) {
+        let length = DATA_BYTES_MAX as u32;
+        Ok(match self.node.ask(Request::SocketRead { handle, length, milliseconds }) {
             Ok(Reply::Data(data)) => self.node.incoming(data).map_err(failure),
             other => Err(unexpected(other)),
         })

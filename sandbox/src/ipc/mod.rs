@@ -12,6 +12,8 @@
 mod channel;
 mod window;
 
+use std::net::IpAddr;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,7 @@ pub use window::Window;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// The version of these messages. Both sides are the same program, but perhaps not for ever.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// From the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +150,15 @@ pub enum Event {
 /// Names one of the files that the app has open.
 pub type Handle = u32;
 
+/// What of a connection is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Side {
+    /// Bytes, or the end of them.
+    Input,
+    /// Room for bytes; of a connection that was begun, that it is open or failed.
+    Output,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     Open {
@@ -269,8 +280,28 @@ pub enum Request {
         host: String,
         port: u16,
     },
+    /// Where a granted name leads.
+    LookUp {
+        host: String,
+    },
+    /// Begins a connection to a granted address, or to one where a granted name led when this app looked it up.
+    StartConnect {
+        address: IpAddr,
+        port: u16,
+    },
+    /// Whether that connection is open.
+    FinishConnect {
+        handle: Handle,
+    },
+    /// Waits until one of these can be used without waiting.
+    SocketWait {
+        wanted: Vec<(Handle, Side)>,
+        milliseconds: u32,
+    },
     SocketRead {
         handle: Handle,
+        /// As many bytes at most.
+        length: u32,
         /// How long it waits if there is nothing.
         milliseconds: u32,
     },
@@ -316,6 +347,9 @@ pub enum Reply {
     },
     /// So many of the bytes.
     Written(u32),
+    Addresses(Vec<IpAddr>),
+    /// The places of those that can be used, in what was asked; none if the time is over.
+    Ready(Vec<u32>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -399,6 +433,8 @@ pub enum Error {
     TimedOut,
     #[error("the connection has ended")]
     Closed,
+    #[error("the host takes no connections there")]
+    Rejected,
 }
 
 /// Bytes that are no message.

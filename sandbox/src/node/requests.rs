@@ -17,7 +17,7 @@ use crate::ipc::{Data, Error, Handle, How, Reply, Request, Window};
 use crate::limits::{
     DATA_BYTES_MAX, INLINE_BYTES_MAX, LOCKS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_PER_CALL_MAX,
 };
-use crate::package::Endpoint;
+use crate::package::{Endpoint, host_of};
 
 /// What all apps of a store share.
 #[derive(Clone)]
@@ -204,6 +204,10 @@ impl Requests {
             | Request::FetchRead { .. }
             | Request::FetchClose { .. } => self.answer_http(request, window),
             Request::Connect { .. }
+            | Request::LookUp { .. }
+            | Request::StartConnect { .. }
+            | Request::FinishConnect { .. }
+            | Request::SocketWait { .. }
             | Request::SocketRead { .. }
             | Request::SocketWrite { .. }
             | Request::SocketShutDown { .. }
@@ -235,8 +239,21 @@ impl Requests {
                 let address = Endpoint::new(&host, port).ok_or(Error::Malformed)?;
                 sockets.connect(&address, powers, stop).map(Reply::Handle)
             }
-            Request::SocketRead { handle, milliseconds } => {
-                outgoing(&sockets.read(handle, milliseconds, stop)?, window)
+            Request::LookUp { host } => match host_of(&host.to_ascii_lowercase()) {
+                Some((host, None)) => sockets.look_up(&host, powers, stop).map(Reply::Addresses),
+                _ => Err(Error::Malformed),
+            },
+            Request::StartConnect { address, port } => {
+                sockets.start_connect((address, port).into(), powers).map(Reply::Handle)
+            }
+            Request::FinishConnect { handle } => {
+                Ok(if sockets.finish_connect(handle)? { Reply::Done } else { Reply::NoData })
+            }
+            Request::SocketWait { wanted, milliseconds } => {
+                sockets.wait(&wanted, milliseconds, stop).map(Reply::Ready)
+            }
+            Request::SocketRead { handle, length, milliseconds } => {
+                outgoing(&sockets.read(handle, length, milliseconds, stop)?, window)
             }
             Request::SocketWrite { handle, data, milliseconds } => {
                 let written = sockets.write(handle, &incoming(data, window)?, milliseconds, stop)?;

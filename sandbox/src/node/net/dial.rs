@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -28,8 +28,7 @@ pub(super) fn dial(
     end: Instant,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<TcpStream, Error> {
-    let system = move |host: &str| (host, port).to_socket_addrs().map(Iterator::collect);
-    for address in usable(&look_up(host, system, end, is_wanted)?, may_be_private)? {
+    for address in addresses(host, port, may_be_private, end, is_wanted)? {
         if let Ok(stream) = connect_to(&address, end, is_wanted) {
             return Ok(stream);
         }
@@ -38,6 +37,18 @@ pub(super) fn dial(
         }
     }
     Err(Error::Unreachable)
+}
+
+/// The addresses of a host that may be asked.
+pub(super) fn addresses(
+    host: &str,
+    port: u16,
+    may_be_private: bool,
+    end: Instant,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Vec<SocketAddr>, Error> {
+    let system = move |host: &str| (host, port).to_socket_addrs().map(Iterator::collect);
+    usable(&look_up(host, system, end, is_wanted)?, may_be_private)
 }
 
 /// The addresses of a host, as `system` knows them. That cannot be interrupted, so a thread of its own waits for it.
@@ -75,20 +86,23 @@ fn usable(found: &[SocketAddr], may_be_private: bool) -> Result<Vec<SocketAddr>,
 
 /// As `TcpStream::connect_timeout`, which nobody can interrupt.
 fn connect_to(address: &SocketAddr, end: Instant, is_wanted: &dyn Fn() -> bool) -> io::Result<TcpStream> {
+    let socket = begin(address)?;
+    ready(socket.as_fd(), PollFlags::OUT, end, is_wanted)?;
+    socket_error(&socket)??;
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Begins to connect, and waits for nothing: the socket can be written to when it is connected, or has the reason why not.
+pub(super) fn begin(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     match connect(&socket, address) {
-        Ok(()) => {}
-        Err(Errno::INPROGRESS) => {
-            ready(socket.as_fd(), PollFlags::OUT, end, is_wanted)?;
-            socket_error(&socket)??;
-        }
-        Err(error) => return Err(error.into()),
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error),
     }
-    let stream = TcpStream::from(socket);
-    stream.set_nonblocking(false)?;
-    Ok(stream)
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@
 //!    the owner allows.
 //! 2. Numbers mean something only for the app whose table this is.
 //! 3. Nobody waits with a lock, and no longer than the app runs, the grant holds, and a bound says.
+//! 4. Who was granted a name may connect to an address if that is where the name led when this app had it looked up here. Such
+//!    addresses were looked at then, and nobody asks again where the name leads.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::{set_socket_linger, set_tcp_user_timeout};
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_linger, set_tcp_user_timeout, socket_error};
 
-use super::dial::dial;
-use super::stream::{Stop, ready};
-use crate::ipc::{Error, Handle};
-use crate::limits::{CONNECT_TIME, CONNECTION_PATIENCE, CONNECTIONS_MAX, DATA_BYTES_MAX};
+use super::dial::{addresses, begin, dial};
+use super::stream::{SLICE, Stop, ready};
+use crate::ipc::{Error, Handle, Side};
+use crate::limits::{ADDRESSES_MAX, CONNECT_TIME, CONNECTION_PATIENCE, CONNECTIONS_MAX, DATA_BYTES_MAX};
 use crate::node::grants::Powers;
 use crate::package::Endpoint;
 
@@ -39,12 +42,16 @@ pub(in crate::node) struct Sockets {
 struct Table {
     open: BTreeMap<Handle, Connection>,
     next: Handle,
+    /// Where names led when the app had them looked up.
+    names: BTreeMap<String, Vec<IpAddr>>,
 }
 
 struct Connection {
     address: Endpoint,
     /// It does not block. `None` since the grant has gone.
     stream: Option<Arc<TcpStream>>,
+    /// While it is not known to be open: how long that may take.
+    opening: Option<Instant>,
 }
 
 impl Default for Sockets {
@@ -79,21 +86,118 @@ impl Sockets {
         stream.set_nonblocking(true).map_err(|_| Error::Failed)?;
         // What cannot be set makes it slower, not wrong.
         let _ = stream.set_nodelay(true);
-        let table = &mut *self.table.lock();
-        table.next = table.next.wrapping_add(1);
-        let connection = Connection { address: address.clone(), stream: Some(Arc::new(stream)) };
-        table.open.insert(table.next, connection);
-        Ok(table.next)
+        Ok(self.table.lock().add(address.clone(), stream, None))
     }
 
-    /// What has come; nothing at the end.
+    /// Where a name leads; none of its addresses is of the owner's own network.
+    pub(in crate::node) fn look_up(
+        &self,
+        host: &str,
+        powers: &RwLock<Powers>,
+        stop: &Stop,
+    ) -> Result<Vec<IpAddr>, Error> {
+        let is_granted =
+            |powers: &Powers| powers.sockets.iter().any(|one| one.host() == host && one.address().is_none());
+        if !is_granted(&powers.read()) {
+            return Err(Error::NotGranted);
+        }
+        let is_wanted = || !stop.load(Ordering::Acquire) && is_granted(&powers.read());
+        let found = addresses(host, 0, false, Instant::now() + CONNECT_TIME, &is_wanted);
+        let powers = powers.read();
+        if !is_granted(&powers) {
+            return Err(Error::NotGranted);
+        }
+        let found: Vec<_> = found?.iter().map(SocketAddr::ip).take(ADDRESSES_MAX).collect();
+        self.table.lock().names.insert(host.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// Begins a connection. [`Self::finish_connect`] says what becomes of it.
+    pub(in crate::node) fn start_connect(
+        &self,
+        remote: SocketAddr,
+        powers: &RwLock<Powers>,
+    ) -> Result<Handle, Error> {
+        // Nothing waits here, so both locks are held to the end.
+        let powers = powers.read();
+        let table = &mut *self.table.lock();
+        let address = table.granted(remote, &powers).ok_or(Error::NotGranted)?;
+        if table.open.len() >= CONNECTIONS_MAX {
+            return Err(Error::TooLarge);
+        }
+        let stream = TcpStream::from(begin(&remote).map_err(why_not)?);
+        let _ = stream.set_nodelay(true);
+        Ok(table.add(address.clone(), stream, Some(Instant::now() + CONNECT_TIME)))
+    }
+
+    /// Whether a connection is open; it is an error if it never will be.
+    pub(in crate::node) fn finish_connect(&self, handle: Handle) -> Result<bool, Error> {
+        let stream = self.stream(handle)?;
+        let mut table = self.table.lock();
+        let connection = table.open.get_mut(&handle).ok_or(Error::NotFound)?;
+        let Some(end) = connection.opening else { return Ok(true) };
+        if happened(&stream, PollFlags::OUT).is_empty() {
+            return if Instant::now() < end { Ok(false) } else { Err(Error::TimedOut) };
+        }
+        socket_error(&stream).and_then(|outcome| outcome).map_err(why_not)?;
+        connection.opening = None;
+        Ok(true)
+    }
+
+    /// Waits until one of these can be used without waiting, and answers the places of all that can; or of none, when the time is over.
+    pub(in crate::node) fn wait(
+        &self,
+        wanted: &[(Handle, Side)],
+        milliseconds: u32,
+        stop: &Stop,
+    ) -> Result<Vec<u32>, Error> {
+        if wanted.len() > 2 * CONNECTIONS_MAX {
+            return Err(Error::TooLarge);
+        }
+        let end = Instant::now() + patience(milliseconds);
+        loop {
+            let watched = wanted.iter().map(|(handle, _)| self.watched(*handle));
+            let watched = watched.collect::<Result<Vec<_>, _>>()?;
+            let mut polled = Vec::with_capacity(wanted.len());
+            let (mut places, mut ready) = (Vec::new(), Vec::new());
+            for (place, (stream, (_, side))) in (0..).zip(watched.iter().zip(wanted)) {
+                let what = match side {
+                    Side::Input => PollFlags::IN,
+                    Side::Output => PollFlags::OUT,
+                };
+                match stream {
+                    Some(stream) => {
+                        polled.push(PollFd::new(stream, what));
+                        places.push(place);
+                    }
+                    None => ready.push(place),
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let slice = if ready.is_empty() { left.min(SLICE) } else { Duration::ZERO };
+            let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };
+            match poll(&mut polled, Some(&slice)) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => return Err(Error::Failed),
+            }
+            let happened = places.iter().zip(&polled).filter(|(_, polled)| !polled.revents().is_empty());
+            ready.extend(happened.map(|(place, _)| *place));
+            if !ready.is_empty() || left.is_zero() || stop.load(Ordering::Acquire) {
+                return Ok(ready);
+            }
+        }
+    }
+
+    /// What has come, so many bytes at most; nothing at the end.
     pub(in crate::node) fn read(
         &self,
         handle: Handle,
+        length: u32,
         milliseconds: u32,
         stop: &Stop,
     ) -> Result<Vec<u8>, Error> {
-        let mut bytes = vec![0; DATA_BYTES_MAX];
+        let mut bytes = vec![0; DATA_BYTES_MAX.min(length as usize)];
         let read = |mut stream: &TcpStream| stream.read(&mut bytes);
         let count = self.once(handle, PollFlags::IN, milliseconds, stop, read)?;
         bytes.truncate(count);
@@ -123,14 +227,18 @@ impl Sockets {
     }
 
     pub(in crate::node) fn close_all(&self) {
-        let open = std::mem::take(&mut self.table.lock().open);
+        let mut table = self.table.lock();
+        table.names.clear();
+        let open = std::mem::take(&mut table.open);
+        drop(table);
         open.into_values().for_each(|connection| connection.close(self.linger));
     }
 
     /// Ends connections to what is not granted any more.
     pub(in crate::node) fn cut(&self, powers: &Powers) {
         let table = &mut *self.table.lock();
-        for Connection { address, stream } in table.open.values_mut() {
+        table.names.retain(|name, _| powers.sockets.iter().any(|one| one.host() == name));
+        for Connection { address, stream, .. } in table.open.values_mut() {
             if !powers.sockets.contains(address)
                 && let Some(stream) = stream.take()
             {
@@ -157,6 +265,13 @@ impl Sockets {
         connection.stream.clone().ok_or(Error::NotGranted)
     }
 
+    /// What is to happen at a connection that is waited for; `None` if nothing is, since it was cut or took too long to open.
+    fn watched(&self, handle: Handle) -> Result<Option<Arc<TcpStream>>, Error> {
+        let table = self.table.lock();
+        let Connection { stream, opening, .. } = table.open.get(&handle).ok_or(Error::NotFound)?;
+        Ok(stream.clone().filter(|_| opening.is_none_or(|end| Instant::now() < end)))
+    }
+
     /// Does something with a connection once that does not have to wait.
     fn once<T>(
         &self,
@@ -167,8 +282,7 @@ impl Sockets {
         mut attempt: impl FnMut(&TcpStream) -> io::Result<T>,
     ) -> Result<T, Error> {
         let stream = self.stream(handle)?;
-        let patience = Duration::from_millis(milliseconds.into()).min(CONNECTION_PATIENCE);
-        let end = Instant::now() + patience;
+        let end = Instant::now() + patience(milliseconds);
         let is_wanted = || !stop.load(Ordering::Acquire);
         let outcome = loop {
             if ready(stream.as_fd(), what, end, &is_wanted).is_err() {
@@ -184,6 +298,23 @@ impl Sockets {
         // The grant may have gone meanwhile.
         self.stream(handle)?;
         outcome
+    }
+}
+
+impl Table {
+    fn add(&mut self, address: Endpoint, stream: TcpStream, opening: Option<Instant>) -> Handle {
+        self.next = self.next.wrapping_add(1);
+        self.open.insert(self.next, Connection { address, stream: Some(Arc::new(stream)), opening });
+        self.next
+    }
+
+    /// What of that which the owner allows leads there.
+    fn granted<'a>(&self, remote: SocketAddr, powers: &'a Powers) -> Option<&'a Endpoint> {
+        let leads_there = |one: &&Endpoint| match one.address() {
+            Some(address) => address == remote.ip(),
+            None => self.names.get(one.host()).is_some_and(|found| found.contains(&remote.ip())),
+        };
+        powers.sockets.iter().filter(|one| one.port() == remote.port()).find(leads_there)
     }
 }
 
@@ -204,15 +335,33 @@ impl Connection {
 
 /// Whether the other side has said that no more comes, or the connection broke, and all that came was read.
 fn has_ended(stream: &TcpStream) -> bool {
-    let mut polled = [PollFd::new(stream, PollFlags::IN)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if poll(&mut polled, Some(&at_once)).is_ok() && polled[0].revents().contains(PollFlags::ERR) {
+    if happened(stream, PollFlags::IN).contains(PollFlags::ERR) {
         // A look at what came would take the error away, and the app would take what is missing for the end.
         return true;
     }
     match stream.peek(&mut [0]) {
         Ok(count) => count == 0,
         Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    }
+}
+
+/// What of this, and of what is always told, is the case with a connection now.
+fn happened(stream: &TcpStream, what: PollFlags) -> PollFlags {
+    let mut polled = [PollFd::new(stream, what)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&at_once)).map_or(PollFlags::empty(), |_| polled[0].revents())
+}
+
+fn patience(milliseconds: u32) -> Duration {
+    Duration::from_millis(milliseconds.into()).min(CONNECTION_PATIENCE)
+}
+
+/// Why there is no connection.
+fn why_not(error: Errno) -> Error {
+    match error {
+        Errno::CONNREFUSED => Error::Rejected,
+        Errno::TIMEDOUT => Error::TimedOut,
+        _ => Error::Unreachable,
     }
 }
 

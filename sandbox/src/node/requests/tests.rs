@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command};
 
 use super::*;
+use crate::ipc::Side;
 use crate::limits::{LETTER_BYTES_MAX, PATH_BYTES_MAX};
 use crate::node::feed::Wake;
 use crate::node::grants::Powers;
@@ -267,6 +268,23 @@ fn nobody_is_connected_to_but_whom_the_owner_named() {
     }
     assert_eq!(forger.connects("127.0.0.1", 0), Err(Error::Malformed));
     assert_eq!(forger.connects("127.0.0.1", 1), Err(Error::NotGranted));
+    for (address, port) in [
+        ("127.0.0.2", port),
+        ("::ffff:127.0.0.1", port),
+        ("0.0.0.0", port),
+        ("127.0.0.1", 1),
+        ("127.0.0.1", 0),
+    ] {
+        let address = address.parse().expect("an address");
+        let asked = forger.asks(Request::StartConnect { address, port });
+        assert_eq!(asked, Err(Error::NotGranted), "{address}");
+    }
+    // Nor is anybody asked where a name leads that is not granted.
+    for (host, error) in
+        [("localhost", Error::NotGranted), ("127.0.0.1", Error::NotGranted), (&long, Error::Malformed)]
+    {
+        assert_eq!(forger.asks(Request::LookUp { host: host.to_owned() }), Err(error));
+    }
     assert!(listener.accept().is_err(), "nobody was asked");
     let handle = forger.connects("127.0.0.1", port).expect("granted");
     assert!(listener.accept().is_ok());
@@ -286,7 +304,9 @@ fn the_connection_of_another_is_out_of_reach() {
     let handle = holder.connects("127.0.0.1", port).expect("granted");
     for handle in [handle, 0, handle + 1, Handle::MAX] {
         for request in [
-            Request::SocketRead { handle, milliseconds: 0 },
+            Request::SocketRead { handle, length: 1, milliseconds: 0 },
+            Request::SocketWait { wanted: vec![(handle, Side::Input)], milliseconds: 0 },
+            Request::FinishConnect { handle },
             Request::SocketShutDown { handle },
             Request::SocketClose { handle },
             // Numbers of one kind mean nothing of another.
@@ -310,6 +330,14 @@ fn the_connection_of_another_is_out_of_reach() {
     let mut judge = Forger::of(looking, Arc::clone(&holder.shared));
     assert_eq!(judge.says(handle, Data::Inline(b"judged".to_vec())), Err(Error::NotGranted));
     assert_eq!(judge.connects("127.0.0.1", port), Err(Error::NotGranted));
+    for request in [
+        Request::LookUp { host: "localhost".to_owned() },
+        Request::StartConnect { address: Ipv4Addr::LOCALHOST.into(), port },
+        Request::FinishConnect { handle },
+        Request::SocketWait { wanted: vec![(handle, Side::Output)], milliseconds: 0 },
+    ] {
+        assert_eq!(judge.asks(request), Err(Error::NotGranted));
+    }
     assert_eq!(judge.asks(Request::CloseAll), Ok(Reply::Done));
 
     assert_eq!(holder.says(handle, Data::Inline(b"own".to_vec())), Ok(Reply::Written(3)));

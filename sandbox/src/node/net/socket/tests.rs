@@ -7,6 +7,8 @@ use super::*;
 
 /// Far more than anything here takes.
 const FAR_MS: u32 = u32::MAX;
+/// As much as may be read at once.
+const LENGTH: u32 = u32::MAX;
 
 fn local(port: u16) -> Endpoint {
     Endpoint::new("127.0.0.1", port).expect("an endpoint")
@@ -55,11 +57,11 @@ fn bytes_go_both_ways_until_either_side_says_that_no_more_come() {
     assert_eq!(heard, "hello");
     assert_eq!(sockets.write(handle, b"more", FAR_MS, &stop), Err(Error::Closed));
     far.write_all(b"bye").expect("sent");
-    assert_eq!(sockets.read(handle, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
+    assert_eq!(sockets.read(handle, LENGTH, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
     drop(far);
-    assert_eq!(sockets.read(handle, FAR_MS, &stop).as_deref(), Ok(&[][..]));
+    assert_eq!(sockets.read(handle, LENGTH, FAR_MS, &stop).as_deref(), Ok(&[][..]));
     assert_eq!(sockets.close(handle), Ok(()));
-    assert_eq!(sockets.read(handle, FAR_MS, &stop), Err(Error::NotFound));
+    assert_eq!(sockets.read(handle, LENGTH, FAR_MS, &stop), Err(Error::NotFound));
 }
 
 #[test]
@@ -74,15 +76,15 @@ fn a_connection_is_open_until_either_side_has_ended_it() {
     far.write_all(b"bye").expect("sent");
     drop(far);
     assert!(sockets.has_open(), "something was not read yet");
-    assert_eq!(sockets.read(ended, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
-    assert_eq!(sockets.read(ended, FAR_MS, &stop).as_deref(), Ok(&[][..]));
+    assert_eq!(sockets.read(ended, LENGTH, FAR_MS, &stop).as_deref(), Ok(&b"bye"[..]));
+    assert_eq!(sockets.read(ended, LENGTH, FAR_MS, &stop).as_deref(), Ok(&[][..]));
     assert!(!sockets.has_open());
     let (broken, far, _) = connected(&sockets);
     assert_eq!(sockets.write(broken, b"x", FAR_MS, &stop), Ok(1));
     // What came and was not read makes it a cut.
     far.peek(&mut [0]).expect("it came");
     drop(far);
-    assert_eq!(sockets.read(broken, FAR_MS, &stop), Err(Error::Closed));
+    assert_eq!(sockets.read(broken, LENGTH, FAR_MS, &stop), Err(Error::Closed));
     assert!(!sockets.has_open());
 }
 
@@ -147,7 +149,7 @@ fn a_connection_ends_with_its_grant() {
     let (kept, mut far_of_kept, address) = connected(&sockets);
     fill(&sockets, handle);
     std::thread::scope(|scope| {
-        let reading = scope.spawn(|| sockets.read(handle, FAR_MS, &stop));
+        let reading = scope.spawn(|| sockets.read(handle, LENGTH, FAR_MS, &stop));
         std::thread::sleep(Duration::from_millis(50));
         sockets.cut(&powers(&[&address]).read());
         assert_eq!(reading.join().expect("no panic"), Err(Error::NotGranted), "who waits is told");
@@ -179,14 +181,14 @@ fn a_grant_that_goes_while_nobody_answers_leaves_no_connection() {
 fn a_server_that_says_nothing_and_takes_nothing_is_not_waited_for_any_longer_than_was_said() {
     let (sockets, stop) = (Sockets::default(), Stop::default());
     let (handle, mut far, _) = connected(&sockets);
-    assert_eq!(sockets.read(handle, 0, &stop), Err(Error::TimedOut));
-    assert_eq!(sockets.read(handle, 20, &stop), Err(Error::TimedOut));
+    assert_eq!(sockets.read(handle, LENGTH, 0, &stop), Err(Error::TimedOut));
+    assert_eq!(sockets.read(handle, LENGTH, 20, &stop), Err(Error::TimedOut));
     fill(&sockets, handle);
     assert_eq!(sockets.write(handle, b"x", 20, &stop), Err(Error::TimedOut));
     // Nor when the app is to end.
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let reading = scope.spawn(|| sockets.read(handle, FAR_MS, &stop));
+        let reading = scope.spawn(|| sockets.read(handle, LENGTH, FAR_MS, &stop));
         let writing = scope.spawn(|| sockets.write(handle, b"x", FAR_MS, &stop));
         std::thread::sleep(Duration::from_millis(50));
         stop.store(true, Ordering::Release);
@@ -196,7 +198,7 @@ fn a_server_that_says_nothing_and_takes_nothing_is_not_waited_for_any_longer_tha
     assert!(begun.elapsed() < CONNECTION_PATIENCE / 2);
     // The connection was not harmed by it.
     far.write_all(b"x").expect("sent");
-    assert_eq!(sockets.read(handle, FAR_MS, &Stop::default()).as_deref(), Ok(&b"x"[..]));
+    assert_eq!(sockets.read(handle, LENGTH, FAR_MS, &Stop::default()).as_deref(), Ok(&b"x"[..]));
 }
 
 #[test]
@@ -216,4 +218,130 @@ fn so_many_connections_are_open_at_once() {
     sockets.close_all();
     connect().expect("there is room again");
     drop(listener);
+}
+
+/// Begins a connection to a port of this machine, which is granted.
+fn begun(sockets: &Sockets, port: u16) -> Handle {
+    let address = local(port);
+    sockets.start_connect((Ipv4Addr::LOCALHOST, port).into(), &powers(&[&address])).expect("begun")
+}
+
+#[test]
+fn a_connection_opens_while_nobody_waits_for_it() {
+    let (sockets, stop, deaf) = (Sockets::default(), Stop::default(), Deaf::new());
+    let (listener, address) = server();
+    let handle = begun(&sockets, address.port());
+    assert_eq!(sockets.wait(&[(handle, Side::Output)], FAR_MS, &stop), Ok(vec![0]));
+    assert_eq!(sockets.finish_connect(handle), Ok(true));
+    assert_eq!(sockets.finish_connect(handle), Ok(true), "it stays open");
+    let (mut far, _) = listener.accept().expect("a connection");
+    far.write_all(b"hello").expect("sent");
+    assert_eq!(sockets.read(handle, 2, FAR_MS, &stop).as_deref(), Ok(&b"he"[..]));
+    assert_eq!(sockets.read(handle, LENGTH, FAR_MS, &stop).as_deref(), Ok(&b"llo"[..]));
+
+    let waits = begun(&sockets, deaf.port);
+    assert_eq!(sockets.finish_connect(waits), Ok(false));
+    assert_eq!(sockets.wait(&[(waits, Side::Output)], 20, &stop), Ok(vec![]));
+    assert_eq!(sockets.read(waits, LENGTH, 0, &stop), Err(Error::TimedOut));
+    // It goes on for so long and no longer.
+    sockets.table.lock().open.get_mut(&waits).expect("open").opening = Some(Instant::now());
+    assert_eq!(sockets.wait(&[(waits, Side::Output)], FAR_MS, &stop), Ok(vec![0]));
+    assert_eq!(sockets.finish_connect(waits), Err(Error::TimedOut));
+    assert_eq!(sockets.close(waits), Ok(()));
+
+    let cut = begun(&sockets, deaf.port);
+    sockets.cut(&Powers::default());
+    assert_eq!(sockets.wait(&[(cut, Side::Output)], FAR_MS, &stop), Ok(vec![0]));
+    assert_eq!(sockets.finish_connect(cut), Err(Error::NotGranted));
+
+    drop(listener);
+    let nobody_there = (Ipv4Addr::LOCALHOST, address.port()).into();
+    let outcome = sockets.start_connect(nobody_there, &powers(&[&address])).and_then(|handle| {
+        sockets.wait(&[(handle, Side::Output)], FAR_MS, &stop)?;
+        sockets.finish_connect(handle)
+    });
+    assert_eq!(outcome, Err(Error::Rejected));
+}
+
+#[test]
+fn an_address_is_reached_by_a_granted_name_only_where_that_led() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let (listener, address) = server();
+    listener.set_nonblocking(true).expect("set");
+    let name = |port| Endpoint::new("nas.example", port).expect("an endpoint");
+    let granted = powers(&[&name(address.port())]);
+    let start = |ip: [u8; 4], port| sockets.start_connect((ip, port).into(), &granted);
+    let (here, there) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    assert_eq!(start(here, address.port()), Err(Error::NotGranted), "nobody has looked the name up");
+    let leads_to = |ip: [u8; 4]| {
+        sockets.table.lock().names.insert("nas.example".into(), vec![ip.into()]);
+    };
+    leads_to(there);
+    assert_eq!(start(here, address.port()), Err(Error::NotGranted));
+    leads_to(here);
+    assert_eq!(start(here, 1), Err(Error::NotGranted));
+    assert_eq!(start(there, address.port()), Err(Error::NotGranted));
+    let mapped = ("::ffff:127.0.0.1".parse::<IpAddr>().expect("an address"), address.port()).into();
+    assert_eq!(sockets.start_connect(mapped, &granted), Err(Error::NotGranted));
+    assert!(listener.accept().is_err(), "nobody was asked");
+    let handle = start(here, address.port()).expect("begun");
+    // What is granted is the name: the connection goes with it, and so does the knowledge of where it led.
+    sockets.cut(&powers(&[&address]).read());
+    assert_eq!(sockets.finish_connect(handle), Err(Error::NotGranted));
+    assert_eq!(start(here, address.port()), Err(Error::NotGranted));
+    leads_to(here);
+    sockets.close_all();
+    assert_eq!(start(here, address.port()), Err(Error::NotGranted), "another instance has not asked");
+
+    let localhost = powers(&[&Endpoint::new("localhost", 1).expect("an endpoint"), &local(2)]);
+    for other in ["example.org", "nas.example", "127.0.0.1"] {
+        assert_eq!(sockets.look_up(other, &localhost, &stop), Err(Error::NotGranted), "{other}");
+    }
+    assert_eq!(sockets.look_up("localhost", &localhost, &stop), Err(Error::PrivateAddress));
+    assert!(sockets.table.lock().names.is_empty());
+}
+
+#[test]
+fn whoever_waits_for_several_is_told_of_those_that_are_ready() {
+    let (sockets, stop) = (Sockets::default(), Stop::default());
+    let ((one, mut far_of_one, _), (two, far_of_two, address)) = (connected(&sockets), connected(&sockets));
+    let inputs = [(one, Side::Input), (two, Side::Input)];
+    let wait = |wanted: &[(Handle, Side)], milliseconds| sockets.wait(wanted, milliseconds, &stop);
+    assert_eq!(wait(&inputs, 0), Ok(vec![]));
+    assert_eq!(wait(&[(one, Side::Input), (one, Side::Output), (two, Side::Input)], FAR_MS), Ok(vec![1]));
+    assert_eq!(wait(&[], 20), Ok(vec![]));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(&inputs, FAR_MS));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(far_of_two);
+        assert_eq!(waiting.join().expect("no panic"), Ok(vec![1]), "its end is told as well");
+    });
+    far_of_one.write_all(b"x").expect("sent");
+    while wait(&inputs, FAR_MS) != Ok(vec![0, 1]) {}
+    // What is told can be done without waiting, and what cannot be done is not told.
+    assert_eq!(sockets.read(one, LENGTH, 0, &stop).as_deref(), Ok(&b"x"[..]));
+    assert_eq!(sockets.read(two, LENGTH, 0, &stop).as_deref(), Ok(&[][..]));
+    fill(&sockets, one);
+    assert_eq!(wait(&[(one, Side::Output)], 20), Ok(vec![]));
+
+    assert_eq!(wait(&[(one, Side::Input), (two + 1, Side::Input)], FAR_MS), Err(Error::NotFound));
+    let too_many = vec![(one, Side::Input); 2 * CONNECTIONS_MAX + 1];
+    assert_eq!(wait(&too_many, FAR_MS), Err(Error::TooLarge));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| wait(&inputs[..1], FAR_MS));
+        std::thread::sleep(Duration::from_millis(50));
+        sockets.cut(&powers(&[&address]).read());
+        assert_eq!(waiting.join().expect("no panic"), Ok(vec![0]), "and that it was cut");
+    });
+    assert_eq!(wait(&[(one, Side::Output)], FAR_MS), Ok(vec![0]));
+    let begun = Instant::now();
+    let (three, _far, _) = connected(&sockets);
+    let wanted = [(three, Side::Input)];
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| sockets.wait(&wanted, FAR_MS, &stop));
+        std::thread::sleep(Duration::from_millis(50));
+        stop.store(true, Ordering::Release);
+        assert_eq!(waiting.join().expect("no panic"), Ok(vec![]));
+    });
+    assert!(begun.elapsed() < CONNECTION_PATIENCE / 2);
 }
