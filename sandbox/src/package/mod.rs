@@ -16,6 +16,7 @@
 mod endpoint;
 mod glob;
 mod host;
+mod imports;
 mod manifest;
 mod project;
 mod template;
@@ -25,6 +26,7 @@ use blocktree_engine::crypto::{Hash, Principal, PublicKeys, hash, hexadecimal, t
 pub use endpoint::{Endpoint, EndpointError};
 pub use glob::{Glob, GlobError};
 pub use host::host_of;
+pub use imports::sockets_import;
 pub(crate) use manifest::is_name;
 pub use manifest::{
     Connect, FORMAT, FileEvent, Limits, Manifest, ManifestError, PackagedFile, Reason, Recipient, Rights,
@@ -70,6 +72,10 @@ pub enum PackageError {
     Manifest(#[from] ManifestError),
     #[error("the file {0} in the package is not the one of the manifest")]
     Hash(String),
+    #[error(
+        "the component imports {0}, and the manifest asks for no sockets: say in it whom the app connects to"
+    )]
+    Sockets(String),
     #[error("nobody has signed the package")]
     Unsigned,
     #[error("the package's author is not who the manifest says")]
@@ -106,6 +112,11 @@ impl<'a> Package<'a> {
         }
         if !rest.is_empty() {
             return Err(PackageError::Trailing);
+        }
+        if manifest.sockets.is_empty()
+            && let Some(import) = package.file(&manifest, &manifest.component).and_then(sockets_import)
+        {
+            return Err(PackageError::Sockets(import));
         }
         Ok((package, manifest))
     }
@@ -164,7 +175,10 @@ pub fn pack(mut manifest: Manifest, files: &[(String, Vec<u8>)]) -> Result<Vec<u
         .collect();
     manifest.check()?;
     let contents: Vec<&[u8]> = files.iter().map(|(_, bytes)| bytes.as_slice()).collect();
-    assemble(&manifest, [0; KEYS_BYTES], |_| [0; SIGNATURE_BYTES], &contents)
+    let package = assemble(&manifest, [0; KEYS_BYTES], |_| [0; SIGNATURE_BYTES], &contents)?;
+    // Its author hears at once what nobody would take.
+    Package::parse(&package)?;
+    Ok(package)
 }
 
 /// The same package, signed by `author`.

@@ -1,5 +1,6 @@
 //! What is installed is what the author signed, whole; everything else is refused.
 
+use super::imports::tests::importing;
 use super::*;
 use crate::limits::SOCKETS_MAX;
 
@@ -181,4 +182,28 @@ fn only_what_a_component_can_be_made_of_is_packed() {
     assert!(componentize(module).is_err(), "nothing says what it imports");
     let component = b"\0asm\x0d\0\x01\0";
     assert_eq!(componentize(component).expect("as it is"), component);
+}
+
+#[test]
+fn a_component_that_imports_sockets_of_wasi_asks_for_addresses() {
+    let code = importing("wasi:sockets/tcp@0.2.12");
+    let files = [("app.wasm".to_owned(), code.clone())];
+    let is_refused = |outcome: Option<PackageError>| match outcome {
+        Some(PackageError::Sockets(import)) => import == "wasi:sockets/tcp@0.2.12",
+        _ => false,
+    };
+    assert!(is_refused(pack(manifest(), &files).err()));
+    let mut asks = manifest();
+    let address = Endpoint::new("nas", 22).expect("an endpoint");
+    asks.sockets = vec![Socket { address, reason: "to copy".to_owned() }];
+    let packed = pack(asks, &files).expect("packed");
+    // By somebody who packs in another way.
+    let author = Principal::generate();
+    let (_, mut told) = Package::parse(&packed).expect("whole");
+    told.sockets.clear();
+    told.author = hexadecimal(&author.public().id());
+    let sign = |manifest: &[u8]| author.sign(&signed_hash(manifest));
+    let package = assemble(&told, author.public().to_bytes(), sign, &[&code]).expect("assembled");
+    assert!(is_refused(Package::parse(&package).err()));
+    assert!(is_refused(Package::verify(&package).err()));
 }
