@@ -16,3 +16,4 @@ mod stage;
 mod thumbnails;
 mod tutorial;
 mod typescript;
+mod wasi;

@@ -5,13 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::stage::{PROBE, Stage, replace};
+use crate::stage::{PROBE, Stage};
 use crate::support::{can_mount, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The description of a probe that asks for these addresses, and has time to wait for them.
-fn project(name: &str, version: &str, addresses: &[&str]) -> String {
+pub(crate) fn project(name: &str, version: &str, addresses: &[&str]) -> String {
     let project =
         PROBE.replace("VERSION", version).replace("RIGHTS", "rw").replace("\"probe\"", &format!("{name:?}"));
     let asks =
@@ -29,7 +29,7 @@ fn stage(addresses: &[&str]) -> Stage {
 }
 
 /// A server that nobody has asked, and its port.
-fn server() -> (TcpListener, u16) {
+pub(crate) fn server() -> (TcpListener, u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
     let port = listener.local_addr().expect("an address").port();
     (listener, port)
@@ -37,7 +37,7 @@ fn server() -> (TcpListener, u16) {
 
 /// The next one who connects.
 #[track_caller]
-fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     listener.set_nonblocking(true).expect("set");
     let mut accepted = None;
     wait_until("somebody connects", || {
@@ -51,7 +51,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 #[track_caller]
-fn was_not_asked(listener: &TcpListener) {
+pub(crate) fn was_not_asked(listener: &TcpListener) {
     listener.set_nonblocking(true).expect("set");
     assert!(listener.accept().is_err(), "somebody has connected");
     listener.set_nonblocking(false).expect("set");
@@ -197,27 +197,6 @@ fn a_server_that_keeps_silent_holds_up_neither_others_nor_the_end_of_its_app() {
     let mut outcomes = stage.probe_does("many", &[&format!("hoard-connections 127.0.0.1 {port}")]);
     assert_eq!(outcomes.pop().as_deref(), Some("too-large after 16"));
     assert_eq!(stage.probe_does("again", &[&connect, "hang-up"]), ["ok", "ok true"]);
-    stage.umount();
-}
-
-#[test]
-fn the_sockets_of_wasi_are_not_there() {
-    if !can_mount() {
-        return;
-    }
-    let (listener, port) = server();
-    let address = format!("127.0.0.1:{port}");
-    let mut stage = stage(&[]);
-    let project = project("probe", "2.0.0", &[&address]);
-    let mut code = stage.component("probe", &project);
-    replace(&mut code, b"blocktree:app/sockets@0.1.0", b"wasi:sockets/network@0.2.12");
-    let package = stage.package_of(&code, "probe", &project, "author");
-    stage.install(&package, &["--approve", "--grant", &format!("socket:{address}")]).ok();
-    fs::write(stage.path("box/one.do"), format!("connect 127.0.0.1 {port}")).expect("written");
-    stage.wait_for_log("probe", "it does not start: ");
-    let log = stage.logs("probe");
-    assert!(log.contains("wasi:sockets/network@0.2.12"), "it says why: {log}");
-    was_not_asked(&listener);
     stage.umount();
 }
 
