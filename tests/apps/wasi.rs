@@ -54,6 +54,7 @@ fn a_program_for_wasi_talks_to_what_its_owner_grants() {
         // Nobody connects to an app.
         ("listen".to_owned(), "Err(\"access-denied\") Err(\"access-denied\") Err(\"invalid-state\") false"),
         ("datagram".to_owned(), "not-supported"),
+        ("folders".to_owned(), "0"),
     ];
     let (commands, expected): (Vec<&str>, Vec<&str>) =
         elsewhere.iter().map(|(command, outcome)| (command.as_str(), *outcome)).unzip();

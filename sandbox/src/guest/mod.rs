@@ -101,7 +101,7 @@ fn start(node: &mut Node) -> Result<code::Loaded, Started> {
     let loaded = match code {
         Code::Compiled => code::load(&bytes, memory_mib).map_err(|_| Started::Told(FromGuest::Stale))?,
         Code::Component => code::compile(&bytes, memory_mib)
-            .map_err(|error| Started::Told(FromGuest::Unusable(error.to_string())))?,
+            .map_err(|error| Started::Told(FromGuest::Unusable(host::shortened(format!("{error:#}")))))?,
     };
     confine::no_more_code()?;
     if let Some(compiled) = &loaded.compiled {

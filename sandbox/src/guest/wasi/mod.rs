@@ -32,6 +32,7 @@ const VERSION: &str = "0.2.12";
 /// What only has a type, since a component names it.
 enum Terminal {}
 enum Descriptor {}
+enum Entries {}
 
 #[derive(ComponentType, Lower)]
 #[component(record)]
@@ -131,13 +132,16 @@ fn filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         "[method]descriptor.write-via-stream",
         "[method]descriptor.append-via-stream",
         "[method]descriptor.get-flags",
+        "[method]descriptor.get-type",
         "[method]descriptor.stat",
         "[method]descriptor.metadata-hash",
+        "filesystem-error-code",
     ];
     let mut types = interface(linker, "filesystem/types")?;
     inputs(&mut types)?;
     outputs(&mut types)?;
     without::<Descriptor>(&mut types, "descriptor", &functions)?;
+    without::<Entries>(&mut types, "directory-entry-stream", &[])?;
     let mut preopens = interface(linker, "filesystem/preopens")?;
     without::<Descriptor>(&mut preopens, "descriptor", &[])?;
     method(&mut preopens, "get-directories", |_, ()| Ok(Vec::<(Resource<Descriptor>, String)>::new()))
