@@ -189,6 +189,7 @@ impl Core {
         };
         let Some((anchor, anchored)) = to_tell else { return Ok(()) };
         if self.durable_seq.load(Ordering::Acquire) < head.seq {
+            self.check_sealable()?;
             self.make_durable()?;
         }
         drop(turn);

@@ -65,7 +65,7 @@ fn commit(core: &Arc<Core>) {
             }
             std::mem::take(&mut state.commit_wanted)
         };
-        if core.check_writable().is_err() {
+        if core.check_sealable().is_err() {
             return;
         }
         // An error poisons the store, which tells whoever changes it next.
@@ -74,7 +74,10 @@ fn commit(core: &Arc<Core>) {
         }
         if Instant::now() >= next {
             let newest = super::Seq(core.next_op.load(std::sync::atomic::Ordering::Acquire) - 1);
-            let _ = core.sync(newest).and_then(|()| core.tell_of_record(false)).and_then(|()| core.attest());
+            let synced = core.sync(newest);
+            // What is durable is told even where more could not be made so.
+            let told = core.tell_of_record(false);
+            let _ = synced.and(told).and_then(|()| core.attest());
             next = Instant::now() + interval;
         }
     }
@@ -82,7 +85,7 @@ fn commit(core: &Arc<Core>) {
 
 fn checkpoint(core: &Arc<Core>) {
     while wait_for(core, |state| &mut state.checkpoint_wanted) {
-        if core.run_checkpoint().is_err() && core.check_writable().is_err() {
+        if core.run_checkpoint().is_err() && core.check_sealable().is_err() {
             return;
         }
     }

@@ -103,7 +103,7 @@ impl Core {
         generation: &mut u64,
         at_edge: impl FnOnce(&mut Layers, &Moment),
     ) -> Result<Moment> {
-        self.check_writable()?;
+        self.check_sealable()?;
         if self.bounds.is_some() {
             return Err(Error::OwnersOnly);
         }
@@ -441,7 +441,7 @@ impl Core {
         if lacks_space {
             return Err(Error::NoSpace);
         }
-        if stopped { self.run_checkpoint() } else { self.check_writable() }
+        if stopped { self.run_checkpoint() } else { self.check_sealable() }
     }
 }
 

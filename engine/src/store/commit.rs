@@ -44,7 +44,7 @@ impl Core {
             return Ok(());
         }
         let Some(_turn) = self.turn.take_unless(is_durable) else { return Ok(()) };
-        self.check_writable()?;
+        self.check_sealable()?;
         self.commit()?;
         self.make_durable()
     }
@@ -89,7 +89,7 @@ impl Core {
 
     /// As [`Core::commit`], for who holds the lock that a checkpoint would need: whether the log had room.
     pub(super) fn commit_if_room(&self) -> Result<bool> {
-        self.check_writable()?;
+        self.check_sealable()?;
         let sealer = self.sealer.lock();
         if !self.has_room(&sealer) {
             return Ok(false);
@@ -164,7 +164,7 @@ impl Core {
     /// The sealer, once the log has room for one more record.
     pub(super) fn sealer_with_room(&self) -> Result<MutexGuard<'_, Sealer>> {
         loop {
-            self.check_writable()?;
+            self.check_sealable()?;
             let sealer = self.sealer.lock();
             if self.has_room(&sealer) {
                 return Ok(sealer);

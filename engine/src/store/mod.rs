@@ -450,7 +450,8 @@ impl Store {
             closed => closed,
         };
         let closed = closed.and_then(|()| self.core.attest_durably());
-        let closed = closed.and_then(|()| self.core.tell_of_record(true));
+        // What is durable is told even where more could not be made so.
+        let closed = closed.and(self.core.tell_of_record(true));
         self.core.poisoned.store(true, Ordering::Release);
         self.core.anchoring.lock().finish();
         closed
@@ -570,16 +571,22 @@ impl Core {
     }
 
     /// Fails unless changes may be made.
+    /// Whether more may be taken. That ends some time before the writecap does, so that all of it can still be sealed.
     fn check_writable(&self) -> Result<()> {
+        self.check_sealable()?;
+        if self.expires_ns != u64::MAX && now_ns().saturating_add(EXPIRY_MARGIN_NS) >= self.expires_ns {
+            return Err(Error::Expired);
+        }
+        Ok(())
+    }
+
+    /// Whether what was taken may be sealed and written.
+    fn check_sealable(&self) -> Result<()> {
         if self.options.read_only {
             return Err(Error::ReadOnly);
         }
         if self.poisoned.load(Ordering::Acquire) {
             return Err(Error::Poisoned);
-        }
-        // What was applied must still be sealed while the writecap holds.
-        if self.expires_ns != u64::MAX && now_ns().saturating_add(EXPIRY_MARGIN_NS) >= self.expires_ns {
-            return Err(Error::Expired);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::*;
 use crate::OpenError;
 use crate::anchor::{Anchor as _, Anchored, FileAnchor, Rollback};
 use crate::device::{FaultyDevice, Image, Survivors};
+use crate::store::now_ns;
 
 /// What the writer's machine remembers.
 struct Machine(TempDir);
@@ -169,6 +170,27 @@ fn a_crash_leaves_what_a_writers_anchor_knows() {
         world.put_back(&bytes(&left));
         drop(world.try_open(&machine).unwrap());
     }
+}
+
+/// A right that ends while something is still to be sealed takes nothing from what was durable before.
+#[test]
+fn what_is_durable_is_told_although_more_cannot_be() {
+    let expires = now_ns() / 1_000_000_000 + 1000;
+    let (world, machine) = (World::with_right(0, expires), Machine::new());
+    let store = world.try_open(&machine).unwrap();
+    let [_, inner, file] = world.opened(&store);
+    make(&store, &inner, b"in time");
+    store.sync(store.newest()).unwrap();
+    let durable = store.info().seq;
+    assert!(machine.knows(&store).head.seq < durable, "it is told now and then");
+    apply(&store, |transaction| transaction.write(&file, 0, b"late").unwrap());
+    store.core.sealer.lock().time_ns = expires * 1_000_000_000;
+    assert!(store.close().is_err());
+    assert_eq!(machine.knows(&store).head.seq, durable);
+    drop((inner, file));
+    drop(store);
+    let store = world.try_open(&machine).unwrap();
+    assert!(store.info().seq >= durable);
 }
 
 fn image(bytes: &[u8]) -> Image {

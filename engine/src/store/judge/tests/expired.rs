@@ -80,6 +80,25 @@ fn a_right_that_has_not_begun_writes_nothing() {
     world.assert_clean();
 }
 
+/// What was taken before that is still made durable.
+#[test]
+fn a_right_that_is_about_to_end_seals_what_was_taken() {
+    let world = World::with_right(0, now() + EXPIRY_MARGIN_NS / 1_000_000_000 + 4);
+    let store = open(&world).unwrap();
+    let [_, _, file] = world.opened(&store);
+    let taken = apply(&store, |transaction| transaction.write(&file, 0, b"in time").unwrap());
+    while store.core.check_writable().is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(matches!(store.core.check_writable(), Err(Error::Expired)));
+    store.sync(taken).unwrap();
+    drop(file);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(&content(&world.open(), world.file, 1)[..7], b"in time");
+    world.assert_clean();
+}
+
 /// What was applied must still be sealed while the right holds, so nothing more is taken a while before it ends.
 #[test]
 fn a_right_that_is_about_to_end_takes_nothing_more() {
