@@ -1,13 +1,16 @@
 //! Programs that open connections by the sockets of WASI: they reach whom apps reach otherwise, and wait as programs do.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::sockets::{accept, project, server, was_not_asked};
 use crate::stage::{Stage, replace};
 use crate::support::{Place, can_mount, finish, program, wait_until};
+
+/// More than the kernel keeps of what was written to a connection.
+const MUCH: u64 = 32 << 20;
 
 /// An installed program that asks for these addresses, and is granted none. It is called `probe`, as what does the same otherwise.
 fn stage(addresses: &[&str]) -> Stage {
@@ -65,7 +68,7 @@ fn a_program_for_wasi_talks_to_what_its_owner_grants() {
     let echo = std::thread::spawn(move || {
         let mut stream = accept(&listener);
         let mut out = stream.try_clone().expect("cloned");
-        std::io::copy(&mut stream, &mut out).expect("echoed")
+        io::copy(&mut stream, &mut out).expect("echoed")
     });
     let bytes = 5 << 20;
     assert_eq!(stage.probe_does("echo", &[&format!("echo 127.0.0.1 {port} {bytes}")]), ["ok true closed"]);
@@ -98,9 +101,10 @@ fn a_revoked_grant_cuts_the_connection_of_a_program_for_wasi() {
     // While it waits for an answer, and while it has more to say than the other side takes.
     for waits in ["hear", "say-much"] {
         stage.app("grant", &["probe", &grant]).ok();
-        let commands = format!("{connect}\n{waits}\nhang-up");
+        let commands = format!("{connect}\nsay hello\n{waits}\nhang-up {waits}");
         fs::write(stage.path(&format!("box/{waits}.do")), commands).expect("written");
         let far = accept(&listener);
+        far.peek(&mut [0]).expect("it came");
         if waits == "say-much" {
             wait_until("it has said much", || {
                 let mut part = [0; 1 << 16];
@@ -108,9 +112,10 @@ fn a_revoked_grant_cuts_the_connection_of_a_program_for_wasi() {
             });
         }
         stage.app("revoke", &["probe", &grant]).ok();
-        stage.wait_for_log("probe", "hang-up -> ok 1");
-        let outcome = format!("{waits} -> not granted");
-        wait_until("it is told why", || stage.logs("probe").matches(&outcome).count() >= 1);
+        stage.wait_for_log("probe", &format!("hang-up {waits} -> ok 1"));
+        let log = stage.logs("probe");
+        let told = log.lines().rfind(|line| line.contains(&format!(": {waits} -> ")));
+        assert!(told.is_some_and(|line| line.ends_with(" -> not granted")), "it is told why: {log}");
     }
     stage.umount();
 }
@@ -150,28 +155,80 @@ fn what_a_program_for_wasi_wrote_is_sent_though_it_does_not_wait_for_that() {
     }
     let (listener, port) = server();
     let mut stage = granted(&[&format!("127.0.0.1:{port}")]);
-    let bytes = 32 << 20;
-    let commands = format!("connect 127.0.0.1 {port}\nsay-and-leave {bytes}");
-    fs::write(stage.path("box/leave.do"), commands).expect("written");
-    let mut far = accept(&listener);
-    let came = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
+    for (says, open) in [("say-and-leave", "ok 1"), ("say-and-drop", "ok 0")] {
+        let commands = format!("connect 127.0.0.1 {port}\n{says} {MUCH}");
+        fs::write(stage.path(&format!("box/{says}.do")), commands).expect("written");
+        let mut far = accept(&listener);
+        let reading = std::thread::spawn(move || {
             // So that it says more than the kernel keeps.
+            far.peek(&mut [0]).expect("it came");
             std::thread::sleep(Duration::from_millis(500));
-            let mut part = vec![0; 1 << 20];
-            while let Ok(count @ 1..) = far.read(&mut part) {
-                came.fetch_add(count, Ordering::Relaxed);
-            }
+            io::copy(&mut far, &mut io::sink()).expect("to its proper end")
         });
-        stage.wait_for_log("probe", "say-and-leave");
+        let marked = format!("{says} {MUCH} -> ok ");
+        stage.wait_for_log("probe", &marked);
         let log = stage.logs("probe");
-        let left = log.split(&format!("say-and-leave {bytes} -> ok ")).nth(1).expect("it is there");
-        let left: usize = left.lines().next().expect("a line").parse().expect("a number");
-        wait_until("all has come that it wrote", || came.load(Ordering::Relaxed) == bytes - left);
-        assert_eq!(stage.probe_does("end", &["hang-up"]), ["ok 1"]);
+        let left = log.split(&marked).nth(1).and_then(|rest| rest.lines().next()).expect("it is there");
+        let left: u64 = left.parse().expect("a number");
+        assert!(left > 0, "the kernel kept all of it");
+        assert_eq!(stage.probe_does(&format!("{says}-end"), &[&format!("hang-up {says}")]), [open]);
+        assert_eq!(reading.join().expect("no panic"), MUCH - left, "all that it wrote, and nothing else");
+    }
+    stage.umount();
+}
+
+/// Waits, without reading, until a connection is cut off.
+#[track_caller]
+fn wait_for_reset(far: &TcpStream) {
+    let mut error = None;
+    wait_until("it is cut off", || {
+        error = far.take_error().expect("asked");
+        error.is_some()
     });
-    assert_eq!(came.into_inner() % (1 << 16), 0, "and nothing else");
+    assert_eq!(error.map(|error| error.kind()), Some(io::ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn what_nobody_takes_in_time_breaks_the_connection_of_a_program_for_wasi() {
+    if !can_mount() {
+        return;
+    }
+    let servers = [server(), server(), server()];
+    let addresses = servers.each_ref().map(|(_, port)| format!("127.0.0.1:{port}"));
+    let addresses = addresses.each_ref().map(String::as_str);
+    let mut stage = granted(&addresses);
+    let hasty = project("probe", "1.1.0", &addresses).replace("seconds = 60", "seconds = 2");
+    stage.install(&stage.package("dialer", &hasty, "author"), &[]).ok();
+    // It goes on to the end of its call; it ends before that; it drops the socket, and has no time left for anything else.
+    let says = ["say-and-leave MUCH", "say-and-leave MUCH\npanic", "say-and-drop MUCH"];
+    for (place, ((listener, port), says)) in servers.iter().zip(says).enumerate() {
+        let commands = format!("connect 127.0.0.1 {port}\n{}", says.replace("MUCH", &MUCH.to_string()));
+        fs::write(stage.path(&format!("box/{place}.do")), commands).expect("written");
+        wait_for_reset(&accept(listener));
+        if place == 0 {
+            let late = "it took too long";
+            assert_eq!(stage.probe_does("later", &["hear", "say more", "hang-up"]), [late, late, "ok 1"]);
+        }
+    }
+    stage.umount();
+}
+
+#[test]
+fn a_program_for_wasi_does_not_take_a_broken_connection_for_its_end() {
+    if !can_mount() {
+        return;
+    }
+    let (listener, port) = server();
+    let mut stage = granted(&[&format!("127.0.0.1:{port}")]);
+    let connect = format!("connect 127.0.0.1 {port}");
+    assert_eq!(stage.probe_does("begin", &[&connect, "say hello"]), ["ok", "ok"]);
+    let far = accept(&listener);
+    // What came and was not read makes it a cut.
+    far.peek(&mut [0]).expect("it came");
+    drop(far);
+    let broken = "the connection has ended";
+    let commands = ["say more", "hear", "hear-at-once", "hang-up"];
+    assert_eq!(stage.probe_does("broken", &commands), [broken, broken, "closed", "ok 1"]);
     stage.umount();
 }
 

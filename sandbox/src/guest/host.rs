@@ -84,6 +84,7 @@ impl Host {
 
     /// What the instance had open, the node has to close.
     pub(super) fn into_node(mut self) -> Node {
+        super::wasi::abandon(&mut self);
         let _ = self.node.ask_to(Request::CloseAll);
         self.node
     }

@@ -23,7 +23,7 @@ pub use window::Window;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// The version of these messages. Both sides are the same program, but perhaps not for ever.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// From the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -316,6 +316,10 @@ pub enum Request {
         handle: Handle,
     },
     SocketClose {
+        handle: Handle,
+    },
+    /// As [`Self::SocketClose`], but the other side is told that something is missing.
+    SocketReset {
         handle: Handle,
     },
 }

@@ -211,7 +211,8 @@ impl Requests {
             | Request::SocketRead { .. }
             | Request::SocketWrite { .. }
             | Request::SocketShutDown { .. }
-            | Request::SocketClose { .. } => self.answer_sockets(request, window),
+            | Request::SocketClose { .. }
+            | Request::SocketReset { .. } => self.answer_sockets(request, window),
         }
     }
 
@@ -261,6 +262,7 @@ impl Requests {
             }
             Request::SocketShutDown { handle } => sockets.shut_down(handle).map(|()| Reply::Done),
             Request::SocketClose { handle } => sockets.close(handle).map(|()| Reply::Done),
+            Request::SocketReset { handle } => sockets.reset(handle).map(|()| Reply::Done),
             _ => Err(Error::Malformed),
         }
     }

@@ -10,6 +10,7 @@ use blocktree::app::log::{self, Level};
 use exports::blocktree::app::events::{Event, Guest};
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens::get_directories;
+use wasip2::filesystem::types::filesystem_error_code;
 use wasip2::io::poll::poll;
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 use wasip2::sockets::instance_network::instance_network;
@@ -77,26 +78,20 @@ fn run(words: &[&str]) -> Result<String, String> {
                 }
             }
         }
-        ["hang-up"] => Ok(format!("ok {}", OPEN.take().len())),
+        // What else stands there tells its line of the log from others.
+        ["hang-up", ..] => Ok(format!("ok {}", OPEN.take().len())),
         ["echo", host, port, bytes] => echo(connect(host, number(port)?)?, number(bytes)?),
         ["say", text] => with_last(|Connection { output, .. }| {
             output.blocking_write_and_flush(text.as_bytes()).map_err(broken)?;
             Ok("ok".to_owned())
         }),
         // And does not wait until that is sent.
-        ["say-and-leave", bytes] => with_last(|Connection { output, .. }| {
-            let mut left: usize = number(bytes)?;
-            while left > 0 {
-                let room = output.check_write().map_err(broken)? as usize;
-                if room == 0 {
-                    break;
-                }
-                let part = room.min(left);
-                output.write(&vec![b'x'; part]).map_err(broken)?;
-                left -= part;
-            }
-            Ok(format!("ok {left}"))
-        }),
+        ["say-and-leave", bytes] => with_last(|connection| say_at_once(connection, number(bytes)?)),
+        ["say-and-drop", bytes] => {
+            let connection = OPEN.with_borrow_mut(Vec::pop).ok_or("none")?;
+            say_at_once(&connection, number(bytes)?)
+        }
+        ["panic"] => panic!("as I was told"),
         ["say-much"] => with_last(|Connection { output, .. }| {
             loop {
                 output.blocking_write_and_flush(&[b'x'; 4096]).map_err(broken)?;
@@ -214,6 +209,21 @@ fn echo(connection: Connection, bytes: usize) -> Result<String, String> {
     Ok(format!("ok {} {}", back == data, end.err().unwrap_or_default()))
 }
 
+/// Says as much of so many bytes as there is room for; how many are left.
+fn say_at_once(Connection { output, .. }: &Connection, bytes: usize) -> Result<String, String> {
+    let mut left = bytes;
+    while left > 0 {
+        let room = output.check_write().map_err(broken)? as usize;
+        if room == 0 {
+            break;
+        }
+        let part = room.min(left);
+        output.write(&vec![b'x'; part]).map_err(broken)?;
+        left -= part;
+    }
+    Ok(format!("ok {left}"))
+}
+
 fn with_last(run: impl FnOnce(&Connection) -> Result<String, String>) -> Result<String, String> {
     OPEN.with_borrow(|open| open.last().map_or_else(|| Err("none".to_owned()), run))
 }
@@ -232,7 +242,11 @@ fn said(code: ErrorCode) -> String {
 
 fn broken(error: StreamError) -> String {
     match error {
-        StreamError::LastOperationFailed(failure) => failure.to_debug_string(),
+        // As standard libraries do, which ask whether it was a file that failed.
+        StreamError::LastOperationFailed(failure) => match filesystem_error_code(&failure) {
+            Some(code) => code.name().to_owned(),
+            None => failure.to_debug_string(),
+        },
         StreamError::Closed => "closed".to_owned(),
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     output_methods(&mut streams)
 }
 
-fn failures(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
+pub(super) fn failures(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
     interface.resource("error", ResourceType::host::<Failure>(), |mut store, failure| {
         store.data_mut().table.delete(Resource::<Failure>::new_own(failure))?;
         Ok(())

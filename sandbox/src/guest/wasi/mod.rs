@@ -15,16 +15,16 @@ mod sockets;
 mod tcp;
 
 use wasmtime::component::{
-    ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType,
+    ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType, Val,
 };
 
-use self::io::{Input, Output, inputs, outputs};
+use self::io::{Input, Output, failures, inputs, outputs};
 use self::poll::{Pollable, pollables};
 use super::host::Host;
 use super::host::blocktree::app::log::Level;
 use super::host::blocktree::app::{clock, random};
 
-pub(super) use self::poll::settle;
+pub(super) use self::poll::{abandon, settle};
 
 /// The newest that this was compared with. A component of any 0.2 finds it.
 const VERSION: &str = "0.2.12";
@@ -135,13 +135,23 @@ fn filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         "[method]descriptor.get-type",
         "[method]descriptor.stat",
         "[method]descriptor.metadata-hash",
-        "filesystem-error-code",
     ];
     let mut types = interface(linker, "filesystem/types")?;
+    failures(&mut types)?;
     inputs(&mut types)?;
     outputs(&mut types)?;
     without::<Descriptor>(&mut types, "descriptor", &functions)?;
     without::<Entries>(&mut types, "directory-entry-stream", &[])?;
+    // Whoever has a failure may ask whether a file is what failed; none ever is.
+    types.func_new("filesystem-error-code", |mut store, _, failure, answer| {
+        for lent in failure {
+            if let Val::Resource(lent) = lent {
+                lent.resource_drop(&mut store)?;
+            }
+        }
+        answer.fill(Val::Option(None));
+        Ok(())
+    })?;
     let mut preopens = interface(linker, "filesystem/preopens")?;
     without::<Descriptor>(&mut preopens, "descriptor", &[])?;
     method(&mut preopens, "get-directories", |_, ()| Ok(Vec::<(Resource<Descriptor>, String)>::new()))

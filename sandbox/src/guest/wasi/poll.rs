@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceTable, ResourceType};
 
-use super::tcp::{self, Key, State};
+use super::tcp::{self, Key, Link, State};
 use super::{interface, method};
 use crate::guest::host::Host;
 use crate::guest::host::blocktree::app::clock;
@@ -80,14 +80,31 @@ pub(super) fn wait(host: &mut Host, pollables: &[Pollable]) -> wasmtime::Result<
 
 /// What the app wrote goes out before its call ends, as far as others take it in time: nobody sends anything while it is not called.
 pub(in crate::guest) fn settle(host: &mut Host) {
+    settle_those(host, |_| true);
+}
+
+/// The same before a socket goes.
+pub(super) fn settle_one(host: &mut Host, handle: Handle) {
+    settle_those(host, |link| link.handle == handle);
+}
+
+fn settle_those(host: &mut Host, is_meant: impl Fn(&Link) -> bool) {
     let end = host.end.min(Instant::now() + CONNECTION_PATIENCE);
-    while tcp::links(&mut host.table).any(|link| link.is_sending()) {
+    while tcp::links(&mut host.table).any(|link| is_meant(link) && link.is_sending()) {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            tcp::links(&mut host.table).for_each(tcp::Link::give_up);
+            let Host { table, node, .. } = host;
+            tcp::links(table).filter(|link| is_meant(link)).for_each(|link| link.give_up(node));
+            return;
         }
-        told(host, BTreeSet::new(), left);
+        send_and_wait(host, BTreeSet::new(), left);
     }
+}
+
+/// What goes with the instance, before it has gone out, breaks its connections.
+pub(in crate::guest) fn abandon(host: &mut Host) {
+    let Host { table, node, .. } = host;
+    tcp::links(table).filter(|link| !link.is_whole()).for_each(|link| link.close(node));
 }
 
 /// The places of those that are ready; if there are none, those that are after a while, which may be shorter than that.
@@ -105,7 +122,7 @@ fn look(host: &mut Host, pollables: &[Pollable], mut patience: Duration) -> wasm
             }
         }
     }
-    let told = told(host, wanted, patience);
+    let told = send_and_wait(host, wanted, patience);
     let is_ready = |missing: &Missing| match missing {
         Missing::Nothing => true,
         Missing::Time(left) => begun.elapsed() >= *left,
@@ -115,7 +132,7 @@ fn look(host: &mut Host, pollables: &[Pollable], mut patience: Duration) -> wasm
 }
 
 /// Waits for connections, and hands over what the app wrote to them. Those of the wanted that are ready.
-fn told(
+fn send_and_wait(
     host: &mut Host,
     mut wanted: BTreeSet<(Handle, Side)>,
     patience: Duration,

@@ -12,7 +12,7 @@ use wasmtime::component::{
 
 use super::io::{Input, Output, inputs, outputs};
 use super::network::{Address, Code, Direction, Family, SocketAddress};
-use super::poll::{Pollable, pollables};
+use super::poll::{Pollable, pollables, settle_one};
 use super::tcp::{Link, State, Tcp};
 use super::{interface, method, without};
 use crate::guest::host::Host;
@@ -54,17 +54,18 @@ fn networks(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
 
 fn sockets(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
     interface.resource("tcp-socket", ResourceType::host::<Tcp>(), |mut store, socket| {
-        let Host { table, node, .. } = store.data_mut();
-        let handle = match table.delete(Resource::<Tcp>::new_own(socket))?.state {
-            State::New | State::Closed => return Ok(()),
-            State::Connecting(handle, _) => handle,
-            State::Connected(mut link) => {
-                // What was not flushed goes out if that takes no time.
-                link.push(node);
-                link.handle
+        let host = store.data_mut();
+        let socket = Resource::<Tcp>::new_own(socket);
+        if let State::Connected(Link { handle, .. }) = host.table.get(&socket)?.state {
+            settle_one(host, handle);
+        }
+        match host.table.delete(socket)?.state {
+            State::New | State::Closed => {}
+            State::Connecting(handle, _) => {
+                let _ = host.node.ask_to(Request::SocketClose { handle });
             }
-        };
-        let _ = node.ask_to(Request::SocketClose { handle });
+            State::Connected(link) => link.close(&mut host.node),
+        }
         Ok(())
     })
 }
@@ -122,7 +123,7 @@ fn connecting(tcp: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
             return Ok(Err(Code::InvalidState));
         };
         if matches!(direction, Direction::Receive | Direction::Both) {
-            link.ignore();
+            link.stop_receiving();
         }
         if matches!(direction, Direction::Send | Direction::Both) {
             link.finish(&mut host.node);

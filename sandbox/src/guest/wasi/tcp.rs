@@ -2,6 +2,7 @@
 //!
 //! 1. Nothing here waits, and nothing that came is kept here: each time that the app reads, the node looks at its grants.
 //! 2. So much is kept of what the app wrote, and no more before the node has taken all of it.
+//! 3. The other side sees a proper end only if it got all that the app wrote.
 
 use wasmtime::component::{Resource, ResourceTable};
 
@@ -32,8 +33,8 @@ pub(super) enum State {
 pub(super) struct Link {
     pub(super) handle: Handle,
     pub(super) remote: SocketAddress,
-    /// Nothing more is received.
-    has_ended: bool,
+    /// Why nothing more is received, once that is so.
+    end: Option<End>,
     unsent: Vec<u8>,
     sending: Sending,
 }
@@ -42,11 +43,17 @@ enum Sending {
     Open,
     /// The app sends no more; the other side is told when all was sent.
     Last,
-    Broken(Error),
+    /// Something that the app wrote is lost.
+    Broken {
+        error: Error,
+        /// Whoever writes knows it.
+        is_told: bool,
+    },
     Over,
 }
 
 /// Why there is no more of a stream.
+#[derive(Clone, Copy)]
 pub(super) enum End {
     Closed,
     Failed(Error),
@@ -74,11 +81,11 @@ pub(super) fn links(table: &mut ResourceTable) -> impl Iterator<Item = &mut Link
 
 impl Link {
     pub(super) fn new(handle: Handle, remote: SocketAddress) -> Self {
-        Self { handle, remote, has_ended: false, unsent: Vec::new(), sending: Sending::Open }
+        Self { handle, remote, end: None, unsent: Vec::new(), sending: Sending::Open }
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.has_ended
+        self.end.is_some()
     }
 
     /// Whether something that the app wrote was not taken yet.
@@ -88,8 +95,9 @@ impl Link {
 
     /// What has come, so many bytes at most; nothing if nothing has.
     pub(super) fn read(&mut self, node: &mut Node, most: u64) -> Result<Vec<u8>, End> {
-        if self.has_ended {
-            return Err(End::Closed);
+        if let Some(end) = &mut self.end {
+            // Each failure is told once.
+            return Err(std::mem::replace(end, End::Closed));
         }
         let length = most.min(DATA_BYTES_MAX as u64) as u32;
         if length == 0 {
@@ -103,9 +111,14 @@ impl Link {
         match received {
             Ok(bytes) if !bytes.is_empty() => Ok(bytes),
             Err(Error::TimedOut) => Ok(Vec::new()),
-            end => {
-                self.has_ended = true;
-                Err(end.map_or_else(End::Failed, |_| End::Closed))
+            outcome => {
+                self.end = Some(End::Closed);
+                Err(match (outcome, &self.sending) {
+                    (Err(error), _) => End::Failed(error),
+                    // The kernel tells only once that a connection broke, and whoever sent has heard it.
+                    (Ok(_), Sending::Broken { error, .. }) => End::Failed(*error),
+                    (Ok(_), _) => End::Closed,
+                })
             }
         }
     }
@@ -113,16 +126,13 @@ impl Link {
     /// How much the app may write now.
     pub(super) fn room(&mut self, node: &mut Node) -> Result<usize, End> {
         self.push(node);
-        match std::mem::replace(&mut self.sending, Sending::Over) {
-            Sending::Open => {
-                self.sending = Sending::Open;
-                Ok(if self.is_sending() { 0 } else { ROOM_BYTES })
+        match &mut self.sending {
+            Sending::Open => Ok(if self.is_sending() { 0 } else { ROOM_BYTES }),
+            Sending::Broken { error, is_told: is_told @ false } => {
+                *is_told = true;
+                Err(End::Failed(*error))
             }
-            Sending::Broken(error) => Err(End::Failed(error)),
-            other => {
-                self.sending = other;
-                Err(End::Closed)
-            }
+            _ => Err(End::Closed),
         }
     }
 
@@ -143,8 +153,8 @@ impl Link {
     }
 
     /// The app wants no more.
-    pub(super) fn ignore(&mut self) {
-        self.has_ended = true;
+    pub(super) fn stop_receiving(&mut self) {
+        self.end = Some(End::Closed);
     }
 
     /// Hands over as much of what the app wrote as the node takes.
@@ -160,7 +170,8 @@ impl Link {
                 Err(Error::TimedOut) => return,
                 other => {
                     self.unsent.clear();
-                    self.sending = Sending::Broken(other.err().unwrap_or(Error::Failed));
+                    let error = other.err().unwrap_or(Error::Failed);
+                    self.sending = Sending::Broken { error, is_told: false };
                 }
             }
         }
@@ -171,11 +182,27 @@ impl Link {
         }
     }
 
-    /// What was not taken in time is lost, and nothing is sent after it.
-    pub(super) fn give_up(&mut self) {
+    /// What was not taken in time is lost, and the connection with it.
+    pub(super) fn give_up(&mut self, node: &mut Node) {
         if self.is_sending() {
             self.unsent.clear();
-            self.sending = Sending::Broken(Error::TimedOut);
+            self.sending = Sending::Broken { error: Error::TimedOut, is_told: false };
+            self.end.get_or_insert(End::Failed(Error::TimedOut));
+            self.close(node);
         }
+    }
+
+    /// Whether all that the app wrote is on its way.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_sending() && !matches!(self.sending, Sending::Broken { .. })
+    }
+
+    /// Lets go of it. That may be done again: then the node does not know it any more.
+    pub(super) fn close(&self, node: &mut Node) {
+        let handle = self.handle;
+        let _ = node.ask_to(match self.is_whole() {
+            true => Request::SocketClose { handle },
+            false => Request::SocketReset { handle },
+        });
     }
 }

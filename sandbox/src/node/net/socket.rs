@@ -226,6 +226,15 @@ impl Sockets {
         Ok(())
     }
 
+    /// Closes a connection of which something is missing: the other side must not take what came for all.
+    pub(in crate::node) fn reset(&self, handle: Handle) -> Result<(), Error> {
+        let connection = self.table.lock().open.remove(&handle).ok_or(Error::NotFound)?;
+        if let Some(stream) = connection.stream {
+            let _ = set_socket_linger(&stream, Some(Duration::ZERO));
+        }
+        Ok(())
+    }
+
     pub(in crate::node) fn close_all(&self) {
         let mut table = self.table.lock();
         table.names.clear();

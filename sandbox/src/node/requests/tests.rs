@@ -309,6 +309,7 @@ fn the_connection_of_another_is_out_of_reach() {
             Request::FinishConnect { handle },
             Request::SocketShutDown { handle },
             Request::SocketClose { handle },
+            Request::SocketReset { handle },
             // Numbers of one kind mean nothing of another.
             Request::FetchRead { handle },
             Request::Read { handle, offset: 0, length: 1 },
@@ -335,6 +336,7 @@ fn the_connection_of_another_is_out_of_reach() {
         Request::StartConnect { address: Ipv4Addr::LOCALHOST.into(), port },
         Request::FinishConnect { handle },
         Request::SocketWait { wanted: vec![(handle, Side::Output)], milliseconds: 0 },
+        Request::SocketReset { handle },
     ] {
         assert_eq!(judge.asks(request), Err(Error::NotGranted));
     }

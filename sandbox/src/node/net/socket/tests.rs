@@ -122,6 +122,18 @@ fn what_nobody_takes_is_given_up_a_while_after_the_connection_was_closed() {
 }
 
 #[test]
+fn a_connection_of_which_something_is_missing_has_no_proper_end() {
+    let sockets = Sockets::default();
+    let (handle, mut far, _) = connected(&sockets);
+    assert_eq!(sockets.write(handle, b"begun", FAR_MS, &Stop::default()), Ok(5));
+    far.peek(&mut [0]).expect("it came");
+    assert_eq!(sockets.reset(handle), Ok(()));
+    let ended = far.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+    assert_eq!(ended, Err(io::ErrorKind::ConnectionReset));
+    assert_eq!(sockets.close(handle), Err(Error::NotFound));
+}
+
+#[test]
 fn what_is_not_granted_is_not_asked() {
     let (sockets, stop) = (Sockets::default(), Stop::default());
     let (listener, address) = server();
