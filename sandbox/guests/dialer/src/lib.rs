@@ -78,6 +78,17 @@ fn run(words: &[&str]) -> Result<String, String> {
                 }
             }
         }
+        // As many sockets as there can be, and then an address, which takes room as well.
+        ["hoard-sockets"] => {
+            let mut open = Vec::new();
+            let full = loop {
+                match create_tcp_socket(IpAddressFamily::Ipv4) {
+                    Ok(socket) => open.push(socket),
+                    Err(code) => break said(code),
+                }
+            };
+            Ok(format!("{full} {}", look_up("127.0.0.1").err().unwrap_or_default()))
+        }
         // What else stands there tells its line of the log from others.
         ["hang-up", ..] => Ok(format!("ok {}", OPEN.take().len())),
         ["echo", host, port, bytes] => echo(connect(host, number(port)?)?, number(bytes)?),

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::vec::IntoIter;
 
 use wasmtime::component::{
-    ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType,
+    ComponentNamedList, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceTable,
+    ResourceTableError, ResourceType,
 };
 
 use super::io::{Input, Output, inputs, outputs};
@@ -39,13 +40,22 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     networks(&mut create)?;
     sockets(&mut create)?;
     method(&mut create, "create-tcp-socket", |host, (family,)| {
-        Ok(Ok::<_, Code>(host.table.push(Tcp { family, state: State::New })?))
+        in_table(&mut host.table, Tcp { family, state: State::New })
     })?;
     let mut tcp = interface(linker, "sockets/tcp")?;
     for add in [networks, pollables, inputs, outputs, sockets, connecting, settings, listening] {
         add(&mut tcp)?;
     }
     udp(linker)
+}
+
+/// Whoever has too much is told so, and may go on.
+fn in_table<T: Send + 'static>(table: &mut ResourceTable, entry: T) -> Asked<Resource<T>> {
+    match table.push(entry) {
+        Ok(resource) => Ok(Ok(resource)),
+        Err(ResourceTableError::Full) => Ok(Err(Code::NewSocketLimit)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn networks(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
@@ -79,10 +89,10 @@ fn lookup(lookup: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
     })?;
     // The one thing that waits where WASI does not say so: a program has nothing to do without the address.
     method(lookup, "resolve-addresses", |host, (_, name): (Resource<Network>, String)| {
-        Ok(match look_up(host, name) {
-            Ok(addresses) => Ok(host.table.push(Addresses(addresses.into_iter()))?),
-            Err(error) => Err(Code::of_look_up(error)),
-        })
+        match look_up(host, name) {
+            Ok(addresses) => in_table(&mut host.table, Addresses(addresses.into_iter())),
+            Err(error) => Ok(Err(Code::of_look_up(error))),
+        }
     })?;
     method(
         lookup,

@@ -50,6 +50,8 @@ struct Connection {
     address: Endpoint,
     /// It does not block. `None` since the grant has gone.
     stream: Option<Arc<TcpStream>>,
+    /// Where it was begun to, if not by its granted name or address itself.
+    remote: Option<SocketAddr>,
     /// While it is not known to be open: how long that may take.
     opening: Option<Instant>,
 }
@@ -86,7 +88,8 @@ impl Sockets {
         stream.set_nonblocking(true).map_err(|_| Error::Failed)?;
         // What cannot be set makes it slower, not wrong.
         let _ = stream.set_nodelay(true);
-        Ok(self.table.lock().add(address.clone(), stream, None))
+        let (address, stream) = (address.clone(), Some(Arc::new(stream)));
+        Ok(self.table.lock().add(Connection { address, stream, remote: None, opening: None }))
     }
 
     /// Where a name leads; none of its addresses is of the owner's own network.
@@ -121,13 +124,14 @@ impl Sockets {
         // Nothing waits here, so both locks are held to the end.
         let powers = powers.read();
         let table = &mut *self.table.lock();
-        let address = table.granted(remote, &powers).ok_or(Error::NotGranted)?;
+        let address = granted(&table.names, remote, &powers).ok_or(Error::NotGranted)?.clone();
         if table.open.len() >= CONNECTIONS_MAX {
             return Err(Error::TooLarge);
         }
         let stream = TcpStream::from(begin(&remote).map_err(why_not)?);
         let _ = stream.set_nodelay(true);
-        Ok(table.add(address.clone(), stream, Some(Instant::now() + CONNECT_TIME)))
+        let (stream, opening) = (Some(Arc::new(stream)), Some(Instant::now() + CONNECT_TIME));
+        Ok(table.add(Connection { address, stream, remote: Some(remote), opening }))
     }
 
     /// Whether a connection is open; it is an error if it never will be.
@@ -135,9 +139,11 @@ impl Sockets {
         let stream = self.stream(handle)?;
         let mut table = self.table.lock();
         let connection = table.open.get_mut(&handle).ok_or(Error::NotFound)?;
-        let Some(end) = connection.opening else { return Ok(true) };
+        if connection.opening.is_none() {
+            return Ok(true);
+        }
         if happened(&stream, PollFlags::OUT).is_empty() {
-            return if Instant::now() < end { Ok(false) } else { Err(Error::TimedOut) };
+            return Ok(false);
         }
         socket_error(&stream).and_then(|outcome| outcome).map_err(why_not)?;
         connection.opening = None;
@@ -245,12 +251,16 @@ impl Sockets {
 
     /// Ends connections to what is not granted any more.
     pub(in crate::node) fn cut(&self, powers: &Powers) {
-        let table = &mut *self.table.lock();
-        table.names.retain(|name, _| powers.sockets.iter().any(|one| one.host() == name));
-        for Connection { address, stream, .. } in table.open.values_mut() {
-            if !powers.sockets.contains(address)
-                && let Some(stream) = stream.take()
-            {
+        let Table { open, names, .. } = &mut *self.table.lock();
+        names.retain(|name, _| powers.sockets.iter().any(|one| one.host() == name));
+        for Connection { address, stream, remote, .. } in open.values_mut() {
+            if powers.sockets.contains(address) {
+                continue;
+            }
+            if let Some(other) = remote.and_then(|remote| granted(names, remote, powers)) {
+                // Another grant leads there as well, and which of them the app meant, nobody knows.
+                address.clone_from(other);
+            } else if let Some(stream) = stream.take() {
                 // What was not sent yet is not sent any more, and who waits is woken.
                 let _ = set_socket_linger(&stream, Some(Duration::ZERO));
                 let _ = stream.shutdown(Shutdown::Both);
@@ -264,6 +274,7 @@ impl Sockets {
         table
             .open
             .values()
+            .filter(|connection| !connection.is_late())
             .filter_map(|connection| connection.stream.as_ref())
             .any(|stream| !has_ended(stream))
     }
@@ -271,14 +282,15 @@ impl Sockets {
     fn stream(&self, handle: Handle) -> Result<Arc<TcpStream>, Error> {
         let table = self.table.lock();
         let connection = table.open.get(&handle).ok_or(Error::NotFound)?;
-        connection.stream.clone().ok_or(Error::NotGranted)
+        let stream = connection.stream.clone().ok_or(Error::NotGranted)?;
+        if connection.is_late() { Err(Error::TimedOut) } else { Ok(stream) }
     }
 
     /// What is to happen at a connection that is waited for; `None` if nothing is, since it was cut or took too long to open.
     fn watched(&self, handle: Handle) -> Result<Option<Arc<TcpStream>>, Error> {
         let table = self.table.lock();
-        let Connection { stream, opening, .. } = table.open.get(&handle).ok_or(Error::NotFound)?;
-        Ok(stream.clone().filter(|_| opening.is_none_or(|end| Instant::now() < end)))
+        let connection = table.open.get(&handle).ok_or(Error::NotFound)?;
+        Ok(connection.stream.clone().filter(|_| !connection.is_late()))
     }
 
     /// Does something with a connection once that does not have to wait.
@@ -311,23 +323,19 @@ impl Sockets {
 }
 
 impl Table {
-    fn add(&mut self, address: Endpoint, stream: TcpStream, opening: Option<Instant>) -> Handle {
+    fn add(&mut self, connection: Connection) -> Handle {
         self.next = self.next.wrapping_add(1);
-        self.open.insert(self.next, Connection { address, stream: Some(Arc::new(stream)), opening });
+        self.open.insert(self.next, connection);
         self.next
-    }
-
-    /// What of that which the owner allows leads there.
-    fn granted<'a>(&self, remote: SocketAddr, powers: &'a Powers) -> Option<&'a Endpoint> {
-        let leads_there = |one: &&Endpoint| match one.address() {
-            Some(address) => address == remote.ip(),
-            None => self.names.get(one.host()).is_some_and(|found| found.contains(&remote.ip())),
-        };
-        powers.sockets.iter().filter(|one| one.port() == remote.port()).find(leads_there)
     }
 }
 
 impl Connection {
+    /// Whether it took too long to open, or nobody asked in time whether it has: what comes of it then does not count.
+    fn is_late(&self) -> bool {
+        self.opening.is_some_and(|end| Instant::now() >= end)
+    }
+
     /// What was written is still sent, if the other side takes it in time.
     fn close(self, linger: Duration) {
         let Some(stream) = self.stream else { return };
@@ -340,6 +348,19 @@ impl Connection {
             }
         }
     }
+}
+
+/// What of that which the owner allows leads there, by these names or as an address.
+fn granted<'a>(
+    names: &BTreeMap<String, Vec<IpAddr>>,
+    remote: SocketAddr,
+    powers: &'a Powers,
+) -> Option<&'a Endpoint> {
+    let leads_there = |one: &&Endpoint| match one.address() {
+        Some(address) => address == remote.ip(),
+        None => names.get(one.host()).is_some_and(|found| found.contains(&remote.ip())),
+    };
+    powers.sockets.iter().filter(|one| one.port() == remote.port()).find(leads_there)
 }
 
 /// Whether the other side has said that no more comes, or the connection broke, and all that came was read.

@@ -260,6 +260,15 @@ fn a_connection_opens_while_nobody_waits_for_it() {
     assert_eq!(sockets.wait(&[(waits, Side::Output)], FAR_MS, &stop), Ok(vec![0]));
     assert_eq!(sockets.finish_connect(waits), Err(Error::TimedOut));
     assert_eq!(sockets.close(waits), Ok(()));
+    // Not even if it has opened, and nobody has asked for so long.
+    sockets.close_all();
+    let late = begun(&sockets, address.port());
+    assert!(sockets.has_open());
+    sockets.table.lock().open.get_mut(&late).expect("open").opening = Some(Instant::now());
+    assert!(!sockets.has_open());
+    assert_eq!(sockets.finish_connect(late), Err(Error::TimedOut));
+    assert_eq!(sockets.write(late, b"x", FAR_MS, &stop), Err(Error::TimedOut));
+    assert_eq!(sockets.close(late), Ok(()));
 
     let cut = begun(&sockets, deaf.port);
     sockets.cut(&Powers::default());
@@ -311,6 +320,28 @@ fn an_address_is_reached_by_a_granted_name_only_where_that_led() {
     }
     assert_eq!(sockets.look_up("localhost", &localhost, &stop), Err(Error::PrivateAddress));
     assert!(sockets.table.lock().names.is_empty());
+}
+
+#[test]
+fn a_connection_goes_with_the_last_grant_that_leads_there() {
+    let sockets = Sockets::default();
+    let (listener, address) = server();
+    let name = |host| Endpoint::new(host, address.port()).expect("an endpoint");
+    let (one, two) = (name("one.example"), name("two.example"));
+    for host in [&one, &two] {
+        sockets.table.lock().names.insert(host.host().to_owned(), vec![Ipv4Addr::LOCALHOST.into()]);
+    }
+    let remote = (Ipv4Addr::LOCALHOST, address.port()).into();
+    let handle = sockets.start_connect(remote, &powers(&[&one, &two, &address])).expect("begun");
+    let (far, _) = listener.accept().expect("a connection");
+    for left in [&[&two, &address][..], &[&address], &[&one, &address], &[&address]] {
+        sockets.cut(&powers(left).read());
+        assert_eq!(sockets.finish_connect(handle), Ok(true), "{left:?}");
+    }
+    // Where this name led, nobody knows any more.
+    sockets.cut(&powers(&[&one]).read());
+    assert_eq!(sockets.finish_connect(handle), Err(Error::NotGranted));
+    drop(far);
 }
 
 #[test]
