@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::sockets::{accept, project, server, was_not_asked};
@@ -173,42 +172,6 @@ fn what_a_program_for_wasi_wrote_is_sent_though_it_does_not_wait_for_that() {
         assert!(left > 0, "the kernel kept all of it");
         assert_eq!(stage.probe_does(&format!("{says}-end"), &[&format!("hang-up {says}")]), [open]);
         assert_eq!(reading.join().expect("no panic"), MUCH - left, "all that it wrote, and nothing else");
-    }
-    stage.umount();
-}
-
-/// Waits, without reading, until a connection is cut off.
-#[track_caller]
-fn wait_for_reset(far: &TcpStream) {
-    let mut error = None;
-    wait_until("it is cut off", || {
-        error = far.take_error().expect("asked");
-        error.is_some()
-    });
-    assert_eq!(error.map(|error| error.kind()), Some(io::ErrorKind::ConnectionReset));
-}
-
-#[test]
-fn what_nobody_takes_in_time_breaks_the_connection_of_a_program_for_wasi() {
-    if !can_mount() {
-        return;
-    }
-    let servers = [server(), server(), server()];
-    let addresses = servers.each_ref().map(|(_, port)| format!("127.0.0.1:{port}"));
-    let addresses = addresses.each_ref().map(String::as_str);
-    let mut stage = granted(&addresses);
-    let hasty = project("probe", "1.1.0", &addresses).replace("seconds = 60", "seconds = 2");
-    stage.install(&stage.package("dialer", &hasty, "author"), &[]).ok();
-    // It goes on to the end of its call; it ends before that; it drops the socket, and has no time left for anything else.
-    let says = ["say-and-leave MUCH", "say-and-leave MUCH\npanic", "say-and-drop MUCH"];
-    for (place, ((listener, port), says)) in servers.iter().zip(says).enumerate() {
-        let commands = format!("connect 127.0.0.1 {port}\n{}", says.replace("MUCH", &MUCH.to_string()));
-        fs::write(stage.path(&format!("box/{place}.do")), commands).expect("written");
-        wait_for_reset(&accept(listener));
-        if place == 0 {
-            let late = "it took too long";
-            assert_eq!(stage.probe_does("later", &["hear", "say more", "hang-up"]), [late, late, "ok 1"]);
-        }
     }
     stage.umount();
 }

@@ -307,7 +307,7 @@ fn an_address_is_reached_by_a_granted_name_only_where_that_led() {
     assert!(listener.accept().is_err(), "nobody was asked");
     let handle = start(here, address.port()).expect("begun");
     // What is granted is the name: the connection goes with it, and so does the knowledge of where it led.
-    sockets.cut(&powers(&[&address]).read());
+    sockets.cut(&Powers::default());
     assert_eq!(sockets.finish_connect(handle), Err(Error::NotGranted));
     assert_eq!(start(here, address.port()), Err(Error::NotGranted));
     leads_to(here);
