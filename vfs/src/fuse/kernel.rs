@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::protocol::{self, InitIn, InitOut, init};
 use super::{Locks, MountOptions};
@@ -102,8 +103,9 @@ pub(super) fn negotiate(offer: &InitIn, options: &MountOptions, over_uring: bool
 /// Raises what the kernel keeps low for FUSE: readahead, which it caps at 128 KiB, and the share of dirty pages, which
 /// makes the write-back cache useless. Only root may; a mount without it works, slower.
 pub fn tune(mountpoint: &Path) -> io::Result<()> {
-    let device = mountpoint.metadata()?.dev();
-    let folder = format!("/sys/class/bdi/{}:{}", libc::major(device), libc::minor(device));
+    // The kernel answers this by itself: the caller may be the only one who could answer a request, or be about to abort.
+    let device = statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    let folder = format!("/sys/class/bdi/{}:{}", device.stx_dev_major, device.stx_dev_minor);
     let set = |name: &str, value: u64| fs::write(format!("{folder}/{name}"), value.to_string());
     set("read_ahead_kb", READAHEAD_KIB.into())?;
     set("max_ratio", 100)?;
@@ -114,4 +116,53 @@ pub fn tune(mountpoint: &Path) -> io::Result<()> {
         set("max_ratio", 100)?;
     }
     set("strict_limit", bounded.is_ok().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::mpsc;
+
+    use super::super::{Access, Flags, Transport, attach, detach};
+    use super::*;
+
+    /// A mount that is taken away again, whatever happens.
+    struct Unserved(tempfile::TempDir, Option<OwnedFd>);
+
+    impl Drop for Unserved {
+        fn drop(&mut self) {
+            // Whoever waits for an answer is told that there is none.
+            drop(self.1.take());
+            let _ = detach(self.0.path(), true);
+        }
+    }
+
+    #[test]
+    fn a_mount_is_tuned_without_an_answer_from_who_serves_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = MountOptions {
+            source: "nobody".into(),
+            read_only: true,
+            access: Access::Owner,
+            flags: Flags::default(),
+            write_back: false,
+            locks: Locks::Kernel,
+            read_bytes_max: None,
+            event_loops: None,
+            transport: Transport::Device,
+        };
+        let device = match attach::attach(folder.path(), &options) {
+            Ok(device) => device,
+            Err(error) => return eprintln!("not tested here: {error}"),
+        };
+        let mount = Unserved(folder, Some(device));
+        let (done, tuned) = mpsc::channel();
+        let path = mount.0.path().to_owned();
+        std::thread::spawn(move || done.send(tune(&path)));
+        let outcome = tuned.recv_timeout(Duration::from_secs(10)).expect("it waits for nobody");
+        // Only root may.
+        assert!(
+            outcome.is_ok() || outcome.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        );
+    }
 }
