@@ -570,7 +570,6 @@ impl Core {
         Usage { capacity, free: free.min(capacity), used: capacity.saturating_sub(free) }
     }
 
-    /// Fails unless changes may be made.
     /// Whether more may be taken. That ends some time before the writecap does, so that all of it can still be sealed.
     fn check_writable(&self) -> Result<()> {
         self.check_sealable()?;
