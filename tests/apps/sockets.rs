@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::stage::{PROBE, Stage};
@@ -19,11 +20,11 @@ pub(crate) fn project(name: &str, version: &str, addresses: &[&str]) -> String {
     project.replace("seconds = 1", "seconds = 60") + &asks.collect::<String>()
 }
 
-/// An installed probe that asks for these addresses, and is granted none.
-fn stage(addresses: &[&str]) -> Stage {
+/// An installed guest, called `probe`, that asks for these addresses, and is granted none.
+pub(crate) fn stage(guest: &str, addresses: &[&str]) -> Stage {
     let stage = Stage::new();
     fs::create_dir(stage.path("box")).expect("made");
-    let package = stage.package("probe", &project("probe", "1.0.0", addresses), "author");
+    let package = stage.package(guest, &project("probe", "1.0.0", addresses), "author");
     stage.install(&package, &["--grant", "box=/box"]).ok();
     stage
 }
@@ -50,6 +51,15 @@ pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
+/// Sends back what the next one who connects sends, and says how much that was.
+pub(crate) fn echo(listener: TcpListener) -> JoinHandle<u64> {
+    std::thread::spawn(move || {
+        let mut stream = accept(&listener);
+        let mut out = stream.try_clone().expect("cloned");
+        std::io::copy(&mut stream, &mut out).expect("echoed")
+    })
+}
+
 #[track_caller]
 pub(crate) fn was_not_asked(listener: &TcpListener) {
     listener.set_nonblocking(true).expect("set");
@@ -64,7 +74,7 @@ fn an_app_talks_to_what_its_owner_grants() {
     }
     let ((listener, port), (other, other_port)) = (server(), server());
     let (address, name) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
-    let mut stage = stage(&[&address, &name]);
+    let mut stage = stage("probe", &[&address, &name]);
     let show = || stage.app("show", &["probe"]).ok().stdout;
     let own = format!("{address} (this machine, or a network of your own)");
     assert!(show().contains(&format!("asks for         opening connections to {own}: to talk\n")));
@@ -99,11 +109,7 @@ fn an_app_talks_to_what_its_owner_grants() {
     was_not_asked(&listener);
     was_not_asked(&other);
 
-    let echo = std::thread::spawn(move || {
-        let mut stream = accept(&listener);
-        let mut out = stream.try_clone().expect("cloned");
-        std::io::copy(&mut stream, &mut out).expect("echoed")
-    });
+    let echo = echo(listener);
     let bytes = 5 << 20;
     assert_eq!(stage.probe_does("echo", &[&format!("echo 127.0.0.1 {port} {bytes}")]), ["ok true"]);
     assert_eq!(echo.join().expect("no panic"), bytes);
@@ -130,7 +136,7 @@ fn a_revoked_grant_cuts_the_connection() {
     }
     let (listener, port) = server();
     let grant = format!("socket:127.0.0.1:{port}");
-    let mut stage = stage(&[&format!("127.0.0.1:{port}")]);
+    let mut stage = stage("probe", &[&format!("127.0.0.1:{port}")]);
     stage.app("grant", &["probe", &grant]).ok();
     let connect = format!("connect 127.0.0.1 {port}");
     assert_eq!(stage.probe_does("one", &[&connect, "say hello"]), ["ok", "ok 5"]);
@@ -167,7 +173,7 @@ fn a_server_that_keeps_silent_holds_up_neither_others_nor_the_end_of_its_app() {
     }
     let (listener, port) = server();
     let address = format!("127.0.0.1:{port}");
-    let mut stage = stage(&[&address]);
+    let mut stage = stage("probe", &[&address]);
     fs::create_dir(stage.path("other")).expect("made");
     let other = stage.package("probe", &project("other", "1.0.0", &[&address]), "author");
     stage.install(&other, &["--grant", "box=/other"]).ok();

@@ -4,25 +4,16 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::sockets::{accept, project, server, was_not_asked};
+use crate::sockets::{accept, echo, project, server, stage, was_not_asked};
 use crate::stage::{Stage, replace};
 use crate::support::{Place, can_mount, finish, program, wait_until};
 
 /// More than the kernel keeps of what was written to a connection.
 const MUCH: u64 = 32 << 20;
 
-/// An installed program that asks for these addresses, and is granted none. It is called `probe`, as what does the same otherwise.
-fn stage(addresses: &[&str]) -> Stage {
-    let stage = Stage::new();
-    fs::create_dir(stage.path("box")).expect("made");
-    let package = stage.package("dialer", &project("probe", "1.0.0", addresses), "author");
-    stage.install(&package, &["--grant", "box=/box"]).ok();
-    stage
-}
-
-/// The same, which is granted all of them.
+/// An installed program that asks for these addresses, and is granted all of them.
 fn granted(addresses: &[&str]) -> Stage {
-    let stage = stage(addresses);
+    let stage = stage("dialer", addresses);
     for address in addresses {
         stage.app("grant", &["probe", &format!("socket:{address}")]).ok();
     }
@@ -36,7 +27,7 @@ fn a_program_for_wasi_talks_to_what_its_owner_grants() {
     }
     let ((listener, port), (other, other_port)) = (server(), server());
     let (address, name) = (format!("127.0.0.1:{port}"), format!("localhost:{port}"));
-    let mut stage = stage(&[&address, &name]);
+    let mut stage = stage("dialer", &[&address, &name]);
     let (connect, by_name) = (format!("connect 127.0.0.1 {port}"), format!("connect localhost {port}"));
     assert_eq!(stage.probe_does("nothing", &[&connect, &by_name]), ["access-denied", "access-denied"]);
     // The name leads to this machine: whoever answers for it could make it lead there (DNS rebinding).
@@ -64,11 +55,7 @@ fn a_program_for_wasi_talks_to_what_its_owner_grants() {
     was_not_asked(&listener);
     was_not_asked(&other);
 
-    let echo = std::thread::spawn(move || {
-        let mut stream = accept(&listener);
-        let mut out = stream.try_clone().expect("cloned");
-        io::copy(&mut stream, &mut out).expect("echoed")
-    });
+    let echo = echo(listener);
     let bytes = 5 << 20;
     assert_eq!(stage.probe_does("echo", &[&format!("echo 127.0.0.1 {port} {bytes}")]), ["ok true closed"]);
     assert_eq!(echo.join().expect("no panic"), bytes);
@@ -245,7 +232,7 @@ fn what_else_wasi_has_is_not_there() {
     if !can_mount() {
         return;
     }
-    let mut stage = stage(&["nas:22"]);
+    let mut stage = stage("dialer", &["nas:22"]);
     let project = project("probe", "2.0.0", &["nas:22"]);
     let mut code = stage.component("probe", &project);
     replace(&mut code, b"blocktree:app/sockets@0.1.0", b"wasi:clocks/timezone@0.2.12");
