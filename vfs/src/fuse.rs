@@ -24,6 +24,7 @@ use crate::Fs;
 use crate::control::Service;
 
 mod adapter;
+mod ahead;
 mod answer;
 mod attach;
 mod buffer;

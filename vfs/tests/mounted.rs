@@ -8,7 +8,9 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use blocktree_vfs::Fs;
 use blocktree_vfs::control::{CallChunk, Callee, Refusal, ScrubStatus, Service, SnapshotEntry};
 use blocktree_vfs::fuse::{self, Access, Ending, Flags, Locks, MountOptions, Mounted, Transport};
 use support::*;
@@ -57,6 +59,10 @@ struct Mount {
 impl Mount {
     /// `None` where nothing can be mounted.
     fn with(change: impl FnOnce(&mut MountOptions)) -> Option<Self> {
+        Self::of(&Arc::new(mount()), change)
+    }
+
+    fn of(fs: &Arc<Fs>, change: impl FnOnce(&mut MountOptions)) -> Option<Self> {
         let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
         let is_root = std::fs::metadata("/proc/self")
             .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
@@ -77,7 +83,7 @@ impl Mount {
         };
         change(&mut options);
         let folder = tempfile::tempdir().unwrap();
-        let mounted = fuse::mount(&Arc::new(mount()), folder.path(), &options, Arc::new(NoService)).unwrap();
+        let mounted = fuse::mount(fs, folder.path(), &options, Arc::new(NoService)).unwrap();
         Some(Self { mounted: Some(mounted), folder })
     }
 
@@ -170,5 +176,47 @@ lock(f, EX | NB)
     for kind in ["fcntl", "flock"] {
         python(script, &mount.path("locked"), kind);
     }
+    mount.end();
+}
+
+/// Waits until so many inodes are in memory, or for long.
+fn wait_for_inodes(fs: &Fs, count: usize) -> usize {
+    let begun = Instant::now();
+    while fs.inodes_in_memory() < count && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    fs.inodes_in_memory()
+}
+
+#[test]
+fn what_a_listing_wants_next_is_loaded_while_it_pauses() {
+    let fs = Arc::new(made_and_mounted_again(|fs| directory_of(fs, "directory", 2000)));
+    let Some(mount) = Mount::of(&fs, |_| {}) else { return };
+    let mut listing = std::fs::read_dir(mount.path("directory")).unwrap();
+    assert!(listing.next().unwrap().is_ok());
+    // The kernel was given less than two hundred; about as many are loaded on top of that, without anybody asking.
+    let loaded = wait_for_inodes(&fs, 220);
+    assert!((220..600).contains(&loaded), "{loaded}");
+    assert_eq!(listing.count(), 1999);
+    drop(fs);
+    mount.end();
+}
+
+#[test]
+fn the_next_directory_is_loaded_for_who_goes_through_a_tree() {
+    let make = |fs: &Fs| ["a", "b", "c", "d"].iter().for_each(|name| directory_of(fs, name, 100));
+    let fs = Arc::new(made_and_mounted_again(make));
+    let Some(mount) = Mount::of(&fs, |_| {}) else { return };
+    let above = std::fs::read_dir(mount.folder.path()).unwrap();
+    let directories: Vec<PathBuf> = above.map(|entry| entry.unwrap().path()).collect();
+    let list = |number: usize| assert_eq!(std::fs::read_dir(&directories[number]).unwrap().count(), 100);
+    let before = fs.inodes_in_memory();
+    list(0);
+    assert_eq!(wait_for_inodes(&fs, before + 200), before + 200, "it began with the first one, as expected");
+    list(2);
+    assert_eq!(fs.inodes_in_memory(), before + 300);
+    list(3);
+    assert_eq!(wait_for_inodes(&fs, before + 400), before + 400);
+    drop(fs);
     mount.end();
 }

@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use blocktree_vfs::layout::FileKind;
 use blocktree_vfs::{Fs, MountOptions};
 use support::*;
 
@@ -202,4 +203,57 @@ fn large_directories_stay_fast() {
     for number in (0..20_000).step_by(100) {
         fs.find(ROOT, &format!("file number {number}")).unwrap();
     }
+}
+
+#[test]
+fn what_is_loaded_ahead_of_a_listing_is_what_comes_next() {
+    let fs = made_and_mounted_again(|fs| directory_of(fs, "directory", 300));
+    let directory = fs.find(ROOT, "directory").unwrap();
+    let before = fs.inodes_in_memory();
+    let accessed = fs.stat(directory).atime;
+    let mut cookie = 0;
+    for round in 1..=3 {
+        cookie = fs.load_ahead(directory, cookie, 100).unwrap();
+        assert_eq!(fs.inodes_in_memory(), before + 100 * round);
+    }
+    assert_eq!(fs.load_ahead(directory, cookie, 100).unwrap(), cookie, "there is nothing behind it");
+    assert_eq!(accessed, fs.stat(directory).atime, "nobody has read the directory yet");
+    assert_eq!(page(&fs, directory, 0, 302).last().unwrap().1, cookie, "the last of all");
+    // Nobody has heard of them, so whoever is removed is gone.
+    fs.unlink(directory, b"file 7").unwrap();
+    assert_eq!(fs.inodes_in_memory(), before + 299);
+    assert_eq!(fs.names(directory).len(), 299);
+}
+
+#[test]
+fn the_directory_that_comes_next_is_found() {
+    let fs = mount();
+    let mut tree: Vec<(u64, Vec<u64>)> = Vec::new();
+    for above in 0..5 {
+        let above = fs.dir(ROOT, &format!("{above}"));
+        fs.file(above, "file");
+        let below = (0..7).map(|below| fs.dir(above, &format!("{below}"))).collect();
+        tree.push((above, below));
+    }
+    fs.dir(ROOT, "empty");
+    let listed = |ino| {
+        let mut found = Vec::new();
+        fs.readdir(ino, 0, &mut |entry| {
+            if entry.kind == FileKind::Directory && !entry.name.starts_with(b".") {
+                found.push(entry.ino);
+            }
+            true
+        })
+        .unwrap();
+        found
+    };
+    let order: Vec<u64> =
+        listed(ROOT).into_iter().flat_map(|above| std::iter::once(above).chain(listed(above))).collect();
+    assert_eq!(order.len(), 5 * 8 + 1);
+    for (number, ino) in order.iter().enumerate() {
+        if listed(*ino).is_empty() {
+            assert_eq!(fs.directory_behind(*ino).unwrap(), order.get(number + 1).copied());
+        }
+    }
+    assert_eq!(fs.directory_behind(ROOT).unwrap(), None);
 }

@@ -4,16 +4,18 @@
 //! stays is handed out exactly once, whatever is added and removed meanwhile.
 
 use super::{DirectoryEntry, Fs};
-use crate::directory::decode;
+use crate::directory::{Place, decode};
 use crate::inode::Inode;
 use crate::layout::{ENTRY_POSITION_FIRST, Entry, FileKind, HIDDEN_NAME, ITEM_ENTRY};
-use crate::{FsError, Ino, Result, Stat};
+use crate::{FsError, Ino, Name, Result, Stat};
 
 const COOKIE_DOT: u64 = 1;
 const COOKIE_DOT_DOT: u64 = 2;
 
 const BATCH_MIN: usize = 32;
 const BATCH_MAX: usize = 512;
+/// How far up the next directory is looked for.
+const LEVELS_MAX: usize = 8;
 
 impl Fs {
     /// Hands out entries after `cookie` (0: from the start) until `take` answers false (that entry was not
@@ -104,6 +106,47 @@ impl Fs {
             })
         })?;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Loads the inodes of the next so many entries behind a cookie, for who will ask for them; answers the cookie of the last.
+    pub fn load_ahead(&self, ino: Ino, cookie: u64, entries: usize) -> Result<u64> {
+        let directory = self.inode(ino)?;
+        let from = cookie.saturating_add(1).max(ENTRY_POSITION_FIRST);
+        let mut last = cookie;
+        for (position, item) in self.store.scan(&directory.block, ITEM_ENTRY, from, entries.min(BATCH_MAX))? {
+            let entry = decode(ino, &item)?;
+            match self.inode_in(&directory, &entry) {
+                // Removed meanwhile.
+                Ok(_) | Err(FsError::Stale) => last = position,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(last)
+    }
+
+    /// Which directory comes behind one without directories in it, for who goes through the whole tree in the order of the
+    /// entries. `None` if that is far away.
+    pub fn directory_behind(&self, ino: Ino) -> Result<Option<Ino>> {
+        let mut at = ino;
+        for _ in 0..LEVELS_MAX {
+            let Some(Name { parent, name }) = self.known_name(at)? else { return Ok(None) };
+            let directory = self.inode(parent)?;
+            let Place::Taken { position, .. } = self.place(&directory, &name)? else { return Ok(None) };
+            let items =
+                self.store.scan(&directory.block, ITEM_ENTRY, position.saturating_add(1), BATCH_MAX)?;
+            let is_all = items.len() < BATCH_MAX;
+            for (_, item) in items {
+                let entry = decode(parent, &item)?;
+                if entry.kind == FileKind::Directory && entry.name != HIDDEN_NAME {
+                    return Ok(Some(self.inode_in(&directory, &entry)?.ino));
+                }
+            }
+            if !is_all {
+                return Ok(None);
+            }
+            at = parent;
+        }
+        Ok(None)
     }
 
     fn take_counted(

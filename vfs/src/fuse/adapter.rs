@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use super::ahead::{Ahead, Part};
 use super::answer::{Answer, Body, Entries, Failure};
 use super::convert::{attributes_out, entry, entry_kind, fallocate_mode, no_entry, set_attributes, statx};
 use super::device::Origin;
@@ -21,6 +22,7 @@ use super::writers::Writers;
 use super::{Access, Locks, MountOptions, attach};
 use crate::control::{self, Service};
 use crate::file_flags;
+use crate::layout::FileKind;
 use crate::{Caller, Fs, FsError, OpenFlags, RenameFlags, SetXattrFlags, Stat, Whence, WriteFlags};
 
 /// One copy_file_range request does no more, so that an event loop is not away for long; the caller asks again.
@@ -34,6 +36,7 @@ pub(super) struct Adapter {
     options: MountOptions,
     owner: u32,
     waiters: Arc<Waiters>,
+    ahead: Ahead,
     /// Only counted where the kernel has a write-back cache.
     writers: Writers,
 }
@@ -46,6 +49,7 @@ impl Adapter {
             options: options.clone(),
             owner: attach::user(),
             waiters: Arc::default(),
+            ahead: Ahead::default(),
             writers: Writers::default(),
         }
     }
@@ -71,6 +75,7 @@ impl Adapter {
     /// The mount has ended. The tree is closed by [`super::Mounted::join`], which can tell how that went.
     pub(super) fn end(&self) {
         self.waiters.end();
+        self.ahead.end();
     }
 
     fn dispatch(&self, request: &Request<'_>, body: &mut Body<'_>, origin: &Origin<'_>) -> Answered {
@@ -323,9 +328,20 @@ impl Adapter {
 
     fn read_directory_plus(&self, request: &Request<'_>, wanted: &ReadIn, body: &mut Body<'_>) -> Answered {
         let mut entries = Entries::new(body.first(wanted.size));
-        let result = self.fs.readdirplus(request.ino, wanted.offset, &mut |found, stat| {
-            entries.add(Some(&entry(stat)), &directory_entry(found), found.name)
+        let (directory, cookie) = (request.ino, wanted.offset);
+        let mut part = Part { directory, cookie, entries: 0, first_below: None, is_last: true };
+        let result = self.fs.readdirplus(directory, cookie, &mut |found, stat| {
+            part.is_last = entries.add(Some(&entry(stat)), &directory_entry(found), found.name);
+            if part.is_last {
+                (part.cookie, part.entries) = (found.cookie, part.entries + 1);
+                let is_below = found.kind == FileKind::Directory && !matches!(found.name, b"." | b"..");
+                part.first_below = part.first_below.or(is_below.then_some(found.ino));
+            }
+            part.is_last
         });
+        if part.entries > 0 {
+            self.ahead.continue_behind(part, &self.fs);
+        }
         match result {
             // What was taken counts as looked up, so the kernel must hear of it; the error comes again.
             Err(error) if entries.is_empty() => Err(error.into()),

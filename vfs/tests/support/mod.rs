@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use blocktree_engine::crypto::KdfCost;
 use blocktree_engine::device::MemoryDevice;
-use blocktree_engine::{CreateOptions, Store};
+use blocktree_engine::{CreateOptions, OpenOptions, Store};
 use blocktree_vfs::{Caller, Fs, FsError, Ino, MountOptions, SetAttributes, Stat, Time, WriteFlags};
 
 pub const ROOT: Ino = Fs::ROOT;
@@ -30,6 +30,28 @@ pub fn mount() -> Fs {
 
 pub fn mount_with(options: MountOptions) -> Fs {
     Fs::mount(store(), options).unwrap()
+}
+
+/// A filesystem with what `make` made in it, of which it has loaded nothing.
+pub fn made_and_mounted_again(make: impl FnOnce(&Fs)) -> Fs {
+    let device = Arc::new(MemoryDevice::new(CAPACITY_SECTORS));
+    let options = CreateOptions { capacity_sectors: CAPACITY_SECTORS, kdf: KdfCost::TRIVIAL };
+    let store = Store::create(device.clone(), b"passphrase", &options).unwrap();
+    Fs::format(&store, 0, 0).unwrap();
+    let fs = Fs::mount(store, MountOptions::default()).unwrap();
+    make(&fs);
+    fs.unmount().unwrap();
+    drop(fs);
+    let store = Store::open(device, b"passphrase", &OpenOptions::default()).unwrap();
+    Fs::mount(store, MountOptions::default()).unwrap()
+}
+
+/// A new directory of so many files.
+pub fn directory_of(fs: &Fs, name: &str, files: usize) {
+    let directory = fs.dir(ROOT, name);
+    for number in 0..files {
+        fs.file(directory, &format!("file {number}"));
+    }
 }
 
 /// A clock that is later whenever it is asked.

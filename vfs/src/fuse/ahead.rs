@@ -1,0 +1,169 @@
+//! Loads the inodes that a listing will want next, on a thread of its own: while the kernel and the program are busy with
+//! one part of a directory, the next is read, opened and decrypted. Whoever goes through a tree, directory by directory, has
+//! the next directory loaded too.
+//!
+//! Invariants:
+//! 1. It only fills the inode table, as a look-up would: what is answered later is what is there then.
+//! 2. It is ahead by about as much as the kernel asked for last, or by one directory, and waits for the next request there.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::{Fs, Ino, Result};
+
+/// How much of the next directory is loaded: about as much as the kernel asks for at once.
+const NEXT_ENTRIES: usize = 160;
+
+/// A part of a directory that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) directory: Ino,
+    /// The cookie of the last entry in it.
+    pub(super) cookie: u64,
+    pub(super) entries: usize,
+    /// The first directory in it.
+    pub(super) first_below: Option<Ino>,
+    /// Nothing is behind it.
+    pub(super) is_last: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Ahead {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The newest part; older ones that nobody has come to are of no use any more.
+    handed_out: Option<Part>,
+    has_ended: bool,
+}
+
+impl Ahead {
+    /// The kernel was given a part of a directory, and will want what is behind it.
+    pub(super) fn continue_behind(&self, part: Part, fs: &Arc<Fs>) {
+        let mut state = self.shared.state.lock();
+        if state.has_ended {
+            return;
+        }
+        state.handed_out = Some(part);
+        drop(state);
+        self.shared.changed.notify_one();
+        let mut thread = self.thread.lock();
+        if thread.is_none() {
+            let (shared, fs) = (Arc::clone(&self.shared), Arc::clone(fs));
+            let started = std::thread::Builder::new().name("ahead".into()).spawn(move || shared.run(&fs));
+            // Without it a listing is slower, and as right.
+            *thread = started.inspect_err(|error| tracing::warn!(%error, "nothing is read ahead")).ok();
+        }
+    }
+
+    /// Returns once nobody uses the tree here any more.
+    pub(super) fn end(&self) {
+        self.shared.state.lock().has_ended = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            // Its panics were caught.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, fs: &Fs) {
+        let mut course = Course::default();
+        while let Some(part) = self.next() {
+            // What cannot be loaded is said to who comes there.
+            let followed = catch_unwind(AssertUnwindSafe(|| course.follow(fs, &part)));
+            if !matches!(followed, Ok(Ok(()))) {
+                course = Course::default();
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Part> {
+        let mut state = self.state.lock();
+        loop {
+            if state.has_ended {
+                return None;
+            }
+            if let Some(part) = state.handed_out.take() {
+                return Some(part);
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+/// Where the kernel is going, as far as that can be told from where it was.
+#[derive(Default)]
+struct Course {
+    loaded: Option<Loaded>,
+    /// Which directory comes next if somebody goes through the whole tree.
+    next: Option<Ino>,
+}
+
+/// Entries of a directory that were loaded last: those behind one cookie, up to another.
+#[derive(Clone, Copy)]
+struct Loaded {
+    directory: Ino,
+    from: u64,
+    to: u64,
+}
+
+impl Course {
+    fn follow(&mut self, fs: &Fs, part: &Part) -> Result<()> {
+        if !part.is_last {
+            let from = self.loaded.map_or(part.cookie, |loaded| loaded.goes_on_at(part));
+            let to = fs.load_ahead(part.directory, from, part.entries)?;
+            self.loaded = Some(Loaded { directory: part.directory, from: part.cookie, to });
+            return Ok(());
+        }
+        let was_expected = self.next == Some(part.directory);
+        self.next = match part.first_below {
+            Some(below) => Some(below),
+            None => fs.directory_behind(part.directory)?,
+        };
+        match self.next {
+            // One who lists a single directory does not go to the next.
+            Some(next) if was_expected => fs.load_ahead(next, 0, NEXT_ENTRIES).map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Loaded {
+    /// Where to go on: behind what is loaded, if that is where the kernel is now.
+    fn goes_on_at(&self, part: &Part) -> u64 {
+        let is_within = part.directory == self.directory && (self.from..=self.to).contains(&part.cookie);
+        if is_within { self.to } else { part.cookie }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_on_where_it_was_if_the_kernel_follows() {
+        let loaded = Loaded { directory: 7, from: 100, to: 200 };
+        let at = |directory, cookie| {
+            loaded.goes_on_at(&Part { directory, cookie, entries: 10, first_below: None, is_last: false })
+        };
+        assert_eq!(at(7, 150), 200);
+        assert_eq!(at(7, 200), 200);
+        assert_eq!(at(7, 201), 201, "the kernel was faster");
+        assert_eq!(at(7, 50), 50, "it began again");
+        assert_eq!(at(8, 150), 150, "another directory");
+    }
+}
