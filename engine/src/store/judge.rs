@@ -15,6 +15,7 @@
 mod items;
 mod sectors;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
 use zerocopy::FromBytes;
@@ -120,7 +121,8 @@ pub(super) fn judge(core: &Core, bounds: &Bounds, claims: &Claims<'_>) -> Judged
         changes: BTreeMap::new(),
         allocated: Vec::new(),
         freed: Vec::new(),
-        inside: [HashMap::new(), HashMap::new()],
+        headers: RefCell::default(),
+        inside: [BTreeMap::new(), BTreeMap::new()],
         held: Vec::new(),
         wanted: Vec::new(),
         dead: Vec::new(),
@@ -148,8 +150,10 @@ struct Trial<'a> {
     changes: BTreeMap<Key, Option<&'a [u8]>>,
     allocated: Vec<Run>,
     freed: Vec<Run>,
+    /// Headers as they were before, which are asked for again and again.
+    headers: RefCell<BTreeMap<BlockId, Option<BlockHeader>>>,
     /// Which blocks are inside, before and behind, as far as they were asked about.
-    inside: [HashMap<BlockId, bool>; 2],
+    inside: [BTreeMap<BlockId, bool>; 2],
     /// Extents that the record touches, as they were and as they will be.
     held: Vec<Extent>,
     wanted: Vec<Extent>,
@@ -196,12 +200,21 @@ impl<'a> Trial<'a> {
 
     fn header(&self, id: BlockId, when: When) -> Judged<Option<BlockHeader>> {
         let key = Key::new(id, ItemKind::HEADER, 0);
-        let value = if when == When::Before { self.before(&key)? } else { self.behind(&key)? };
-        let Some(value) = value else { return Ok(None) };
-        match BlockHeader::read_from_prefix(&value) {
+        let decode = |value: &[u8]| match BlockHeader::read_from_prefix(value) {
             Ok((header, _)) => Ok(Some(header)),
             Err(_) => refuse("a block's header is malformed"),
+        };
+        if when == When::Behind
+            && let Some(value) = self.changes.get(&key)
+        {
+            return value.map_or(Ok(None), decode);
         }
+        if let Some(header) = self.headers.borrow().get(&id) {
+            return Ok(*header);
+        }
+        let header = self.before(&key)?.map_or(Ok(None), |value| decode(&value))?;
+        self.headers.borrow_mut().insert(id, header);
+        Ok(header)
     }
 
     /// Whether a block is there and inside. A loop of homes leads nowhere.

@@ -54,7 +54,11 @@ impl Trial<'_> {
             return refuse("an extent is malformed");
         };
         let last = Key { offset: last, ..*key };
-        let (before, _) = self.core.range_sealed(first, last, usize::MAX / 2)?;
+        // A block that is new had none.
+        let before = match self.header(key.block, When::Before)? {
+            Some(_) => self.core.range_sealed(first, last, usize::MAX / 2)?.0,
+            None => Vec::new(),
+        };
         let kept = before.iter().filter(|(key, _)| !self.changes.contains_key(key));
         let kept = kept.map(|(key, value)| (key, &value[..]));
         let new = self.changes.range(first..=last).filter_map(|(key, value)| Some((key, (*value)?)));
