@@ -61,7 +61,8 @@ pub struct TakenLock {
 }
 
 impl Host {
-    pub(super) fn new(node: Node, memory_bytes: usize) -> Self {
+    /// For an instance that is made for a call that ends then.
+    pub(super) fn new(node: Node, memory_bytes: usize, end: Instant) -> Self {
         let limits = StoreLimitsBuilder::new()
             .memory_size(memory_bytes)
             .memories(INSTANCES_MAX)
@@ -71,9 +72,7 @@ impl Host {
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(2 * HANDLES_MAX + LOCKS_MAX + CONNECTIONS_MAX * ENTRIES_PER_CONNECTION);
-        let began = Instant::now();
-        // Nothing waits before it is called.
-        Self { node, limits, table, exchange: 0, end: began, began }
+        Self { node, limits, table, exchange: 0, end, began: Instant::now() }
     }
 
     /// What the app is called with for the next request.
@@ -106,6 +105,11 @@ impl Host {
             Ok(Reply::Handle(handle)) => Ok(Ok(self.table.push(OpenFile(handle))?)),
             other => Ok(Err(unexpected(other))),
         }
+    }
+
+    /// How long the app may wait now.
+    pub(super) fn milliseconds_left(&self) -> u32 {
+        milliseconds(self.end.saturating_duration_since(Instant::now()))
     }
 
     pub(super) fn ask_to(&mut self, request: Request) -> wasmtime::Result<Result<(), Error>> {
@@ -348,6 +352,11 @@ impl clock::Host for Host {
     fn monotonic(&mut self) -> wasmtime::Result<u64> {
         Ok(nanoseconds(self.began.elapsed()))
     }
+}
+
+/// No less than that.
+pub(super) fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

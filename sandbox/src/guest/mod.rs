@@ -210,7 +210,7 @@ impl App {
     ) -> Result<T, Failure> {
         let end = Instant::now() + limit;
         let _running = deadline.within(&self.code.engine, end);
-        let called = self.instance().and_then(|running| {
+        let called = self.instance(end).and_then(|running| {
             running.store.set_epoch_deadline(1);
             running.store.data_mut().end = end;
             let answer = call(running)?;
@@ -233,11 +233,12 @@ impl App {
         }
     }
 
-    fn instance(&mut self) -> wasmtime::Result<&mut Running> {
+    /// The instance that there is, or a new one, whose initialisers may take as long as the call that it is for.
+    fn instance(&mut self, end: Instant) -> wasmtime::Result<&mut Running> {
         if self.running.is_none()
             && let Some(node) = self.node.take()
         {
-            let mut store = Store::new(&self.code.engine, Host::new(node, self.code.memory_bytes));
+            let mut store = Store::new(&self.code.engine, Host::new(node, self.code.memory_bytes, end));
             store.limiter(|host| &mut host.limits);
             store.set_epoch_deadline(1);
             match self.code.instantiate(&mut store) {

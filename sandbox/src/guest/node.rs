@@ -52,3 +52,21 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A node that answers like this, until nobody asks any more.
+    pub(in crate::guest) fn answering(
+        mut answer: impl FnMut(Request) -> Result<Reply, Error> + Send + 'static,
+    ) -> Node {
+        let (mut near, far) = Channel::pair().expect("sockets");
+        std::thread::spawn(move || {
+            while let Ok(FromGuest::Request(request)) = near.receive(None)
+                && near.send(&ToGuest::Answer(answer(request))).is_ok()
+            {}
+        });
+        Node::new(Channel::new(far), Window::new().expect("a window"))
+    }
+}

@@ -17,7 +17,7 @@ impl sockets::Host for Host {
         host: String,
         port: u16,
     ) -> wasmtime::Result<Result<Resource<OpenConnection>, Failure>> {
-        match self.node.ask(Request::Connect { host, port }) {
+        match self.node.ask(Request::Connect { host, port, milliseconds: self.milliseconds_left() }) {
             Ok(Reply::Handle(handle)) => Ok(Ok(self.table.push(OpenConnection(handle))?)),
             other => Ok(Err(unexpected(other))),
         }
@@ -32,6 +32,7 @@ impl sockets::HostConnection for Host {
     ) -> wasmtime::Result<Result<Vec<u8>, Failure>> {
         let handle = self.table.get(&connection)?.0;
         let length = DATA_BYTES_MAX as u32;
+        let milliseconds = milliseconds.min(self.milliseconds_left());
         Ok(match self.node.ask(Request::SocketRead { handle, length, milliseconds }) {
             Ok(Reply::Data(data)) => self.node.incoming(data).map_err(failure),
             other => Err(unexpected(other)),
@@ -45,6 +46,7 @@ impl sockets::HostConnection for Host {
         milliseconds: u32,
     ) -> wasmtime::Result<Result<u32, Failure>> {
         let handle = self.table.get(&connection)?.0;
+        let milliseconds = milliseconds.min(self.milliseconds_left());
         let asked = self
             .node
             .outgoing(bytes)

@@ -23,7 +23,7 @@ pub use window::Window;
 use crate::limits::MESSAGE_BYTES_MAX;
 
 /// The version of these messages. Both sides are the same program, but perhaps not for ever.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 /// From the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,10 +279,14 @@ pub enum Request {
     Connect {
         host: String,
         port: u16,
+        /// How long it waits at most.
+        milliseconds: u32,
     },
     /// Where a granted name leads.
     LookUp {
         host: String,
+        /// How long it waits at most.
+        milliseconds: u32,
     },
     /// Begins a connection to a granted address, or to one where a granted name led when this app looked it up.
     StartConnect {

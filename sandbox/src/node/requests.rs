@@ -236,12 +236,14 @@ impl Requests {
     fn answer_sockets(&self, request: Request, window: &Window) -> Result<Reply, Error> {
         let Shared { sockets, powers, stop, .. } = &*self.shared;
         match request {
-            Request::Connect { host, port } => {
+            Request::Connect { host, port, milliseconds } => {
                 let address = Endpoint::new(&host, port).ok_or(Error::Malformed)?;
-                sockets.connect(&address, powers, stop).map(Reply::Handle)
+                sockets.connect(&address, milliseconds, powers, stop).map(Reply::Handle)
             }
-            Request::LookUp { host } => match host_of(&host.to_ascii_lowercase()) {
-                Some((host, None)) => sockets.look_up(&host, powers, stop).map(Reply::Addresses),
+            Request::LookUp { host, milliseconds } => match host_of(&host.to_ascii_lowercase()) {
+                Some((host, None)) => {
+                    sockets.look_up(&host, milliseconds, powers, stop).map(Reply::Addresses)
+                }
                 _ => Err(Error::Malformed),
             },
             Request::StartConnect { address, port } => {

@@ -11,8 +11,8 @@ use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceTable, Resou
 
 use super::tcp::{self, Key, Link, State};
 use super::{interface, method};
-use crate::guest::host::Host;
 use crate::guest::host::blocktree::app::clock;
+use crate::guest::host::{Host, milliseconds};
 use crate::ipc::{Handle, Reply, Request, Side};
 use crate::limits::CONNECTION_PATIENCE;
 
@@ -144,7 +144,7 @@ fn send_and_wait(
         std::thread::sleep(patience);
         return wanted;
     }
-    let milliseconds = u32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
+    let milliseconds = milliseconds(patience);
     let wanted: Vec<_> = wanted.into_iter().collect();
     let mut ready: BTreeSet<_> = match node.ask(Request::SocketWait { wanted: wanted.clone(), milliseconds })
     {

@@ -113,7 +113,7 @@ fn look_up(host: &mut Host, name: String) -> Result<Vec<IpAddr>, Error> {
     if name.len() > HOST_BYTES_MAX {
         return Err(Error::Malformed);
     }
-    match host.node.ask(Request::LookUp { host: name })? {
+    match host.node.ask(Request::LookUp { host: name, milliseconds: host.milliseconds_left() })? {
         Reply::Addresses(addresses) => Ok(addresses),
         _ => Err(Error::Failed),
     }
@@ -258,3 +258,6 @@ fn udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         Ok(Err::<Resource<Udp>, _>(Code::NotSupported))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,9 +63,11 @@ impl Default for Sockets {
 }
 
 impl Sockets {
+    /// Opens a connection, if that takes no longer than this, and than [`CONNECT_TIME`].
     pub(in crate::node) fn connect(
         &self,
         address: &Endpoint,
+        milliseconds: u32,
         powers: &RwLock<Powers>,
         stop: &Stop,
     ) -> Result<Handle, Error> {
@@ -78,7 +80,7 @@ impl Sockets {
             return Err(Error::TooLarge);
         }
         let is_wanted = || !stop.load(Ordering::Acquire) && is_granted(&powers.read());
-        let end = Instant::now() + CONNECT_TIME;
+        let end = Instant::now() + within(CONNECT_TIME, milliseconds);
         let dialed = dial(address.host(), address.port(), address.address().is_some(), end, &is_wanted);
         let powers = powers.read();
         if !is_granted(&powers) {
@@ -92,10 +94,12 @@ impl Sockets {
         Ok(self.table.lock().add(Connection { address, stream, remote: None, opening: None }))
     }
 
-    /// Where a name leads; none of its addresses is of the owner's own network.
+    /// Where a name leads, if that takes no longer than this, and than [`CONNECT_TIME`]; none of its addresses is of the owner's own
+    /// network.
     pub(in crate::node) fn look_up(
         &self,
         host: &str,
+        milliseconds: u32,
         powers: &RwLock<Powers>,
         stop: &Stop,
     ) -> Result<Vec<IpAddr>, Error> {
@@ -105,7 +109,8 @@ impl Sockets {
             return Err(Error::NotGranted);
         }
         let is_wanted = || !stop.load(Ordering::Acquire) && is_granted(&powers.read());
-        let found = addresses(host, 0, false, Instant::now() + CONNECT_TIME, &is_wanted);
+        let end = Instant::now() + within(CONNECT_TIME, milliseconds);
+        let found = addresses(host, 0, false, end, &is_wanted);
         let powers = powers.read();
         if !is_granted(&powers) {
             return Err(Error::NotGranted);
@@ -160,7 +165,7 @@ impl Sockets {
         if wanted.len() > 2 * CONNECTIONS_MAX {
             return Err(Error::TooLarge);
         }
-        let end = Instant::now() + patience(milliseconds);
+        let end = Instant::now() + within(CONNECTION_PATIENCE, milliseconds);
         loop {
             let watched = wanted.iter().map(|(handle, _)| self.watched(*handle));
             let watched = watched.collect::<Result<Vec<_>, _>>()?;
@@ -303,7 +308,7 @@ impl Sockets {
         mut attempt: impl FnMut(&TcpStream) -> io::Result<T>,
     ) -> Result<T, Error> {
         let stream = self.stream(handle)?;
-        let end = Instant::now() + patience(milliseconds);
+        let end = Instant::now() + within(CONNECTION_PATIENCE, milliseconds);
         let is_wanted = || !stop.load(Ordering::Acquire);
         let outcome = loop {
             if ready(stream.as_fd(), what, end, &is_wanted).is_err() {
@@ -382,8 +387,9 @@ fn happened(stream: &TcpStream, what: PollFlags) -> PollFlags {
     poll(&mut polled, Some(&at_once)).map_or(PollFlags::empty(), |_| polled[0].revents())
 }
 
-fn patience(milliseconds: u32) -> Duration {
-    Duration::from_millis(milliseconds.into()).min(CONNECTION_PATIENCE)
+/// As long as somebody says, and no longer than that.
+fn within(most: Duration, milliseconds: u32) -> Duration {
+    Duration::from_millis(milliseconds.into()).min(most)
 }
 
 /// Why there is no connection.

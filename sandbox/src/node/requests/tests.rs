@@ -102,7 +102,7 @@ impl Forger {
     }
 
     fn connects(&mut self, host: &str, port: u16) -> Result<Handle, Error> {
-        match self.asks(Request::Connect { host: host.into(), port })? {
+        match self.asks(Request::Connect { host: host.into(), port, milliseconds: 10_000 })? {
             Reply::Handle(handle) => Ok(handle),
             other => panic!("{other:?}"),
         }
@@ -283,7 +283,7 @@ fn nobody_is_connected_to_but_whom_the_owner_named() {
     for (host, error) in
         [("localhost", Error::NotGranted), ("127.0.0.1", Error::NotGranted), (&long, Error::Malformed)]
     {
-        assert_eq!(forger.asks(Request::LookUp { host: host.to_owned() }), Err(error));
+        assert_eq!(forger.asks(Request::LookUp { host: host.to_owned(), milliseconds: 10_000 }), Err(error));
     }
     assert!(listener.accept().is_err(), "nobody was asked");
     let handle = forger.connects("127.0.0.1", port).expect("granted");
@@ -332,7 +332,7 @@ fn the_connection_of_another_is_out_of_reach() {
     assert_eq!(judge.says(handle, Data::Inline(b"judged".to_vec())), Err(Error::NotGranted));
     assert_eq!(judge.connects("127.0.0.1", port), Err(Error::NotGranted));
     for request in [
-        Request::LookUp { host: "localhost".to_owned() },
+        Request::LookUp { host: "localhost".to_owned(), milliseconds: 10_000 },
         Request::StartConnect { address: Ipv4Addr::LOCALHOST.into(), port },
         Request::FinishConnect { handle },
         Request::SocketWait { wanted: vec![(handle, Side::Output)], milliseconds: 0 },

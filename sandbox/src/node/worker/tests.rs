@@ -107,7 +107,8 @@ fn a_process_with_a_connection_goes_on_until_that_ends() {
         let address = Endpoint::new("127.0.0.1", port).expect("an endpoint");
         Powers { sockets: vec![address], ..Powers::default() }
     };
-    let stage = Stage::new(Request::Connect { host: "127.0.0.1".into(), port }, powers());
+    let stage =
+        Stage::new(Request::Connect { host: "127.0.0.1".into(), port, milliseconds: 10_000 }, powers());
     let connected = |name: &str| -> TcpStream {
         let process = stage.event(name);
         let far = listener.accept().expect("a connection").0;

@@ -28,7 +28,8 @@ fn server() -> (TcpListener, Endpoint) {
 /// A connection to a server of this process, and the server's end of it.
 fn connected(sockets: &Sockets) -> (Handle, TcpStream, Endpoint) {
     let (listener, address) = server();
-    let handle = sockets.connect(&address, &powers(&[&address]), &Stop::default()).expect("connected");
+    let handle =
+        sockets.connect(&address, FAR_MS, &powers(&[&address]), &Stop::default()).expect("connected");
     (handle, listener.accept().expect("a connection").0, address)
 }
 
@@ -143,15 +144,23 @@ fn what_is_not_granted_is_not_asked() {
     let others =
         [local(1), Endpoint::new("127.0.0.2", address.port()).expect("an endpoint"), name.clone(), mapped];
     for other in &others {
-        assert_eq!(sockets.connect(&address, &powers(&[other]), &stop), Err(Error::NotGranted), "{other}");
-        assert_eq!(sockets.connect(other, &powers(&[&address]), &stop), Err(Error::NotGranted), "{other}");
+        assert_eq!(
+            sockets.connect(&address, FAR_MS, &powers(&[other]), &stop),
+            Err(Error::NotGranted),
+            "{other}"
+        );
+        assert_eq!(
+            sockets.connect(other, FAR_MS, &powers(&[&address]), &stop),
+            Err(Error::NotGranted),
+            "{other}"
+        );
     }
-    assert_eq!(sockets.connect(&address, &powers(&[]), &stop), Err(Error::NotGranted));
+    assert_eq!(sockets.connect(&address, FAR_MS, &powers(&[]), &stop), Err(Error::NotGranted));
     // A name may not lead to what its owner has for himself, whoever says where it leads.
-    assert_eq!(sockets.connect(&name, &powers(&[&name]), &stop), Err(Error::PrivateAddress));
+    assert_eq!(sockets.connect(&name, FAR_MS, &powers(&[&name]), &stop), Err(Error::PrivateAddress));
     assert!(listener.accept().is_err(), "nobody was asked");
     assert!(!sockets.has_open());
-    sockets.connect(&address, &powers(&[&address]), &stop).expect("what is granted is");
+    sockets.connect(&address, FAR_MS, &powers(&[&address]), &stop).expect("what is granted is");
 }
 
 #[test]
@@ -181,7 +190,7 @@ fn a_grant_that_goes_while_nobody_answers_leaves_no_connection() {
     let address = local(deaf.port);
     let (powers, begun) = (powers(&[&address]), Instant::now());
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| sockets.connect(&address, &powers, &stop));
+        let waiting = scope.spawn(|| sockets.connect(&address, FAR_MS, &powers, &stop));
         std::thread::sleep(Duration::from_millis(50));
         powers.write().sockets.clear();
         assert_eq!(waiting.join().expect("no panic"), Err(Error::NotGranted));
@@ -218,7 +227,7 @@ fn so_many_connections_are_open_at_once() {
     let (sockets, stop) = (Sockets::default(), Stop::default());
     let (listener, address) = server();
     let granted = powers(&[&address]);
-    let connect = || sockets.connect(&address, &granted, &stop);
+    let connect = || sockets.connect(&address, FAR_MS, &granted, &stop);
     let handles: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect().expect("connected")).collect();
     assert_eq!(connect(), Err(Error::TooLarge));
     sockets.close(handles[3]).expect("closed");
@@ -316,9 +325,10 @@ fn an_address_is_reached_by_a_granted_name_only_where_that_led() {
 
     let localhost = powers(&[&Endpoint::new("localhost", 1).expect("an endpoint"), &local(2)]);
     for other in ["example.org", "nas.example", "127.0.0.1"] {
-        assert_eq!(sockets.look_up(other, &localhost, &stop), Err(Error::NotGranted), "{other}");
+        assert_eq!(sockets.look_up(other, FAR_MS, &localhost, &stop), Err(Error::NotGranted), "{other}");
     }
-    assert_eq!(sockets.look_up("localhost", &localhost, &stop), Err(Error::PrivateAddress));
+    assert_eq!(sockets.look_up("localhost", FAR_MS, &localhost, &stop), Err(Error::PrivateAddress));
+    assert_eq!(sockets.look_up("localhost", 0, &localhost, &stop), Err(Error::TimedOut), "it has no time");
     assert!(sockets.table.lock().names.is_empty());
 }
 
