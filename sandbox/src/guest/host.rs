@@ -35,7 +35,7 @@ const RANDOM_BYTES_MAX: u32 = 64 << 10;
 const INSTANCES_MAX: usize = 64;
 const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// A socket, its streams, and what they are waited for by.
-const ENTRIES_PER_CONNECTION: usize = 8;
+pub(super) const ENTRIES_PER_CONNECTION: usize = 8;
 
 /// What stands behind an instance.
 pub(super) struct Host {

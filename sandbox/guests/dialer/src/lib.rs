@@ -78,16 +78,12 @@ fn run(words: &[&str]) -> Result<String, String> {
                 }
             }
         }
-        // As many sockets as there can be, and then an address, which takes room as well.
+        // As many sockets as there can be, and then as many addresses; each socket can still be waited for.
         ["hoard-sockets"] => {
-            let mut open = Vec::new();
-            let full = loop {
-                match create_tcp_socket(IpAddressFamily::Ipv4) {
-                    Ok(socket) => open.push(socket),
-                    Err(code) => break said(code),
-                }
-            };
-            Ok(format!("{full} {}", look_up("127.0.0.1").err().unwrap_or_default()))
+            let (sockets, why) = as_many(|| create_tcp_socket(IpAddressFamily::Ipv4));
+            let (_names, also_why) = as_many(|| resolve_addresses(&instance_network(), "127.0.0.1"));
+            let waiting: Vec<_> = sockets.iter().map(TcpSocket::subscribe).collect();
+            Ok(format!("{why} {also_why} {}", waiting.len()))
         }
         // What else stands there tells its line of the log from others.
         ["hang-up", ..] => Ok(format!("ok {}", OPEN.take().len())),
@@ -144,6 +140,17 @@ fn run(words: &[&str]) -> Result<String, String> {
             Ok(format!("{}", kinds.filter(Result::is_ok).count()))
         }
         _ => Err("what?".to_owned()),
+    }
+}
+
+/// As many as there can be, and why there are no more.
+fn as_many<T>(make: impl Fn() -> Result<T, ErrorCode>) -> (Vec<T>, String) {
+    let mut made = Vec::new();
+    loop {
+        match make() {
+            Ok(one) => made.push(one),
+            Err(code) => return (made, said(code)),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use wasmtime::component::{ComponentType, Lift, Lower};
 
 use crate::ipc::Error;
 
-#[derive(ComponentType, Lower, Clone, Copy)]
+#[derive(ComponentType, Lower, Debug, Clone, Copy, PartialEq, Eq)]
 #[component(enum)]
 #[repr(u8)]
 #[expect(dead_code, reason = "all that WASI has")]
@@ -171,13 +171,15 @@ impl SocketAddress {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub(in crate::guest::wasi) fn four(address: [u8; 4], port: u16) -> SocketAddress {
+        SocketAddress::Ipv4(SocketAddress4 { port, address: address.into() })
+    }
 
     #[test]
     fn an_address_is_one_of_its_socket() {
-        let four =
-            |address: [u8; 4], port| SocketAddress::Ipv4(SocketAddress4 { port, address: address.into() });
         let six = |address: &str, port, scope_id| {
             let address = address.parse::<Ipv6Addr>().expect("an address").segments().into();
             SocketAddress::Ipv6(SocketAddress6 { port, flow_info: 7, address, scope_id })

@@ -2,6 +2,8 @@
 //!
 //! 1. Whom an app may connect to, and what it may look up, the node decides. Nothing here can open a connection by itself.
 //! 2. Nobody listens, and there is no UDP.
+//! 3. Each socket has room for its streams and what these are waited for by: WASI has no word for that there is none. So no more sockets
+//!    are made than there may be connections, and names leave that room.
 
 use std::net::IpAddr;
 use std::vec::IntoIter;
@@ -14,11 +16,11 @@ use wasmtime::component::{
 use super::io::{Input, Output, inputs, outputs};
 use super::network::{Address, Code, Direction, Family, SocketAddress};
 use super::poll::{Pollable, pollables, settle_one};
-use super::tcp::{Link, State, Tcp};
+use super::tcp::{self, Link, State, Tcp};
 use super::{interface, method, without};
-use crate::guest::host::Host;
+use crate::guest::host::{ENTRIES_PER_CONNECTION, Host};
 use crate::ipc::{Error, Reply, Request};
-use crate::limits::HOST_BYTES_MAX;
+use crate::limits::{CONNECTIONS_MAX, HOST_BYTES_MAX};
 
 /// What only has a type. There is one network, and what it is, the node says.
 enum Network {}
@@ -39,9 +41,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut create = interface(linker, "sockets/tcp-create-socket")?;
     networks(&mut create)?;
     sockets(&mut create)?;
-    method(&mut create, "create-tcp-socket", |host, (family,)| {
-        in_table(&mut host.table, Tcp { family, state: State::New })
-    })?;
+    method(&mut create, "create-tcp-socket", |host, (family,)| create_socket(&mut host.table, family))?;
     let mut tcp = interface(linker, "sockets/tcp")?;
     for add in [networks, pollables, inputs, outputs, sockets, connecting, settings, listening] {
         add(&mut tcp)?;
@@ -50,12 +50,25 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 /// Whoever has too much is told so, and may go on.
-fn in_table<T: Send + 'static>(table: &mut ResourceTable, entry: T) -> Asked<Resource<T>> {
-    match table.push(entry) {
+fn if_room<T>(pushed: Result<Resource<T>, ResourceTableError>) -> Asked<Resource<T>> {
+    match pushed {
         Ok(resource) => Ok(Ok(resource)),
-        Err(ResourceTableError::Full) => Ok(Err(Code::NewSocketLimit)),
+        Err(ResourceTableError::Full) => Ok(Err(Code::OutOfMemory)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether something may be added that is no part of a socket.
+fn leaves_room(table: &mut ResourceTable) -> bool {
+    let all = table.iter_mut().count();
+    all - tcp::entries(table) < table.max_capacity() - CONNECTIONS_MAX * ENTRIES_PER_CONNECTION
+}
+
+fn create_socket(table: &mut ResourceTable, family: Family) -> Asked<Resource<Tcp>> {
+    if tcp::sockets(table) >= CONNECTIONS_MAX || !leaves_room(table) {
+        return Ok(Err(Code::NewSocketLimit));
+    }
+    if_room(table.push(Tcp { family, state: State::New }))
 }
 
 fn networks(interface: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
@@ -88,12 +101,7 @@ fn lookup(lookup: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
         Ok(())
     })?;
     // The one thing that waits where WASI does not say so: a program has nothing to do without the address.
-    method(lookup, "resolve-addresses", |host, (_, name): (Resource<Network>, String)| {
-        match look_up(host, name) {
-            Ok(addresses) => in_table(&mut host.table, Addresses(addresses.into_iter())),
-            Err(error) => Ok(Err(Code::of_look_up(error))),
-        }
-    })?;
+    method(lookup, "resolve-addresses", |host, (_, name): (Resource<Network>, String)| resolve(host, name))?;
     method(
         lookup,
         "[method]resolve-address-stream.resolve-next-address",
@@ -104,6 +112,16 @@ fn lookup(lookup: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
     method(lookup, "[method]resolve-address-stream.subscribe", |host, (stream,): (Resource<Addresses>,)| {
         Ok(host.table.push_child(Pollable::Ready, &stream)?)
     })
+}
+
+fn resolve(host: &mut Host, name: String) -> Asked<Resource<Addresses>> {
+    if !leaves_room(&mut host.table) {
+        return Ok(Err(Code::OutOfMemory));
+    }
+    match look_up(host, name) {
+        Ok(addresses) => if_room(host.table.push(Addresses(addresses.into_iter()))),
+        Err(error) => Ok(Err(Code::of_look_up(error))),
+    }
 }
 
 fn look_up(host: &mut Host, name: String) -> Result<Vec<IpAddr>, Error> {
@@ -169,19 +187,39 @@ fn start_connect(host: &mut Host, socket: &Resource<Tcp>, remote: SocketAddress)
 
 fn finish_connect(host: &mut Host, socket: &Resource<Tcp>) -> Asked<(Resource<Input>, Resource<Output>)> {
     let Host { table, node, .. } = host;
-    let state = &mut table.get_mut(socket)?.state;
-    let State::Connecting(handle, remote) = *state else { return Ok(Err(Code::NotInProgress)) };
-    match node.ask(Request::FinishConnect { handle }) {
-        Ok(Reply::Done) => *state = State::Connected(Link::new(handle, remote)),
+    let State::Connecting(handle, remote) = table.get(socket)?.state else {
+        return Ok(Err(Code::NotInProgress));
+    };
+    let failure = match node.ask(Request::FinishConnect { handle }) {
+        Ok(Reply::Done) => match streams(table, socket)? {
+            Ok(streams) => {
+                table.get_mut(socket)?.state = State::Connected(Link::new(handle, remote));
+                return Ok(Ok(streams));
+            }
+            Err(code) => code,
+        },
         Ok(Reply::NoData) => return Ok(Err(Code::WouldBlock)),
-        other => {
-            *state = State::Closed;
-            let _ = node.ask_to(Request::SocketClose { handle });
-            return Ok(Err(other.map_or_else(Code::from, |_| Code::Unknown)));
+        other => other.map_or_else(Code::from, |_| Code::Unknown),
+    };
+    table.get_mut(socket)?.state = State::Closed;
+    let _ = node.ask_to(Request::SocketClose { handle });
+    Ok(Err(failure))
+}
+
+/// Those of a connection, both or none.
+fn streams(table: &mut ResourceTable, socket: &Resource<Tcp>) -> Asked<(Resource<Input>, Resource<Output>)> {
+    let key = socket.rep();
+    let input = match if_room(table.push_child(Input::Socket(key), socket))? {
+        Ok(input) => input,
+        Err(code) => return Ok(Err(code)),
+    };
+    match if_room(table.push_child(Output::Socket(key), socket))? {
+        Ok(output) => Ok(Ok((input, output))),
+        Err(code) => {
+            table.delete(input)?;
+            Ok(Err(code))
         }
     }
-    let input = table.push_child(Input::Socket(socket.rep()), socket)?;
-    Ok(Ok((input, table.push_child(Output::Socket(socket.rep()), socket)?)))
 }
 
 /// The node sets what there is to set.

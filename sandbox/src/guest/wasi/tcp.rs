@@ -4,9 +4,13 @@
 //! 2. So much is kept of what the app wrote, and no more before the node has taken all of it.
 //! 3. The other side sees a proper end only if it got all that the app wrote.
 
+use std::any::Any;
+
 use wasmtime::component::{Resource, ResourceTable};
 
+use super::io::{Input, Output};
 use super::network::{Family, SocketAddress};
+use super::poll::Pollable;
 use crate::guest::node::Node;
 use crate::ipc::{Error, Handle, Reply, Request};
 use crate::limits::DATA_BYTES_MAX;
@@ -69,6 +73,25 @@ pub(super) fn link(table: &mut ResourceTable, key: Key) -> wasmtime::Result<&mut
         Tcp { state: State::Connected(link), .. } => Ok(link),
         _ => Err(wasmtime::Error::msg("a stream of no connection")),
     }
+}
+
+/// How many sockets there are.
+pub(super) fn sockets(table: &mut ResourceTable) -> usize {
+    table.iter_mut().filter(|entry| entry.is::<Tcp>()).count()
+}
+
+/// How much of the table they take, with their streams and what is waited for by them.
+pub(super) fn entries(table: &mut ResourceTable) -> usize {
+    let is_of_socket = |entry: &&mut (dyn Any + Send)| {
+        entry.is::<Tcp>()
+            || matches!(entry.downcast_ref(), Some(Input::Socket(_)))
+            || matches!(entry.downcast_ref(), Some(Output::Socket(_)))
+            || matches!(
+                entry.downcast_ref(),
+                Some(Pollable::Socket(_) | Pollable::Input(_) | Pollable::Output(_))
+            )
+    };
+    table.iter_mut().filter(is_of_socket).count()
 }
 
 /// All connections.
