@@ -10,7 +10,7 @@ use crate::stage::{PROBE, Stage};
 use crate::support::{can_mount, finish, program, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const HTTP: &[&str] = &["-o", "http=127.0.0.1:0"];
+pub(crate) const HTTP: &[&str] = &["-o", "http=127.0.0.1:0"];
 
 /// The probe, asking for more than a folder.
 fn probe(stage: &Stage, more: &str) -> PathBuf {
@@ -18,7 +18,7 @@ fn probe(stage: &Stage, more: &str) -> PathBuf {
     stage.package("probe", &format!("{project}{more}"), "author")
 }
 
-const SERVE: &str = "[serve]\nreason = \"to be asked\"\n";
+pub(crate) const SERVE: &str = "[serve]\nreason = \"to be asked\"\n";
 
 /// A probe that may answer, and where.
 fn serving() -> (Stage, SocketAddr) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
+use crate::http::{HTTP, SERVE, ask};
 use crate::sockets::{accept, echo, project, server, stage, was_not_asked};
 use crate::stage::{Stage, replace};
 use crate::support::{Place, can_mount, finish, program, wait_until};
@@ -163,6 +164,67 @@ fn what_a_program_for_wasi_wrote_is_sent_though_it_does_not_wait_for_that() {
     stage.umount();
 }
 
+/// What is left of a connection for somebody who reads nothing before the call of a program is over, which may take so long, and
+/// which has more to say than is taken.
+#[track_caller]
+fn said_to_who_never_reads(says: &str, seconds: u32) -> io::Result<u64> {
+    let (listener, port) = server();
+    let address = format!("127.0.0.1:{port}");
+    let mut stage = granted(&[&address]);
+    let limited =
+        project("probe", "1.1.0", &[&address]).replace("seconds = 60", &format!("seconds = {seconds}"));
+    stage.install(&stage.package("dialer", &limited, "author"), &[]).ok();
+    let commands = format!("connect 127.0.0.1 {port}\n{says}");
+    fs::write(stage.path(&format!("box/{says}.do")), commands).expect("written");
+    let mut far = accept(&listener);
+    // It is written when the call is over.
+    stage.wait_for_log("probe", &format!("{says} -> ok"));
+    let outcome = io::copy(&mut far, &mut io::sink());
+    stage.umount();
+    outcome
+}
+
+#[test]
+fn who_does_not_read_what_a_program_for_wasi_wrote_is_told_that_something_is_missing() {
+    if !can_mount() {
+        return;
+    }
+    // When the connection is dropped, and at the end of the call, whose time is over before the patience is.
+    for (says, seconds) in [("fill-and-drop", 60), ("fill", 5)] {
+        let outcome = said_to_who_never_reads(says, seconds).map_err(|error| error.kind());
+        assert_eq!(outcome, Err(io::ErrorKind::ConnectionReset), "{says}");
+    }
+}
+
+#[test]
+fn a_client_has_its_answer_before_others_have_what_a_program_for_wasi_wrote() {
+    if !can_mount() {
+        return;
+    }
+    let (listener, port) = server();
+    let address = format!("127.0.0.1:{port}");
+    let mut stage = Stage::with(HTTP);
+    fs::create_dir(stage.path("box")).expect("made");
+    let asks = format!("{}{SERVE}", project("probe", "1.0.0", &[&address]));
+    let grants = ["--grant", "box=/box", "--grant", "http", "--grant", &format!("socket:{address}")];
+    stage.install(&stage.package("dialer", &asks, "author"), &grants).ok();
+    let http = stage.address("probe");
+    let does = |command: &str| {
+        let (_, _, body) = ask(http, &format!("GET /probe/{command}"), "");
+        let whole = body.strip_suffix("\r\n0\r\n\r\n").unwrap_or_else(|| panic!("it breaks off: {body:?}"));
+        whole.split_once("\r\n").expect("one part, and its length").1.to_owned()
+    };
+    assert_eq!(does(&format!("connect/127.0.0.1/{port}")), "ok");
+    let mut far = accept(&listener);
+    let said = does("fill");
+    // Only who has the answer lets the rest go out.
+    let reading = std::thread::spawn(move || io::copy(&mut far, &mut io::sink()));
+    assert_eq!(does("hang-up"), "ok 1");
+    let heard = reading.join().expect("no panic").expect("to its proper end");
+    assert_eq!(said, format!("ok {heard}"));
+    stage.umount();
+}
+
 #[test]
 fn a_program_for_wasi_does_not_take_a_broken_connection_for_its_end() {
     if !can_mount() {
@@ -192,6 +254,7 @@ fn a_program_for_wasi_waits_no_longer_than_it_has_time() {
     let mut stage = granted(&[&address, &other]);
     let connect = format!("connect 127.0.0.1 {port}");
     // Nobody accepts these, but the kernel does.
+    assert_eq!(stage.probe_does("begun", &["has-waited"]), ["true"]);
     let knock = format!("knock 127.0.0.1 {other_port} 60000");
     assert_eq!(stage.probe_does("knock", &[&knock]), ["not-in-progress [1] ok"]);
     let hoard = format!("hoard 127.0.0.1 {other_port}");

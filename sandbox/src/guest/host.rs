@@ -81,6 +81,14 @@ impl Host {
         Ok(self.table.push(OpenExchange(self.exchange))?)
     }
 
+    /// The app has handled a request; the client does not wait for what is still to be sent to others.
+    pub(super) fn end_answer(&mut self, is_whole: bool) {
+        if super::wasi::is_sending(self) {
+            // If that fails, the answer ends with the call.
+            let _ = self.node.ask_to(Request::EndAnswer { is_whole });
+        }
+    }
+
     /// What the instance had open, the node has to close.
     pub(super) fn into_node(mut self) -> Node {
         super::wasi::abandon(&mut self);

@@ -187,7 +187,9 @@ impl App {
         self.call(limit, deadline, |Running { store, exported }| match &exported.http {
             Some(http) => {
                 let exchange = store.data_mut().next_exchange()?;
-                http.call_handle(store, &http::request(request), exchange)
+                let answer = http.call_handle(&mut *store, &http::request(request), exchange)?;
+                store.data_mut().end_answer(answer.is_ok());
+                Ok(answer)
             }
             None => Ok(Err("the app answers no requests".to_owned())),
         })

@@ -262,6 +262,10 @@ pub enum Request {
     BodyWrite {
         data: Data,
     },
+    /// No more of the answer comes; if it is not whole, it breaks off. Without this, it ends with the call.
+    EndAnswer {
+        is_whole: bool,
+    },
     /// A request to another host.
     Fetch {
         method: String,

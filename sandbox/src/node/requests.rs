@@ -200,6 +200,7 @@ impl Requests {
             Request::BodyRead
             | Request::Respond { .. }
             | Request::BodyWrite { .. }
+            | Request::EndAnswer { .. }
             | Request::Fetch { .. }
             | Request::FetchRead { .. }
             | Request::FetchClose { .. } => self.answer_http(request, window),
@@ -217,6 +218,13 @@ impl Requests {
     }
 
     fn answer_http(&mut self, request: Request, window: &Window) -> Result<Reply, Error> {
+        if let Request::EndAnswer { is_whole } = request {
+            let exchange = self.exchange.take().ok_or(Error::NotGranted)?;
+            if is_whole {
+                exchange.finish();
+            }
+            return Ok(Reply::Done);
+        }
         let exchange = self.exchange.as_mut().ok_or(Error::NotGranted);
         match request {
             Request::BodyRead => outgoing(&exchange?.read()?, window),

@@ -1,13 +1,15 @@
 //! Does what files below the grant `box` say, by the sockets of WASI, and logs what came of it: how tests see whom a program reaches
 //! that was not written for Blocktree.
 
-wit_bindgen::generate!({ path: "../../wit", world: "reactor" });
+wit_bindgen::generate!({ path: "../../wit", world: "service" });
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use blocktree::app::files;
+use blocktree::app::http_exchange::Exchange;
 use blocktree::app::log::{self, Level};
 use exports::blocktree::app::events::{Event, Guest};
+use exports::blocktree::app::http_handler;
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens::get_directories;
 use wasip2::filesystem::types::filesystem_error_code;
@@ -22,6 +24,9 @@ use wasip2::sockets::tcp::{ShutdownType, TcpSocket};
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 use wasip2::sockets::udp_create_socket::create_udp_socket;
 
+/// Who takes nothing for so long takes no more.
+const STUCK_NANOSECONDS: u64 = 500_000_000;
+
 /// What a program has that is connected. Streams end before their socket.
 struct Connection {
     input: InputStream,
@@ -32,6 +37,15 @@ struct Connection {
 thread_local! {
     /// Those that it keeps from one command to the next.
     static OPEN: RefCell<Vec<Connection>> = const { RefCell::new(Vec::new()) };
+    /// Whether it could wait before it was asked anything.
+    static HAS_WAITED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Called when an instance is made, as what the engines of other languages begin with.
+#[unsafe(export_name = "_initialize")]
+extern "C" fn initialize() {
+    monotonic_clock::subscribe_duration(1_000_000).block();
+    HAS_WAITED.set(true);
 }
 
 struct Dialer;
@@ -54,8 +68,20 @@ impl Guest for Dialer {
     }
 }
 
+/// The parts of the path are a command; what came of it is the answer.
+impl http_handler::Guest for Dialer {
+    fn handle(request: http_handler::Request, exchange: Exchange) -> Result<(), String> {
+        let words: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+        let outcome = run(&words).unwrap_or_else(|failure| failure);
+        let told = |error: files::Error| error.name().to_owned();
+        exchange.respond(200, &[]).map_err(told)?;
+        exchange.write(outcome.as_bytes()).map_err(told)
+    }
+}
+
 fn run(words: &[&str]) -> Result<String, String> {
     match words {
+        ["has-waited"] => Ok(HAS_WAITED.get().to_string()),
         ["connect", host, port] => {
             let connection = connect(host, number(port)?)?;
             OPEN.with_borrow_mut(|open| open.push(connection));
@@ -98,6 +124,9 @@ fn run(words: &[&str]) -> Result<String, String> {
             let connection = OPEN.with_borrow_mut(Vec::pop).ok_or("none")?;
             say_at_once(&connection, number(bytes)?)
         }
+        // Until nobody takes any more, and something is left.
+        ["fill"] => with_last(fill),
+        ["fill-and-drop"] => fill(&OPEN.with_borrow_mut(Vec::pop).ok_or("none")?),
         ["panic"] => panic!("as I was told"),
         ["say-much"] => with_last(|Connection { output, .. }| {
             loop {
@@ -240,6 +269,20 @@ fn say_at_once(Connection { output, .. }: &Connection, bytes: usize) -> Result<S
         left -= part;
     }
     Ok(format!("ok {left}"))
+}
+
+/// Writes until there is no room for a while; how much.
+fn fill(Connection { output, .. }: &Connection) -> Result<String, String> {
+    let mut bytes = 0;
+    loop {
+        let over = monotonic_clock::subscribe_duration(STUCK_NANOSECONDS);
+        if !poll(&[&output.subscribe(), &over]).contains(&0) {
+            return Ok(format!("ok {bytes}"));
+        }
+        let room = output.check_write().map_err(broken)? as usize;
+        output.write(&vec![b'x'; room]).map_err(broken)?;
+        bytes += room;
+    }
 }
 
 fn with_last(run: impl FnOnce(&Connection) -> Result<String, String>) -> Result<String, String> {

@@ -24,7 +24,7 @@ use super::host::Host;
 use super::host::blocktree::app::log::Level;
 use super::host::blocktree::app::{clock, random};
 
-pub(super) use self::poll::{abandon, settle};
+pub(super) use self::poll::{abandon, is_sending, settle};
 
 /// The newest that this was compared with. A component of any 0.2 finds it.
 const VERSION: &str = "0.2.12";

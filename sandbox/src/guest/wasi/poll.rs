@@ -78,6 +78,11 @@ pub(super) fn wait(host: &mut Host, pollables: &[Pollable]) -> wasmtime::Result<
     }
 }
 
+/// Whether something that the app wrote has not gone out yet.
+pub(in crate::guest) fn is_sending(host: &mut Host) -> bool {
+    tcp::links(&mut host.table).any(|link| link.is_sending())
+}
+
 /// What the app wrote goes out before its call ends, as far as others take it in time: nobody sends anything while it is not called.
 pub(in crate::guest) fn settle(host: &mut Host) {
     settle_those(host, |_| true);
