@@ -21,9 +21,10 @@ pub const INLINE_BYTES_MAX: usize = 32 << 10;
 /// The most data of one request.
 pub const DATA_BYTES_MAX: usize = 1 << 20;
 /// What is read ahead of a file that an app reads from one end to the other, each as long as a request's data, and by how
-/// many threads.
-pub const AHEAD_PIECES: usize = 4;
-pub const AHEAD_THREADS: usize = 3;
+/// many threads. Those that have nothing to read until the app takes what they have read leave the disk idle.
+pub const AHEAD_PIECES: usize = 12;
+pub const AHEAD_THREADS: usize = 8;
+const _: () = assert!(3 * AHEAD_THREADS <= 2 * AHEAD_PIECES);
 /// The memory that node and sandbox share: it takes a package or what it was compiled to.
 pub const WINDOW_BYTES: usize = 256 << 20;
 const _: () = assert!(PACKAGE_BYTES_MAX <= WINDOW_BYTES && DATA_BYTES_MAX <= WINDOW_BYTES);

@@ -39,7 +39,7 @@ fn stage(mib: usize) -> (World, Ino, Vec<u8>, Ahead) {
 
 #[test]
 fn a_file_is_read_as_it_is_in_steps_of_any_length() {
-    let (_world, ino, bytes, mut ahead) = stage(9);
+    let (_world, ino, bytes, mut ahead) = stage(AHEAD_PIECES + 2);
     for length in [MIB, 3 * MIB, 256 << 10, 100_000, MIB - 1] {
         let (mut at, mut most) = (0, 0);
         loop {
