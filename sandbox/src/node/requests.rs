@@ -221,7 +221,8 @@ impl Requests {
         if let Request::EndAnswer { is_whole } = request {
             let exchange = self.exchange.take().ok_or(Error::NotGranted)?;
             if is_whole {
-                exchange.finish();
+                // Nor does the rest of what the app wrote wait for a client that takes its time.
+                self.exchange = exchange.finish_at_once();
             }
             return Ok(Reply::Done);
         }

@@ -134,6 +134,12 @@ impl Exchange {
             let _ = self.give(Task::Finish);
         }
     }
+
+    /// The same, if that waits for nobody; otherwise the exchange itself, to be finished later.
+    pub(in crate::node) fn finish_at_once(self) -> Option<Self> {
+        let waits = self.has_responded && self.tasks.give(Task::Finish, Instant::now()) == Err(Why::TimedOut);
+        waits.then_some(self)
+    }
 }
 
 /// What an app answers, without what is about the connection.
@@ -171,6 +177,29 @@ mod tests {
 
     fn header(name: &str, value: &str) -> Header {
         (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn who_does_not_take_an_answer_does_not_hold_up_what_comes_behind_it() {
+        let begin = || {
+            let request =
+                HttpRequest { method: "GET".into(), path: "/".into(), query: None, headers: Vec::new() };
+            Exchange::new(request, Vec::new(), true)
+        };
+        // Nobody takes anything yet, and there is room for no more.
+        let (mut exchange, connected) = begin();
+        exchange.respond(200, Vec::new()).expect("taken");
+        (1..TASKS_MAX).for_each(|_| exchange.write(b"more".to_vec()).expect("taken"));
+        let exchange = exchange.finish_at_once().expect("it would wait");
+        let soon = || Instant::now() + Duration::from_secs(60);
+        assert!(matches!(connected.tasks.take(soon()), Ok(Task::Respond(_))));
+        assert!(exchange.finish_at_once().is_none());
+        let rest: Vec<_> = std::iter::from_fn(|| connected.tasks.take(soon()).ok()).collect();
+        assert!(matches!(rest[..], [.., Task::Write(_), Task::Finish]), "it is whole");
+        // Without an answer there is none to end.
+        let (exchange, connected) = begin();
+        assert!(exchange.finish_at_once().is_none());
+        assert!(connected.tasks.take(soon()).is_err());
     }
 
     #[test]
