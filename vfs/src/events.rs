@@ -11,6 +11,7 @@
 //!    the journal: all but single writes, of which only the first and the settling of the file are kept. If the journal
 //!    does not reach so far back either, the observer gets one [`Event::Overflow`] in place of what is missing: it must
 //!    look at everything again.
+//!    While many come, they are told some at a time: see [`Pace`].
 //! 4. Events carry ids and ranges, never names or data. Who needs names asks for the entries, which have them; an
 //!    observer may take a call of `after` as a sign to do so.
 //! 5. Numbers rise for ever: over unmounting, and over a crash. A number that an observer or [`crate::Fs::events_since`]
@@ -21,14 +22,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 pub use blocktree_engine::Seq;
 use blocktree_engine::format::BlockId;
 use blocktree_engine::{Store, Transaction};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::journal::read_entry;
 pub use crate::journal::{Actor, Entry, Name, QUIET};
+pub use crate::pace::Pace;
 use crate::{FileKind, FsError, Ino, Result};
 
 /// Events that the queue holds.
@@ -354,6 +357,7 @@ struct Delivery {
 impl Delivery {
     /// From `cursor`, the number of an event since the mount, to the end of the mount. What came up to `told` is known.
     fn run(&self, mut cursor: u64, mut told: Seq) {
+        let mut pace = Pace::default();
         let mut queue = self.shared.queue.lock();
         loop {
             if cursor < queue.dropped {
@@ -375,6 +379,10 @@ impl Delivery {
                 return;
             } else {
                 self.shared.changed.wait(&mut queue);
+                let pause = pace.before_looking(Instant::now());
+                if !pause.is_zero() {
+                    MutexGuard::unlocked(&mut queue, || std::thread::sleep(pause));
+                }
             }
         }
     }

@@ -19,6 +19,7 @@ mod inode;
 pub mod journal;
 pub mod layout;
 mod lock;
+mod pace;
 pub mod repair;
 pub mod rotation;
 mod stat;

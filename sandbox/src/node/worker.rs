@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blocktree_vfs::Fs;
-use blocktree_vfs::events::Seq;
+use blocktree_vfs::events::{Pace, Seq};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -206,6 +206,13 @@ impl Shared {
     }
 }
 
+enum Found {
+    Work,
+    /// Changes, of which none is for this app.
+    ForOthers,
+    Nothing,
+}
+
 struct Timer {
     name: String,
     every: Duration,
@@ -261,14 +268,19 @@ impl Work {
 
     fn run(&mut self) {
         let mut last_use = Instant::now();
+        let mut pace = Pace::default();
         while !self.shared.is_stopped() {
             let seen = self.shared.wake.count();
             match self.step() {
-                Ok(true) => {
-                    last_use = Instant::now();
+                Ok(Found::Work) => {
+                    (last_use, pace) = (Instant::now(), Pace::default());
                     continue;
                 }
-                Ok(false) => {}
+                Ok(Found::ForOthers) => {
+                    std::thread::sleep(pace.before_looking(Instant::now()));
+                    continue;
+                }
+                Ok(Found::Nothing) => {}
                 Err(error) => {
                     tracing::error!(app = self.app.name, %error, "an app waits until the store works again");
                     self.sleep(TROUBLE);
@@ -285,8 +297,8 @@ impl Work {
         self.end_process();
     }
 
-    /// Handles what there is; false if there was nothing.
-    fn step(&mut self) -> Result<bool, RegistryError> {
+    /// Handles what there is.
+    fn step(&mut self) -> Result<Found, RegistryError> {
         let mut is_work = self.serve_waiting()?;
         let grants = self.shared.grants.read().clone();
         let page = self.feed.next(self.cursor, &grants)?;
@@ -303,7 +315,7 @@ impl Work {
             self.serve_waiting()?;
             if self.shared.is_stopped() {
                 // Perhaps in the middle of it: it comes again.
-                return Ok(false);
+                return Ok(Found::Nothing);
             }
         }
         if let Some(last) = page.last {
@@ -314,7 +326,11 @@ impl Work {
             }
         }
         is_work |= self.deliver_letters()?;
-        Ok(is_work || page.last.is_some())
+        Ok(match page.last {
+            _ if is_work => Found::Work,
+            Some(_) => Found::ForOthers,
+            None => Found::Nothing,
+        })
     }
 
     /// Hands over messages that wait by now; false if there were none.

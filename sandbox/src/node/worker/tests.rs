@@ -100,6 +100,23 @@ fn a_process_with_nothing_to_do_ends_and_is_started_again() {
 }
 
 #[test]
+fn what_others_change_all_the_time_keeps_no_process() {
+    let stage = Stage::new(Request::CloseAll, Powers::default());
+    let starts = || stage.worker.shared.stats.lock().process_starts;
+    stage.event("1.txt");
+    let mut number = 0;
+    // Every few milliseconds, and none of it in the app's folder.
+    wait_until("its process has ended", || {
+        stage.world.put(blocktree_vfs::Fs::ROOT, &format!("{number}.txt"), b"1");
+        number += 1;
+        stage.process() == 0
+    });
+    assert_eq!(starts(), 1);
+    stage.event("2.txt");
+    assert_eq!(starts(), 2, "it still hears of its own");
+}
+
+#[test]
 fn a_process_with_a_connection_goes_on_until_that_ends() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
     let port = listener.local_addr().expect("an address").port();
