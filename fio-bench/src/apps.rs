@@ -61,6 +61,7 @@ enum Part {
     Calls,
     Reading,
     Mount,
+    Runaway,
 }
 
 /// How often everything is done.
@@ -139,6 +140,9 @@ pub(crate) fn run(options: &Options, command: &str) -> Result<()> {
     stage.unmount()?;
     if is_wanted(Part::Mount) {
         mount_cost(&ours, options.without.as_deref(), &scratch, &plan, &mut rows)?;
+    }
+    if is_wanted(Part::Runaway) {
+        runaway(&ours, &scratch, &plan, &mut rows)?;
     }
     let table = table(&rows);
     println!("{table}");
@@ -355,6 +359,38 @@ fn mount_cost(
         row("the same without an app, against a program without apps", more, Some(Wanted::Below(1.0)))?;
     }
     stages.into_iter().try_for_each(Stage::unmount)
+}
+
+/// Small files made and removed while an app computes without end, and while it asks the node without end, each against the same mount
+/// while the app rests.
+fn runaway(ours: &Path, scratch: &Scratch, plan: &Plan, rows: &mut Vec<Row>) -> Result<()> {
+    let stage = Stage::new(ours, scratch.join("runaway"), "1G", HTTP)?;
+    let address = stage.install()?;
+    let folder = stage.mount_point().join("files");
+    // So often that it takes longer than the files do.
+    let one = |what: &str| {
+        ask(address, &format!("{what}/{}", plan.calls)).and_then(|time| Ok(time.parse::<f64>()?))
+    };
+    let wanted = [("local", "computes"), ("asked", "asks the node")];
+    for (what, does) in wanted {
+        let mut percents = Vec::new();
+        for _ in 0..plan.rounds {
+            let rested = small_files(&folder, plan.files_per_round)?;
+            let calls = plan.calls as f64 / (one(what)? / 1e9) * rested * 4.0;
+            let called = std::thread::spawn(move || ask(address, &format!("{what}/{calls:.0}")));
+            let beside = small_files(&folder, plan.files_per_round)?;
+            ensure!(!called.is_finished(), "the app was done before the files were");
+            called.join().map_err(|_| anyhow::anyhow!("nobody was asked"))??;
+            percents.push((beside / rested - 1.0) * 100.0);
+        }
+        rows.push(Row {
+            what: format!("more time for small files while an app {does} without end"),
+            value: median(&percents).context("nothing was measured")?,
+            unit: "%",
+            wanted: Some(Wanted::Below(20.0)),
+        });
+    }
+    stage.unmount()
 }
 
 /// Makes and removes files; seconds.
