@@ -380,7 +380,7 @@ impl Delivery {
             } else {
                 self.shared.changed.wait(&mut queue);
                 let pause = pace.before_looking(Instant::now());
-                if !pause.is_zero() {
+                if !pause.is_zero() && !queue.closed {
                     MutexGuard::unlocked(&mut queue, || std::thread::sleep(pause));
                 }
             }

@@ -31,7 +31,7 @@ use crate::format::{
 use crate::limits::{BLOCK_IDS_PER_RECORD_MAX, DEPTH_MAX, RECORD_TIME_NS_MAX};
 use crate::space::Run;
 
-/// How many steps upwards are taken for the names that one record gives: honest ones need few.
+/// How many steps upwards are taken for one record: honest ones need few.
 const STEPS_MAX: usize = 1 << 20;
 
 /// Why a record, or a superblock, does not count.
@@ -228,6 +228,7 @@ impl<'a> Trial<'a> {
             if path.len() >= DEPTH_MAX {
                 break false;
             }
+            self.take_step()?;
             self.inside[when as usize].insert(at, false);
             path.push(at);
             let Some(header) = self.header(at, when)? else { break false };
@@ -243,6 +244,14 @@ impl<'a> Trial<'a> {
             self.inside[when as usize].insert(id, is_inside);
         }
         Ok(is_inside)
+    }
+
+    fn take_step(&mut self) -> Judged<()> {
+        let Some(left) = self.steps.checked_sub(1) else {
+            return refuse("what it changes or names is too far below");
+        };
+        self.steps = left;
+        Ok(())
     }
 
     fn is_top(&self, id: BlockId) -> bool {

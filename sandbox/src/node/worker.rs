@@ -277,6 +277,7 @@ impl Work {
                     continue;
                 }
                 Ok(Found::ForOthers) => {
+                    self.end_if_idle(last_use);
                     std::thread::sleep(pace.before_looking(Instant::now()));
                     continue;
                 }
@@ -287,14 +288,18 @@ impl Work {
                     continue;
                 }
             }
-            if last_use.elapsed() >= self.idle && !self.requests.keeps_something() {
-                self.end_process();
-            }
+            self.end_if_idle(last_use);
             let far = Instant::now() + self.idle;
             let end = self.timers.iter().map(|timer| timer.next).min().map_or(far, |next| next.min(far));
             self.shared.wait(seen, end);
         }
         self.end_process();
+    }
+
+    fn end_if_idle(&mut self, last_use: Instant) {
+        if last_use.elapsed() >= self.idle && !self.requests.keeps_something() {
+            self.end_process();
+        }
     }
 
     /// Handles what there is.

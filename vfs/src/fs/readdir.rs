@@ -16,6 +16,9 @@ const BATCH_MIN: usize = 32;
 const BATCH_MAX: usize = 512;
 /// How far up the next directory is looked for.
 const LEVELS_MAX: usize = 8;
+/// How many entries are looked at there, at first and at most.
+const NEIGHBOURS_MIN: usize = 4;
+const NEIGHBOURS_MAX: usize = 256;
 
 impl Fs {
     /// Hands out entries after `cookie` (0: from the start) until `take` answers false (that entry was not
@@ -132,17 +135,25 @@ impl Fs {
             let Some(Name { parent, name }) = self.known_name(at)? else { return Ok(None) };
             let directory = self.inode(parent)?;
             let Place::Taken { position, .. } = self.place(&directory, &name)? else { return Ok(None) };
-            let items =
-                self.store.scan(&directory.block, ITEM_ENTRY, position.saturating_add(1), BATCH_MAX)?;
-            let is_all = items.len() < BATCH_MAX;
-            for (_, item) in items {
-                let entry = decode(parent, &item)?;
-                if entry.kind == FileKind::Directory && entry.name != HIDDEN_NAME {
-                    return Ok(Some(self.inode_in(&directory, &entry)?.ino));
+            let (mut from, mut limit) = (position.saturating_add(1), NEIGHBOURS_MIN);
+            // Mostly it is the very next entry.
+            loop {
+                let items = self.store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
+                let is_all = items.len() < limit;
+                for (position, item) in items {
+                    let entry = decode(parent, &item)?;
+                    if entry.kind == FileKind::Directory && entry.name != HIDDEN_NAME {
+                        return Ok(Some(self.inode_in(&directory, &entry)?.ino));
+                    }
+                    from = position.saturating_add(1);
                 }
-            }
-            if !is_all {
-                return Ok(None);
+                if is_all {
+                    break;
+                }
+                limit *= 4;
+                if limit > NEIGHBOURS_MAX {
+                    return Ok(None);
+                }
             }
             at = parent;
         }

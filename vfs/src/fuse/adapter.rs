@@ -44,12 +44,12 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(fs: Arc<Fs>, service: Arc<dyn Service>, options: &MountOptions) -> Self {
         Self {
+            ahead: Ahead::start(&fs),
             fs,
             service,
             options: options.clone(),
             owner: attach::user(),
             waiters: Arc::default(),
-            ahead: Ahead::default(),
             writers: Writers::default(),
         }
     }
@@ -339,8 +339,8 @@ impl Adapter {
             }
             part.is_last
         });
-        if part.entries > 0 {
-            self.ahead.continue_behind(part, &self.fs);
+        if part.entries > 0 && result.is_ok() {
+            self.ahead.continue_behind(part);
         }
         match result {
             // What was taken counts as looked up, so the kernel must hear of it; the error comes again.

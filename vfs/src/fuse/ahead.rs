@@ -30,7 +30,9 @@ pub(super) struct Part {
     pub(super) is_last: bool,
 }
 
-#[derive(Default)]
+/// After so many it looks whether the mount has ended.
+const AT_ONCE: usize = 32;
+
 pub(super) struct Ahead {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -50,21 +52,23 @@ struct State {
 }
 
 impl Ahead {
+    /// Its thread runs on all processors that the calling one runs on, as those that serve requests may not.
+    pub(super) fn start(fs: &Arc<Fs>) -> Self {
+        let shared = Arc::<Shared>::default();
+        let (own, fs) = (Arc::clone(&shared), Arc::clone(fs));
+        let started = std::thread::Builder::new().name("ahead".into()).spawn(move || own.run(&fs));
+        // Without it a listing is slower, and as right.
+        let thread = started.inspect_err(|error| tracing::warn!(%error, "nothing is loaded ahead")).ok();
+        Self { shared, thread: Mutex::new(thread) }
+    }
+
     /// The kernel was given a part of a directory, and will want what is behind it.
-    pub(super) fn continue_behind(&self, part: Part, fs: &Arc<Fs>) {
-        let mut state = self.shared.state.lock();
-        if state.has_ended {
-            return;
-        }
-        state.handed_out = Some(part);
-        drop(state);
-        self.shared.changed.notify_one();
-        let mut thread = self.thread.lock();
-        if thread.is_none() {
-            let (shared, fs) = (Arc::clone(&self.shared), Arc::clone(fs));
-            let started = std::thread::Builder::new().name("ahead".into()).spawn(move || shared.run(&fs));
-            // Without it a listing is slower, and as right.
-            *thread = started.inspect_err(|error| tracing::warn!(%error, "nothing is read ahead")).ok();
+    pub(super) fn continue_behind(&self, part: Part) {
+        // No request waits for this: what is not heard of is not loaded ahead.
+        if let Some(mut state) = self.shared.state.try_lock() {
+            state.handed_out = Some(part);
+            drop(state);
+            self.shared.changed.notify_one();
         }
     }
 
@@ -79,12 +83,19 @@ impl Ahead {
     }
 }
 
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Shared {
     fn run(&self, fs: &Fs) {
         let mut course = Course::default();
         while let Some(part) = self.next() {
+            let load = |directory, from, entries| self.load(fs, directory, from, entries);
             // What cannot be loaded is said to who comes there.
-            let followed = catch_unwind(AssertUnwindSafe(|| course.follow(fs, &part)));
+            let followed = catch_unwind(AssertUnwindSafe(|| course.follow(fs, &part, load)));
             if !matches!(followed, Ok(Ok(()))) {
                 course = Course::default();
             }
@@ -103,12 +114,27 @@ impl Shared {
             self.changed.wait(&mut state);
         }
     }
+
+    /// Loads entries behind a cookie; answers that of the last.
+    fn load(&self, fs: &Fs, directory: Ino, mut from: u64, mut entries: usize) -> Result<u64> {
+        while entries > 0 && !self.state.lock().has_ended {
+            let some = entries.min(AT_ONCE);
+            let to = fs.load_ahead(directory, from, some)?;
+            if to == from {
+                break;
+            }
+            (from, entries) = (to, entries - some);
+        }
+        Ok(from)
+    }
 }
 
 /// Where the kernel is going, as far as that can be told from where it was.
 #[derive(Default)]
 struct Course {
     loaded: Option<Loaded>,
+    /// The directory whose parts come, and the first directory in them.
+    below: Option<(Ino, Ino)>,
     /// Which directory comes next if somebody goes through the whole tree.
     next: Option<Ino>,
 }
@@ -122,31 +148,41 @@ struct Loaded {
 }
 
 impl Course {
-    fn follow(&mut self, fs: &Fs, part: &Part) -> Result<()> {
+    fn follow(&mut self, fs: &Fs, part: &Part, load: impl Fn(Ino, u64, usize) -> Result<u64>) -> Result<()> {
+        let directory = part.directory;
+        if self.below.is_none_or(|(above, _)| above != directory) {
+            self.below = part.first_below.map(|first| (directory, first));
+        }
         if !part.is_last {
-            let from = self.loaded.map_or(part.cookie, |loaded| loaded.goes_on_at(part));
-            let to = fs.load_ahead(part.directory, from, part.entries)?;
-            self.loaded = Some(Loaded { directory: part.directory, from: part.cookie, to });
+            let Some(from) = Loaded::goes_on_at(self.loaded, part) else { return Ok(()) };
+            let to = load(directory, from, part.entries)?;
+            self.loaded = Some(Loaded { directory, from: part.cookie, to });
             return Ok(());
         }
-        let was_expected = self.next == Some(part.directory);
-        self.next = match part.first_below {
-            Some(below) => Some(below),
-            None => fs.directory_behind(part.directory)?,
+        let was_expected = self.next == Some(directory);
+        self.next = match self.below.take() {
+            Some((_, first)) => Some(first),
+            None => fs.directory_behind(directory)?,
         };
         match self.next {
             // One who lists a single directory does not go to the next.
-            Some(next) if was_expected => fs.load_ahead(next, 0, NEXT_ENTRIES).map(drop),
+            Some(next) if was_expected => load(next, 0, NEXT_ENTRIES).map(drop),
             _ => Ok(()),
         }
     }
 }
 
 impl Loaded {
-    /// Where to go on: behind what is loaded, if that is where the kernel is now.
-    fn goes_on_at(&self, part: &Part) -> u64 {
-        let is_within = part.directory == self.directory && (self.from..=self.to).contains(&part.cookie);
-        if is_within { self.to } else { part.cookie }
+    /// Where to go on: behind what is loaded, if that is where the kernel is now. `None`: it was there before.
+    fn goes_on_at(loaded: Option<Self>, part: &Part) -> Option<u64> {
+        match loaded {
+            Some(loaded) if loaded.directory == part.directory => match part.cookie {
+                cookie if cookie == loaded.from => None,
+                cookie if (loaded.from..=loaded.to).contains(&cookie) => Some(loaded.to),
+                cookie => Some(cookie),
+            },
+            _ => Some(part.cookie),
+        }
     }
 }
 
@@ -158,12 +194,14 @@ mod tests {
     fn it_goes_on_where_it_was_if_the_kernel_follows() {
         let loaded = Loaded { directory: 7, from: 100, to: 200 };
         let at = |directory, cookie| {
-            loaded.goes_on_at(&Part { directory, cookie, entries: 10, first_below: None, is_last: false })
+            let part = Part { directory, cookie, entries: 10, first_below: None, is_last: false };
+            Loaded::goes_on_at(Some(loaded), &part)
         };
-        assert_eq!(at(7, 150), 200);
-        assert_eq!(at(7, 200), 200);
-        assert_eq!(at(7, 201), 201, "the kernel was faster");
-        assert_eq!(at(7, 50), 50, "it began again");
-        assert_eq!(at(8, 150), 150, "another directory");
+        assert_eq!(at(7, 150), Some(200));
+        assert_eq!(at(7, 200), Some(200));
+        assert_eq!(at(7, 201), Some(201), "the kernel was faster");
+        assert_eq!(at(7, 100), None, "it asked for the same again");
+        assert_eq!(at(7, 50), Some(50), "it began again");
+        assert_eq!(at(8, 150), Some(150), "another directory");
     }
 }

@@ -245,10 +245,7 @@ impl<'a> Trial<'a> {
             if at == above {
                 return Ok(true);
             }
-            self.steps = match self.steps.checked_sub(1) {
-                Some(left) => left,
-                None => return refuse("it gives too many names too far below"),
-            };
+            self.take_step()?;
             match self.header(at, When::Behind)? {
                 Some(header) if header.home.get() != SYSTEM_BLOCK => at = header.home.get(),
                 _ => return Ok(false),

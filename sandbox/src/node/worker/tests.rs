@@ -104,12 +104,21 @@ fn what_others_change_all_the_time_keeps_no_process() {
     let stage = Stage::new(Request::CloseAll, Powers::default());
     let starts = || stage.worker.shared.stats.lock().process_starts;
     stage.event("1.txt");
-    let mut number = 0;
-    // Every few milliseconds, and none of it in the app's folder.
-    wait_until("its process has ended", || {
-        stage.world.put(blocktree_vfs::Fs::ROOT, &format!("{number}.txt"), b"1");
-        number += 1;
-        stage.process() == 0
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // None of it in the app's folder, and without a rest.
+        scope.spawn(|| {
+            for number in 0..200_000_u32 {
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let ino = stage.world.put(blocktree_vfs::Fs::ROOT, "other.txt", &[number as u8]);
+                stage.world.fs.unlink(blocktree_vfs::Fs::ROOT, b"other.txt").expect("removed");
+                stage.world.fs.forget(ino, 1);
+            }
+        });
+        wait_until("its process has ended", || stage.process() == 0);
+        is_over.store(true, Ordering::Relaxed);
     });
     assert_eq!(starts(), 1);
     stage.event("2.txt");
