@@ -17,7 +17,10 @@ const CAPACITY_SECTORS: u64 = (256 << 20) / 4096;
 
 /// A store with a root directory, ready to be mounted.
 pub fn store() -> Store {
-    let device = Arc::new(MemoryDevice::new(CAPACITY_SECTORS));
+    store_on(Arc::new(MemoryDevice::new(CAPACITY_SECTORS)))
+}
+
+fn store_on(device: Arc<MemoryDevice>) -> Store {
     let options = CreateOptions { capacity_sectors: CAPACITY_SECTORS, kdf: KdfCost::TRIVIAL };
     let store = Store::create(device, b"passphrase", &options).unwrap();
     Fs::format(&store, 0, 0).unwrap();
@@ -35,10 +38,7 @@ pub fn mount_with(options: MountOptions) -> Fs {
 /// A filesystem with what `make` made in it, of which it has loaded nothing.
 pub fn made_and_mounted_again(make: impl FnOnce(&Fs)) -> Fs {
     let device = Arc::new(MemoryDevice::new(CAPACITY_SECTORS));
-    let options = CreateOptions { capacity_sectors: CAPACITY_SECTORS, kdf: KdfCost::TRIVIAL };
-    let store = Store::create(device.clone(), b"passphrase", &options).unwrap();
-    Fs::format(&store, 0, 0).unwrap();
-    let fs = Fs::mount(store, MountOptions::default()).unwrap();
+    let fs = Fs::mount(store_on(device.clone()), MountOptions::default()).unwrap();
     make(&fs);
     fs.unmount().unwrap();
     drop(fs);
