@@ -114,21 +114,7 @@ const LONG_UNITS: &str = "it hides how long the units of a block are";
 /// Looks into a record; `core` holds the index as the records before left it. Returns what it brings into use, which must
 /// have been free.
 pub(super) fn judge(core: &Core, bounds: &Bounds, claims: &Claims<'_>) -> Judged<Vec<Run>> {
-    let mut trial = Trial {
-        core,
-        bounds,
-        claims,
-        changes: BTreeMap::new(),
-        allocated: Vec::new(),
-        freed: Vec::new(),
-        headers: RefCell::default(),
-        inside: [BTreeMap::new(), BTreeMap::new()],
-        held: Vec::new(),
-        wanted: Vec::new(),
-        dead: Vec::new(),
-        grown: HashMap::new(),
-        steps: STEPS_MAX,
-    };
+    let mut trial = Trial::new(core, bounds, claims);
     trial.read()?;
     trial.judge_items()?;
     trial.judge_sectors_of_blocks()?;
@@ -166,6 +152,24 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
+    fn new(core: &'a Core, bounds: &'a Bounds, claims: &'a Claims<'a>) -> Self {
+        Self {
+            core,
+            bounds,
+            claims,
+            changes: BTreeMap::new(),
+            allocated: Vec::new(),
+            freed: Vec::new(),
+            headers: RefCell::default(),
+            inside: [BTreeMap::new(), BTreeMap::new()],
+            held: Vec::new(),
+            wanted: Vec::new(),
+            dead: Vec::new(),
+            grown: HashMap::new(),
+            steps: STEPS_MAX,
+        }
+    }
+
     fn read(&mut self) -> Judged<()> {
         let next = self.bounds.next_block;
         let is_sane = self.claims.next_block >= next

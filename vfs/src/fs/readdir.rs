@@ -3,6 +3,8 @@
 //! Entries come in the order of their positions; a cookie is the position of the entry it follows. So an entry that
 //! stays is handed out exactly once, whatever is added and removed meanwhile.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use super::{DirectoryEntry, Fs};
 use crate::directory::{Place, decode};
 use crate::inode::Inode;
@@ -58,32 +60,39 @@ impl Fs {
         if cookie < COOKIE_DOT_DOT && !take(&dot_dot, None) {
             return Ok(());
         }
-        let mut from = cookie.saturating_add(1).max(ENTRY_POSITION_FIRST);
-        let mut limit = BATCH_MIN;
+        let from = cookie.saturating_add(1).max(ENTRY_POSITION_FIRST);
+        self.each_entry(directory, from, BATCH_MIN, |position, entry| {
+            let shown =
+                DirectoryEntry { ino: entry.child, kind: entry.kind, name: &entry.name, cookie: position };
+            Ok(if take(&shown, Some(entry)) { Continue(()) } else { Break(()) })
+        })?;
+        self.accessed(directory);
+        Ok(())
+    }
+
+    /// Goes through the entries from a position on until `look` breaks: so many at first, then more and more at once.
+    fn each_entry<T>(
+        &self,
+        directory: &Inode,
+        mut from: u64,
+        mut limit: usize,
+        mut look: impl FnMut(u64, &Entry) -> Result<ControlFlow<T>>,
+    ) -> Result<Option<T>> {
         loop {
             let items = self.store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
-            let complete = items.len() < limit;
+            let is_all = items.len() < limit;
             for (position, item) in items {
+                from = position.saturating_add(1);
                 let entry = decode(directory.ino, &item)?;
                 if entry.name == HIDDEN_NAME {
-                    from = position.saturating_add(1);
                     continue;
                 }
-                let shown = DirectoryEntry {
-                    ino: entry.child,
-                    kind: entry.kind,
-                    name: &entry.name,
-                    cookie: position,
-                };
-                if !take(&shown, Some(&entry)) {
-                    self.accessed(directory);
-                    return Ok(());
+                if let Break(found) = look(position, &entry)? {
+                    return Ok(Some(found));
                 }
-                from = position.saturating_add(1);
             }
-            if complete {
-                self.accessed(directory);
-                return Ok(());
+            if is_all {
+                return Ok(None);
             }
             limit = (limit * 2).min(BATCH_MAX);
         }
@@ -135,25 +144,19 @@ impl Fs {
             let Some(Name { parent, name }) = self.known_name(at)? else { return Ok(None) };
             let directory = self.inode(parent)?;
             let Place::Taken { position, .. } = self.place(&directory, &name)? else { return Ok(None) };
-            let (mut from, mut limit) = (position.saturating_add(1), NEIGHBOURS_MIN);
+            let mut left = NEIGHBOURS_MAX;
             // Mostly it is the very next entry.
-            loop {
-                let items = self.store.scan(&directory.block, ITEM_ENTRY, from, limit)?;
-                let is_all = items.len() < limit;
-                for (position, item) in items {
-                    let entry = decode(parent, &item)?;
-                    if entry.kind == FileKind::Directory && entry.name != HIDDEN_NAME {
-                        return Ok(Some(self.inode_in(&directory, &entry)?.ino));
-                    }
-                    from = position.saturating_add(1);
-                }
-                if is_all {
-                    break;
-                }
-                limit *= 4;
-                if limit > NEIGHBOURS_MAX {
-                    return Ok(None);
-                }
+            let found =
+                self.each_entry(&directory, position.saturating_add(1), NEIGHBOURS_MIN, |_, entry| {
+                    left -= 1;
+                    Ok(match entry.kind {
+                        FileKind::Directory => Break(Some(self.inode_in(&directory, entry)?.ino)),
+                        _ if left == 0 => Break(None),
+                        _ => Continue(()),
+                    })
+                })?;
+            if let Some(next) = found {
+                return Ok(next);
             }
             at = parent;
         }

@@ -93,9 +93,10 @@ impl Shared {
     fn run(&self, fs: &Fs) {
         let mut course = Course::default();
         while let Some(part) = self.next() {
+            let behind = |directory| fs.directory_behind(directory);
             let load = |directory, from, entries| self.load(fs, directory, from, entries);
             // What cannot be loaded is said to who comes there.
-            let followed = catch_unwind(AssertUnwindSafe(|| course.follow(fs, &part, load)));
+            let followed = catch_unwind(AssertUnwindSafe(|| course.follow(&part, behind, load)));
             if !matches!(followed, Ok(Ok(()))) {
                 course = Course::default();
             }
@@ -148,7 +149,13 @@ struct Loaded {
 }
 
 impl Course {
-    fn follow(&mut self, fs: &Fs, part: &Part, load: impl Fn(Ino, u64, usize) -> Result<u64>) -> Result<()> {
+    /// `behind` finds the directory behind one, `load` loads entries as [`Shared::load`] does.
+    fn follow(
+        &mut self,
+        part: &Part,
+        behind: impl Fn(Ino) -> Result<Option<Ino>>,
+        load: impl Fn(Ino, u64, usize) -> Result<u64>,
+    ) -> Result<()> {
         let directory = part.directory;
         if self.below.is_none_or(|(above, _)| above != directory) {
             self.below = part.first_below.map(|first| (directory, first));
@@ -162,7 +169,7 @@ impl Course {
         let was_expected = self.next == Some(directory);
         self.next = match self.below.take() {
             Some((_, first)) => Some(first),
-            None => fs.directory_behind(directory)?,
+            None => behind(directory)?,
         };
         match self.next {
             // One who lists a single directory does not go to the next.
@@ -188,6 +195,8 @@ impl Loaded {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
@@ -203,5 +212,30 @@ mod tests {
         assert_eq!(at(7, 100), None, "it asked for the same again");
         assert_eq!(at(7, 50), Some(50), "it began again");
         assert_eq!(at(8, 150), Some(150), "another directory");
+    }
+
+    #[test]
+    fn below_a_directory_of_several_parts_the_first_directory_of_all_is_next() {
+        let part = |directory, first_below, is_last| Part {
+            directory,
+            cookie: 100,
+            entries: 10,
+            first_below,
+            is_last,
+        };
+        let loaded = RefCell::new(Vec::new());
+        let mut course = Course::default();
+        let mut follow = |part: Part| {
+            let load = |directory, _, _| {
+                loaded.borrow_mut().push(directory);
+                Ok(200)
+            };
+            course.follow(&part, |behind| Ok(Some(behind + 1)), load).unwrap();
+            (course.next, std::mem::take(&mut *loaded.borrow_mut()))
+        };
+        assert_eq!(follow(part(1, Some(20), false)), (None, vec![1]), "what is behind it in the directory");
+        assert_eq!(follow(part(1, Some(30), true)), (Some(20), vec![]), "one directory says nothing yet");
+        assert_eq!(follow(part(20, None, true)), (Some(21), vec![21]), "it goes through the tree");
+        assert_eq!(follow(part(7, Some(40), true)), (Some(40), vec![]), "it went somewhere else");
     }
 }

@@ -95,3 +95,20 @@ pub(super) fn forgeries(world: &World, store: &Store) -> Vec<(Forged, &'static s
         (empty().put(system_key(ItemKind::JOURNAL, file), &[]), OUTSIDE),
     ]
 }
+
+/// A record may not make who judges it look further and further up.
+#[test]
+fn steps_upwards_are_counted() {
+    let world = World::new();
+    let store = world.open_as_writer();
+    let claims = Claims { seq: 1, next_block: BlockId::MAX, time_ns: 0, body: &[] };
+    let bounds = store.core.bounds.as_ref().unwrap();
+    let judged = |steps| {
+        let mut trial = Trial::new(&store.core, bounds, &claims);
+        trial.steps = steps;
+        trial.is_inside(world.file, When::Before)
+    };
+    // The file, the directory that it is in, and the one above, which is the writer's.
+    assert!(matches!(judged(3), Ok(true)));
+    assert!(matches!(judged(2), Err(Judgement::Refused("what it changes or names is too far below"))));
+}
