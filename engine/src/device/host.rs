@@ -84,10 +84,11 @@ impl HostFile {
         })
     }
 
-    /// Whether it could read a batch through the host's cache: one small read is worth it.
+    /// Whether it could read a batch through the host's cache: small ones are worth it.
     pub(super) fn read_cached(&self, reads: &mut [Read<'_>]) -> bool {
-        let (Some(cache), [read]) = (&self.cache, reads) else { return false };
-        self.check_read(read.sector, read.bytes.sectors()).is_ok_and(|offset| cache.read(read.bytes, offset))
+        let Some(cache) = &self.cache else { return false };
+        reads.iter().all(|read| self.check_read(read.sector, read.bytes.sectors()).is_ok())
+            && cache.read(reads)
     }
 
     /// Checks that a range may be written and gives its place in bytes.

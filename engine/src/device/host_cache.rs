@@ -16,6 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::Read;
 use super::host::status_flags;
 use crate::limits::SECTOR_BYTES;
 
@@ -48,18 +49,31 @@ impl HostCache {
         Some(Self { file, budgets: std::array::from_fn(|_| AtomicU32::new(BUDGET_MAX)) })
     }
 
-    /// Whether it has read all of `bytes` from `offset` on. Where not, another way of reading tells why.
-    pub(super) fn read(&self, bytes: &mut [u8], offset: u64) -> bool {
-        if bytes.len() > CACHED_BYTES_MAX {
+    /// Whether it has read a batch, all of which is in the file. Where not, another way of reading tells why.
+    pub(super) fn read(&self, reads: &mut [Read<'_>]) -> bool {
+        if reads.iter().map(|read| read.bytes.len()).sum::<usize>() > CACHED_BYTES_MAX {
             return false;
         }
-        let budget = self.budget(bytes.len());
-        match self.has(offset, bytes.len()) {
-            Some(true) => earn(budget),
-            Some(false) if spend(budget) => self.ask_for_window(offset, bytes.len() as u64),
-            _ => {}
+        // All of it is on its way before any of it is waited for. One alone need not be.
+        let is_coming = reads.iter().all(|read| self.ask_for(offset(read), read.bytes.len()));
+        if !is_coming && reads.len() > 1 {
+            return false;
         }
-        self.file.read_exact_at(bytes, offset).is_ok()
+        reads.iter_mut().all(|read| {
+            let offset = offset(read);
+            self.file.read_exact_at(read.bytes, offset).is_ok()
+        })
+    }
+
+    /// Whether a range is in the cache, or will be.
+    fn ask_for(&self, offset: u64, bytes: usize) -> bool {
+        let budget = self.budget(bytes);
+        match self.has(offset, bytes) {
+            Some(true) => earn(budget),
+            Some(false) if spend(budget) => self.ask_for_window(offset, bytes as u64),
+            _ => return false,
+        }
+        true
     }
 
     /// Whether a range is in the cache; kernels before 6.5 do not say.
@@ -109,6 +123,11 @@ impl HostCache {
         // SAFETY: touches no memory of ours.
         unsafe { libc::readahead(self.file.as_raw_fd(), start, window as usize) };
     }
+}
+
+/// Where a read begins in the file.
+fn offset(read: &Read<'_>) -> u64 {
+    read.sector * SECTOR_BYTES as u64
 }
 
 fn earn(budget: &AtomicU32) {
@@ -166,10 +185,24 @@ mod tests {
         knows.then_some(cache)
     }
 
+    /// Reads so many sectors from each of these on, in one batch; whether the cache did.
+    fn reads(cache: &HostCache, from: &[usize], sectors: usize) -> bool {
+        let mut buffers: Vec<SectorBuf> = from.iter().map(|_| SectorBuf::heap(sectors)).collect();
+        let pairs = from.iter().zip(&mut buffers);
+        let mut batch: Vec<Read<'_>> =
+            pairs.map(|(sector, bytes)| Read { sector: *sector as u64, bytes }).collect();
+        if !cache.read(&mut batch) {
+            return false;
+        }
+        for (sector, bytes) in from.iter().zip(&buffers) {
+            let is_right = |(number, bytes): (usize, &[u8])| *bytes == [(sector + number) as u8; SECTOR];
+            assert!(bytes.chunks(SECTOR).enumerate().all(is_right));
+        }
+        true
+    }
+
     fn read(cache: &HostCache, sector: usize) {
-        let mut bytes = [0; SECTOR];
-        assert!(cache.read(&mut bytes, (sector * SECTOR) as u64));
-        assert_eq!(bytes, [sector as u8; SECTOR]);
+        assert!(reads(cache, &[sector], 1));
     }
 
     fn has(cache: &HostCache, sector: usize) -> bool {
@@ -196,16 +229,28 @@ mod tests {
         cache.budget(SECTOR).store(0, Ordering::Relaxed);
         read(&cache, 50);
         assert!(!has(&cache, 48), "nothing is left for single sectors");
-        let mut node = [0; 4 * SECTOR];
-        assert!(cache.read(&mut node, 100 * SECTOR as u64));
+        assert!(reads(&cache, &[100], 4));
         assert!(has(&cache, 96) && has(&cache, 127));
         assert_eq!(cache.budget(4 * SECTOR).load(Ordering::Relaxed), BUDGET_MAX - 1);
     }
 
     #[test]
+    fn several_reads_bring_their_windows_or_are_for_others() {
+        let Some(cache) = cold() else { return println!("skipped: no such cache here") };
+        cache.budget(SECTOR).store(2, Ordering::Relaxed);
+        assert!(reads(&cache, &[100, 50], 1));
+        assert!(has(&cache, 96) && has(&cache, 103) && has(&cache, 48) && has(&cache, 55));
+        assert!(reads(&cache, &[49, 101], 1), "what their windows brought");
+        cache.budget(SECTOR).store(0, Ordering::Relaxed);
+        assert!(!reads(&cache, &[200, 52], 1), "the device reads both at once");
+        assert!(!has(&cache, 200));
+    }
+
+    #[test]
     fn long_reads_are_for_others() {
         let Some(cache) = cold() else { return println!("skipped: no such cache here") };
-        assert!(!cache.read(&mut vec![0; CACHED_BYTES_MAX + SECTOR], 0));
-        assert!(!cache.read(&mut [0; SECTOR], (SECTORS * SECTOR) as u64), "past the end");
+        assert!(!reads(&cache, &[0], CACHED_BYTES_MAX / SECTOR + 1));
+        assert!(!reads(&cache, &[0, 100], CACHED_BYTES_MAX / SECTOR), "together they are long");
+        assert!(!reads(&cache, &[SECTORS], 1), "past the end");
     }
 }
