@@ -129,6 +129,13 @@ fn handles_and_logs_have_an_end() {
     stage.umount();
 }
 
+fn nice_of(process: &str) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("readable");
+    // Behind the name, which may have anything in it, the state is the third field, this the nineteenth.
+    let fields = stat.rsplit(')').next().expect("a name");
+    fields.split_whitespace().nth(19 - 3).expect("so many").parse().expect("a number")
+}
+
 #[test]
 fn a_process_has_nothing_but_its_channel_and_its_death_harms_nobody() {
     if !can_mount() {
@@ -146,6 +153,7 @@ fn a_process_has_nothing_but_its_channel_and_its_death_harms_nobody() {
     assert_eq!((field("NoNewPrivs:").as_str(), field("Seccomp:").as_str()), ("1", "2"));
     assert_eq!(field("CapEff:"), "0000000000000000");
     assert_eq!(field("Uid:"), "65534");
+    assert_eq!(nice_of(&process.to_string()), (nice_of("self") + 5).min(19), "others come first");
     for entry in fs::read_dir(format!("/proc/{process}/fd")).expect("readable") {
         let target = fs::read_link(entry.expect("an entry").path()).expect("a link");
         let target = target.to_string_lossy();

@@ -17,7 +17,7 @@ use landlock::{
     Scope,
 };
 use rustix::process::{
-    DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, set_dumpable_behavior,
+    DumpableBehavior, Gid, Resource, Rlimit, Signal, Uid, nice, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -32,6 +32,8 @@ use crate::limits::WINDOW_BYTES;
 const DESCRIPTORS_MAX: u64 = 32;
 /// What compiler and runtime need beside the app's memory.
 const RUNTIME_MIB: u64 = 1024;
+/// How much less it gets of a processor that others want, too: those who use the filesystem come first.
+const NICER: i32 = 5;
 /// Nobody.
 const NOBODY: u32 = 65_534;
 
@@ -68,6 +70,7 @@ pub(super) fn first() -> Result<(), ConfineError> {
     limit(Resource::Nofile, DESCRIPTORS_MAX)?;
     limit(Resource::Fsize, WINDOW_BYTES as u64)?;
     limit(Resource::Memlock, 0)?;
+    nice(NICER)?;
     become_nobody()?;
     // After that, since a change of user undoes both.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
