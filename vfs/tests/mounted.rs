@@ -225,6 +225,9 @@ fn the_next_directory_is_loaded_for_who_goes_through_a_tree() {
     list(followed + 2);
     let in_memory = fs.inodes_in_memory();
     assert_eq!(in_memory, before + 100 * (followed + 3), "nobody goes from there to the next yet");
+    list(followed + 3);
+    let wanted = before + 100 * (followed + 4);
+    assert!(wait_for_inodes(&fs, wanted) >= wanted);
     drop(fs);
     mount.end();
 }
