@@ -27,7 +27,7 @@ use super::adapter::Adapter;
 use super::answer::{Answer, Body};
 use super::buffer::PayloadBuffer;
 use super::device::{Device, Origin, Spare};
-use super::placement::Placement;
+use super::placement::{Askers, Placement};
 use super::protocol::{Arguments, InHeader, OutHeader, UringCommand, UringEntry, uring};
 
 type Ring = IoUring<squeue::Entry128, cqueue::Entry>;
@@ -63,7 +63,8 @@ pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
     let per_queue = workers_per_queue(queues);
     for queue in 0..queues {
         let spare = Arc::new(Spare::of(per_queue));
-        for _ in 0..per_queue {
+        let askers = Arc::new(Askers::of(per_queue));
+        for place in 0..per_queue {
             // Only the thread that enables it uses it. Nothing interrupts that thread while it serves.
             let ring =
                 Ring::builder().setup_single_issuer().setup_defer_taskrun().setup_r_disabled().build(2)?;
@@ -75,7 +76,7 @@ pub(super) fn prepare(device: &Arc<Device>) -> io::Result<Vec<Worker>> {
                 headers: Box::new([0; uring::HEADER_BYTES]),
                 payload: PayloadBuffer::new(),
                 apart: vec![0; APART_BYTES],
-                placement: Placement::of(queue),
+                placement: Placement::of(queue, &askers, place),
             });
         }
     }
@@ -128,6 +129,7 @@ impl Worker {
         let (mut entry, _) =
             UringEntry::read_from_prefix(&headers[uring::ENTRY..]).map_err(|_| malformed())?;
         let (header, _) = InHeader::read_from_prefix(headers).map_err(|_| malformed())?;
+        self.placement.serves(header.pid);
         let structure = &headers[uring::STRUCTURE..uring::ENTRY];
         let origin = Origin { device: &self.device, spare: &self.spare, may_answer_later: false };
         let bytes_in = entry.payload_sz as usize;
