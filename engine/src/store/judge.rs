@@ -12,14 +12,17 @@
 //! 3. Nothing inside comes from outside or leads there: not by its home, and not by what an item shows that it names.
 //! 4. What the author notes in the journal comes behind all that is there, and is about blocks that are or were inside.
 
+mod blocks;
+mod changes;
 mod items;
 mod sectors;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
 
 use zerocopy::FromBytes;
 
+use self::blocks::{Blocks, Standing};
+use self::changes::Changes;
 use super::Core;
 use super::authors::describe_author;
 use super::layers::Value;
@@ -133,20 +136,15 @@ struct Trial<'a> {
     core: &'a Core,
     bounds: &'a Bounds,
     claims: &'a Claims<'a>,
-    changes: BTreeMap<Key, Option<&'a [u8]>>,
+    changes: Changes<'a>,
     allocated: Vec<Run>,
     freed: Vec<Run>,
-    /// Headers as they were before, which are asked for again and again.
-    headers: RefCell<BTreeMap<BlockId, Option<BlockHeader>>>,
-    /// Which blocks are inside, before and behind, as far as they were asked about.
-    inside: [BTreeMap<BlockId, bool>; 2],
+    blocks: RefCell<Blocks>,
     /// Extents that the record touches, as they were and as they will be.
     held: Vec<Extent>,
     wanted: Vec<Extent>,
     /// What goes to which dead list, and its birth.
     dead: Vec<(Run, (BlockId, u64))>,
-    /// By how much the sectors of each block change.
-    grown: HashMap<BlockId, u64>,
     /// Steps upwards that are left.
     steps: usize,
 }
@@ -157,15 +155,13 @@ impl<'a> Trial<'a> {
             core,
             bounds,
             claims,
-            changes: BTreeMap::new(),
+            changes: Changes::default(),
             allocated: Vec::new(),
             freed: Vec::new(),
-            headers: RefCell::default(),
-            inside: [BTreeMap::new(), BTreeMap::new()],
+            blocks: RefCell::default(),
             held: Vec::new(),
             wanted: Vec::new(),
             dead: Vec::new(),
-            grown: HashMap::new(),
             steps: STEPS_MAX,
         }
     }
@@ -178,17 +174,23 @@ impl<'a> Trial<'a> {
         if !is_sane {
             return refuse("its counters leap");
         }
+        let mut changes = Vec::new();
         for change in decode_changes(self.claims.body) {
             let run = |sector, sectors: u32| Run { sector, sectors: u64::from(sectors) };
             match change {
-                Ok(Change::Put(key, value)) => drop(self.changes.insert(key, Some(value))),
-                Ok(Change::Delete(key)) => drop(self.changes.insert(key, None)),
+                Ok(Change::Put(key, value)) => changes.push((key, Some(value))),
+                Ok(Change::Delete(key)) => changes.push((key, None)),
                 Ok(Change::Allocate { sector, sectors }) => self.allocated.push(run(sector, sectors)),
                 Ok(Change::Free { sector, sectors }) => self.freed.push(run(sector, sectors)),
                 Err(_) => return refuse("it is malformed"),
             }
         }
+        self.changes = Changes::new(changes);
         Ok(())
+    }
+
+    fn known<T>(&self, id: BlockId, of: impl FnOnce(&mut Standing) -> T) -> T {
+        of(self.blocks.borrow_mut().of(id))
     }
 
     fn before(&self, key: &Key) -> Judged<Option<Value>> {
@@ -203,21 +205,18 @@ impl<'a> Trial<'a> {
     }
 
     fn header(&self, id: BlockId, when: When) -> Judged<Option<BlockHeader>> {
+        if let Some(header) = self.known(id, |block| block.header[when as usize]) {
+            return Ok(header);
+        }
         let key = Key::new(id, ItemKind::HEADER, 0);
-        let decode = |value: &[u8]| match BlockHeader::read_from_prefix(value) {
-            Ok((header, _)) => Ok(Some(header)),
-            Err(_) => refuse("a block's header is malformed"),
+        let header = match when {
+            When::Before => decode_header(self.before(&key)?.as_deref())?,
+            When::Behind => match self.changes.get(&key) {
+                Some(value) => decode_header(value)?,
+                None => self.header(id, When::Before)?,
+            },
         };
-        if when == When::Behind
-            && let Some(value) = self.changes.get(&key)
-        {
-            return value.map_or(Ok(None), decode);
-        }
-        if let Some(header) = self.headers.borrow().get(&id) {
-            return Ok(*header);
-        }
-        let header = self.before(&key)?.map_or(Ok(None), |value| decode(&value))?;
-        self.headers.borrow_mut().insert(id, header);
+        self.known(id, |block| block.header[when as usize] = Some(header));
         Ok(header)
     }
 
@@ -226,14 +225,14 @@ impl<'a> Trial<'a> {
         let mut path = Vec::new();
         let mut at = id;
         let is_inside = loop {
-            if let Some(known) = self.inside[when as usize].get(&at) {
-                break *known;
+            if let Some(known) = self.known(at, |block| block.inside[when as usize]) {
+                break known;
             }
             if path.len() >= DEPTH_MAX {
                 break false;
             }
             self.take_step()?;
-            self.inside[when as usize].insert(at, false);
+            self.known(at, |block| block.inside[when as usize] = Some(false));
             path.push(at);
             let Some(header) = self.header(at, when)? else { break false };
             if self.is_top(at) {
@@ -245,7 +244,7 @@ impl<'a> Trial<'a> {
             }
         };
         for id in path {
-            self.inside[when as usize].insert(id, is_inside);
+            self.known(id, |block| block.inside[when as usize] = Some(is_inside));
         }
         Ok(is_inside)
     }
@@ -268,6 +267,9 @@ impl<'a> Trial<'a> {
 
     /// A block that the record changes must have been inside before, or else be new, and inside now.
     fn must_be_changeable(&mut self, id: BlockId) -> Judged<()> {
+        if self.known(id, |block| block.is_changeable) {
+            return Ok(());
+        }
         match self.header(id, When::Before)? {
             Some(_) => self.must_be_inside(id, When::Before, OUTSIDE),
             None => {
@@ -276,7 +278,17 @@ impl<'a> Trial<'a> {
                 }
                 self.must_be_inside(id, When::Behind, OUTSIDE)
             }
-        }
+        }?;
+        self.known(id, |block| block.is_changeable = true);
+        Ok(())
+    }
+}
+
+fn decode_header(value: Option<&[u8]>) -> Judged<Option<BlockHeader>> {
+    match value.map(BlockHeader::read_from_prefix) {
+        None => Ok(None),
+        Some(Ok((header, _))) => Ok(Some(header)),
+        Some(Err(_)) => refuse("a block's header is malformed"),
     }
 }
 

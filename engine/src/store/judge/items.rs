@@ -2,13 +2,14 @@
 
 use zerocopy::FromBytes;
 
-use super::{Judged, LONG_UNITS, NAMES_OUTSIDE, OUTSIDE, Trial, When, refuse};
+use super::{Judged, LONG_UNITS, NAMES_OUTSIDE, OUTSIDE, Trial, When, decode_header, refuse};
 use crate::format::{
     BlockId, DeadBytes, ItemKind, Key, KeyBytes, LINK_BYTES, SYSTEM_BLOCK, decode_journal_item,
 };
 use crate::limits::DEPTH_MAX;
 use crate::space::Run;
 use crate::store::journal::{LIFE, NUMBER_MAX};
+use crate::store::layers::Value;
 use crate::store::readers::decode_readcap;
 use crate::store::resolve::decode_shared;
 use crate::store::rotation::Stale;
@@ -16,7 +17,7 @@ use crate::store::transaction::Reclaim;
 
 const NOT_NEXT: &str = "an item of the journal does not follow the one before it";
 
-impl<'a> Trial<'a> {
+impl Trial<'_> {
     /// Whether all of a block is on its way out: with this record, or step by step.
     fn is_being_destroyed(&self, id: BlockId) -> Judged<bool> {
         if self.header(id, When::Behind)?.is_none() {
@@ -27,10 +28,9 @@ impl<'a> Trial<'a> {
     }
 
     pub(super) fn judge_items(&mut self) -> Judged<()> {
-        let changes: Vec<(Key, Option<&'a [u8]>)> =
-            self.changes.iter().map(|(key, value)| (*key, *value)).collect();
-        for (key, behind) in changes {
-            let before = self.before(&key)?;
+        for at in 0..self.changes.all().len() {
+            let (key, behind) = self.changes.all()[at];
+            let before = self.changed_item(&key)?;
             // Nothing happens; but an extent that is put as it was bears witness of its sectors.
             if before.as_deref() == behind && (behind.is_none() || key.kind != ItemKind::EXTENT) {
                 continue;
@@ -62,6 +62,26 @@ impl<'a> Trial<'a> {
             }
         }
         Ok(())
+    }
+
+    /// An item as it was before.
+    fn changed_item(&self, key: &Key) -> Judged<Option<Value>> {
+        match key.kind {
+            ItemKind::HEADER if key.offset == 0 => {
+                let value = self.before(key)?;
+                let header = decode_header(value.as_deref())?;
+                self.known(key.block, |block| block.header[When::Before as usize] = Some(header));
+                Ok(value)
+            }
+            // What has no header has no items either. Other kinds are not of the block that stands in their key.
+            kind if matches!(kind, ItemKind::EXTENT | ItemKind::OLD_KEY) || kind >= ItemKind::FIRST_FREE => {
+                match self.header(key.block, When::Before)? {
+                    Some(_) => self.before(key),
+                    None => Ok(None),
+                }
+            }
+            _ => self.before(key),
+        }
     }
 
     pub(super) fn must_be_there(&self, id: BlockId) -> Judged<()> {
@@ -137,7 +157,7 @@ impl<'a> Trial<'a> {
             && key.offset < ((previous / LIFE).saturating_add(2)).saturating_mul(LIFE).min(NUMBER_MAX)
             && head.position.get() == position.saturating_add(bytes)
             && head.author == self.bounds.author
-            && self.changes.range(at(previous + 1)..*key).next().is_none()
+            && self.changes.between(&at(previous + 1), &at(key.offset - 1)).is_empty()
             && self.core.range_sealed(at(previous + 1), at(u64::MAX), 1)?.0.is_empty();
         if !is_next {
             return refuse(NOT_NEXT);
@@ -205,7 +225,7 @@ impl<'a> Trial<'a> {
     fn must_be_all_gone(&self, id: BlockId) -> Judged<()> {
         let first = Key::new(id, ItemKind(0), 0);
         let last = Key::new(id, ItemKind(u8::MAX), u64::MAX);
-        let (items, all) = self.core.range_sealed(first, last, self.changes.len() + 1)?;
+        let (items, all) = self.core.range_sealed(first, last, self.changes.all().len() + 1)?;
         let is_gone = |key: &Key| matches!(self.changes.get(key), Some(None));
         match all && items.iter().all(|(key, _)| is_gone(key)) {
             true => Ok(()),

@@ -26,15 +26,14 @@ impl Trial<'_> {
             Ok(extent) => Ok(extent),
             Err(_) => refuse("an extent is malformed"),
         };
-        let grown = self.grown.entry(key.block).or_default();
         if let Some(value) = before {
             let extent = decode(&value)?;
-            *grown = grown.wrapping_sub(extent.sectors());
+            self.known(key.block, |block| block.grown = block.grown.wrapping_sub(extent.sectors()));
             self.held.push(extent);
         }
         if let Some(value) = behind {
             let extent = decode(value)?;
-            *grown = grown.wrapping_add(extent.sectors());
+            self.known(key.block, |block| block.grown = block.grown.wrapping_add(extent.sectors()));
             self.must_be_there(key.block)?;
             let longest = self.header(key.block, When::Behind)?.map_or(0, |header| header.units >> 4);
             if extent.header.unit_log2 > longest {
@@ -59,9 +58,10 @@ impl Trial<'_> {
             Some(_) => self.core.range_sealed(first, last, usize::MAX / 2)?.0,
             None => Vec::new(),
         };
-        let kept = before.iter().filter(|(key, _)| !self.changes.contains_key(key));
+        let kept = before.iter().filter(|(key, _)| self.changes.get(key).is_none());
         let kept = kept.map(|(key, value)| (key, &value[..]));
-        let new = self.changes.range(first..=last).filter_map(|(key, value)| Some((key, (*value)?)));
+        let new = self.changes.between(&first, &last).iter();
+        let new = new.filter_map(|(key, value)| Some((key, (*value)?)));
         for (other, value) in kept.chain(new).filter(|(other, _)| *other != key) {
             let ends = Extent::decode(value)
                 .map_or(u64::MAX, |extent| other.offset.saturating_add(extent.sectors()));
@@ -74,16 +74,12 @@ impl Trial<'_> {
 
     /// What headers say of how many sectors their blocks have.
     pub(super) fn judge_sectors_of_blocks(&mut self) -> Judged<()> {
-        let touched =
-            self.changes.keys().filter(|key| key.kind == ItemKind::HEADER && key.block != SYSTEM_BLOCK);
-        let mut blocks: Vec<BlockId> =
-            touched.map(|key| key.block).chain(self.grown.keys().copied()).collect();
-        blocks.sort_unstable();
-        blocks.dedup();
+        // Each whose header or extents the record changes has been asked for.
+        let blocks: Vec<BlockId> = self.blocks.borrow().ids().collect();
         for id in blocks {
             let Some(after) = self.header(id, When::Behind)? else { continue };
             let before = self.header(id, When::Before)?.map_or(0, |header| header.sectors());
-            let grown = self.grown.get(&id).copied().unwrap_or(0);
+            let grown = self.known(id, |block| block.grown);
             if after.sectors != BlockHeader::encode_sectors(before.wrapping_add(grown)) {
                 return refuse("it miscounts the sectors of a block");
             }
@@ -98,8 +94,8 @@ impl Trial<'_> {
         let flagged = self.held.iter().chain(&self.wanted).filter(|extent| extent.is_shared());
         runs.extend(flagged.map(run_of));
         let system = |kind, offset| Key::new(SYSTEM_BLOCK, kind, offset);
-        let changed = self.changes.range(system(ItemKind::SHARED, 0)..=system(ItemKind::SHARED, u64::MAX));
-        for (key, _) in changed.clone() {
+        let changed = self.changes.between(&system(ItemKind::SHARED, 0), &system(ItemKind::SHARED, u64::MAX));
+        for (key, _) in changed {
             // As long as any count is.
             runs.push(Run { sector: key.offset, sectors: EXTENT_SECTORS_MAX as u64 });
         }
