@@ -261,6 +261,11 @@ impl<'a> Trial<'a> {
         self.bounds.tops.contains(&id)
     }
 
+    /// Whether the author may give a block this id.
+    fn may_be_new(&self, id: BlockId) -> bool {
+        (self.bounds.ids_from..self.claims.next_block).contains(&id)
+    }
+
     fn must_be_inside(&mut self, id: BlockId, when: When, why: &'static str) -> Judged<()> {
         if self.is_inside(id, when)? { Ok(()) } else { refuse(why) }
     }
@@ -273,7 +278,7 @@ impl<'a> Trial<'a> {
         match self.header(id, When::Before)? {
             Some(_) => self.must_be_inside(id, When::Before, OUTSIDE),
             None => {
-                if !(self.bounds.ids_from..self.claims.next_block).contains(&id) {
+                if !self.may_be_new(id) {
                     return refuse("it gives a block a number that is not its author's to give");
                 }
                 self.must_be_inside(id, When::Behind, OUTSIDE)

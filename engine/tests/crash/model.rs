@@ -61,6 +61,15 @@ impl BlockModel {
 pub(crate) struct Tree {
     pub(crate) counter: u64,
     pub(crate) blocks: BTreeMap<u64, Arc<BlockModel>>,
+    /// No block ever had this id or a higher one.
+    ids_end: u64,
+}
+
+impl Tree {
+    pub(crate) fn insert(&mut self, id: u64, block: Arc<BlockModel>) {
+        self.ids_end = self.ids_end.max(id + 1);
+        self.blocks.insert(id, block);
+    }
 }
 
 /// A store at one moment.
@@ -86,8 +95,8 @@ pub(crate) fn counter(store: &Store) -> Result<u64, Error> {
 /// Compares everything that a store shows with the model; says what differs.
 pub(crate) fn compare(store: &Store, tree: &Tree) -> Result<(), String> {
     let failed = |what: &str, error: Error| format!("{what}: {error}");
-    let last = tree.blocks.keys().next_back().copied().unwrap_or(0);
-    for id in 1..last + 4 {
+    // Also those that were destroyed: a state before that must not pass for one behind it.
+    for id in 1..tree.ids_end + 3 {
         let block = store.block(id).map_err(|error| failed("block", error))?;
         let (block, model) = match (block, tree.blocks.get(&id)) {
             (None, None) => continue,

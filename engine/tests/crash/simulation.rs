@@ -255,7 +255,7 @@ impl Simulation {
                 other => return Err(format!("the first block is lost: {other:?}")),
             },
             None => {
-                tree.blocks.insert(Store::ROOT, Default::default());
+                tree.insert(Store::ROOT, Default::default());
                 transaction.create(b"")
             }
         };
@@ -301,7 +301,7 @@ impl Simulation {
             transaction.set_unit(&block, 1 << self.rng.below(6));
             self.note(format!("create {}", block.id()));
             let model = BlockModel { attributes: Arc::new(attributes), ..BlockModel::default() };
-            tree.blocks.insert(block.id(), Arc::new(model));
+            tree.insert(block.id(), Arc::new(model));
             return Ok(());
         };
         // A block that this transaction made is not in the store yet.
@@ -442,7 +442,7 @@ impl Simulation {
             let made = self.transact(|_, transaction, _, tree| {
                 let block = transaction.create(b"full");
                 let model = BlockModel { attributes: Arc::new(b"full".to_vec()), ..Default::default() };
-                tree.blocks.insert(block.id(), Arc::new(model));
+                tree.insert(block.id(), Arc::new(model));
                 id = Some(block.id());
                 Ok(())
             })?;
@@ -669,7 +669,7 @@ impl Simulation {
                 transaction.delete(&root, KIND, *offset);
             }
             model.items.clear();
-            tree.blocks.insert(Store::ROOT, Arc::new(model));
+            tree.insert(Store::ROOT, Arc::new(model));
             Ok(())
         })?;
         if !emptied {

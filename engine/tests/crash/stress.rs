@@ -210,7 +210,7 @@ fn run(seed: u64, duration: Duration) {
             for (block, model) in blocks {
                 // One whose replacement was refused is gone.
                 if store.block(block.id()).unwrap().is_some() {
-                    tree.blocks.insert(block.id(), Arc::new(model));
+                    tree.insert(block.id(), Arc::new(model));
                 }
             }
         }

@@ -4,7 +4,6 @@
 //! one order, so the numbers found after a crash must belong to one prefix of it, and that holds all that a
 //! finished `sync` promised. A seed does not repeat these runs: the scheduler takes part.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -166,7 +165,7 @@ fn recover(image: Image, done: &[Done], promised: u64) -> Result<(), String> {
     let store = Store::open(device, PASSPHRASE, &options(false)).map_err(|error| format!("open: {error}"))?;
     // Everything up to `from` is there, nothing from `to` on.
     let (mut from, mut to) = (promised, u64::MAX);
-    let mut tree = Tree { counter: 0, blocks: BTreeMap::new() };
+    let mut tree = Tree::default();
     for Done { id, states } in done {
         let block = store.block(*id).map_err(|error| error.to_string())?.ok_or("a block is lost")?;
         let item = store.get(&block, KIND, COUNTER).map_err(|error| error.to_string())?;
@@ -174,7 +173,7 @@ fn recover(image: Image, done: &[Done], promised: u64) -> Result<(), String> {
         let (seq, model) = states.get(number as usize).ok_or("a state that never was")?;
         from = from.max(*seq);
         to = to.min(states.get(number as usize + 1).map_or(u64::MAX, |(seq, _)| *seq));
-        tree.blocks.insert(*id, model.clone());
+        tree.insert(*id, model.clone());
     }
     if from >= to {
         return Err(format!("operation {from} is there or was promised, operation {to} is not"));

@@ -6,7 +6,7 @@
 //! - while its requests are long: a stream comes from one processor and keeps several busy;
 //! - while the kernel writes back many short pieces: it sends them all from one processor, and waits for none of them;
 //! - while programs `fsync`: whoever waits for the disk need not go on where it was;
-//! - while one thread asks for several reads at once, through io_uring: it does not wait, but goes on where it is.
+//! - while one thread asks for several reads at once, as through io_uring: it does not wait, but goes on where it is.
 
 #![allow(unsafe_code)]
 
@@ -21,14 +21,14 @@ const LONG_BYTES: usize = 64 << 10;
 const WRITES_MANY: u32 = 8;
 /// For so many requests behind an `fsync`, another is expected: to bind a thread costs as much as a short request.
 const SYNC_REQUESTS: u32 = 16;
-/// For so many requests behind two reads that one thread asked for at once, more of them are expected.
+/// For so many requests behind a read whose asker had another request on its way, more of them are expected.
 const AT_ONCE_REQUESTS: u32 = 64;
 
 /// Whose requests the threads of one processor serve just now: a place for each thread, with the kernel's number of the
 /// thread that asked, or [`NOBODY`]. Only a hint.
 pub(super) struct Askers(Box<[AtomicU32]>);
 
-/// Also what the kernel says of those in another process namespace.
+/// Also what the kernel says of those whom the mount's process namespace does not show.
 const NOBODY: u32 = 0;
 
 impl Askers {
@@ -58,7 +58,7 @@ pub(super) struct Placement {
     syncing: u32,
     askers: Arc<Askers>,
     place: usize,
-    /// Whether another request of the same thread is being served.
+    /// Whether another request of the same thread was being served when this one began.
     is_another: bool,
     /// For how many more requests several at once are expected.
     at_once: u32,

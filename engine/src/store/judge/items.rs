@@ -66,22 +66,19 @@ impl Trial<'_> {
 
     /// An item as it was before.
     fn changed_item(&self, key: &Key) -> Judged<Option<Value>> {
-        match key.kind {
-            ItemKind::HEADER if key.offset == 0 => {
-                let value = self.before(key)?;
-                let header = decode_header(value.as_deref())?;
-                self.known(key.block, |block| block.header[When::Before as usize] = Some(header));
-                Ok(value)
-            }
-            // What has no header has no items either. Other kinds are not of the block that stands in their key.
-            kind if matches!(kind, ItemKind::EXTENT | ItemKind::OLD_KEY) || kind >= ItemKind::FIRST_FREE => {
-                match self.header(key.block, When::Before)? {
-                    Some(_) => self.before(key),
-                    None => Ok(None),
-                }
-            }
-            _ => self.before(key),
+        if key.kind == ItemKind::HEADER && key.offset == 0 {
+            // The header is told of, lest it be looked up once more.
+            let value = self.before(key)?;
+            let header = decode_header(value.as_deref())?;
+            self.known(key.block, |block| block.header[When::Before as usize] = Some(header));
+            return Ok(value);
         }
+        let is_of_a_block = key.kind == ItemKind::EXTENT || key.kind >= ItemKind::FIRST_FREE;
+        // A block that is new had no items.
+        if is_of_a_block && self.may_be_new(key.block) && self.header(key.block, When::Before)?.is_none() {
+            return Ok(None);
+        }
+        self.before(key)
     }
 
     pub(super) fn must_be_there(&self, id: BlockId) -> Judged<()> {
@@ -168,7 +165,7 @@ impl Trial<'_> {
             let is_own = match is_known {
                 true => self.is_inside(block, When::Before)? || self.is_inside(block, When::Behind)?,
                 // It came and went.
-                false => (self.bounds.ids_from..self.claims.next_block).contains(&block),
+                false => self.may_be_new(block),
             };
             if !is_own {
                 return refuse(NAMES_OUTSIDE);
