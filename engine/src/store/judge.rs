@@ -272,9 +272,6 @@ impl<'a> Trial<'a> {
 
     /// A block that the record changes must have been inside before, or else be new, and inside now.
     fn must_be_changeable(&mut self, id: BlockId) -> Judged<()> {
-        if self.known(id, |block| block.is_changeable) {
-            return Ok(());
-        }
         match self.header(id, When::Before)? {
             Some(_) => self.must_be_inside(id, When::Before, OUTSIDE),
             None => {
@@ -283,9 +280,7 @@ impl<'a> Trial<'a> {
                 }
                 self.must_be_inside(id, When::Behind, OUTSIDE)
             }
-        }?;
-        self.known(id, |block| block.is_changeable = true);
-        Ok(())
+        }
     }
 }
 

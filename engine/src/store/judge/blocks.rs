@@ -9,7 +9,6 @@ use crate::format::{BlockHeader, BlockId};
 pub(super) struct Standing {
     pub(super) header: [Option<Option<BlockHeader>>; 2],
     pub(super) inside: [Option<bool>; 2],
-    pub(super) is_changeable: bool,
     /// By how much its sectors change, wrapping.
     pub(super) grown: u64,
 }
